@@ -1,0 +1,5 @@
+"""`python -m ncamix`, for launchers that start modules."""
+
+from ncamix.cli import main
+
+main()

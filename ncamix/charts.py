@@ -1,0 +1,543 @@
+"""Draw the charts of a finished or running training run.
+
+Data flow: one `StageRecord` a stage (what was planned, what was recorded) goes in; out come inline
+SVG for the report, whose neutral colours are CSS variables of the page so that they follow its
+light and dark schemes, or PNG. Every chart shares one horizontal axis: tokens consumed in the run.
+
+Units: lengths on paper are points (1/72 inch), which are CSS pixels on a page of full width; losses
+are nats per token, shares are percent of samples, learning rates are plain numbers. Long traces are
+thinned before drawing, so that a chart's size does not grow with the run.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Floats = NDArray[np.float64]
+
+WIDTH = 960.0  # points; the page's column in CSS pixels
+LEFT, TEXT = 44.0, 11.5
+MAX_RAW_POINTS, MAX_SMOOTH_POINTS = 500, 240
+
+# After Tol's "muted" scheme, safe for the colour-blind: cool hues for automata and other synthetic
+# sources, warm ones for language. Beyond three of each the labels have to help.
+COOL = ["#4477aa", "#5cb8e6", "#2f8f5b", "#6b5fb5", "#44aa99", "#1b5e7d", "#a3c585", "#8da0cb"]
+WARM = ["#cc6677", "#d0b54c", "#aa4499", "#e08e5a", "#882255", "#a67c52"]
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One stage as planned and as recorded so far; arrays are float64.
+
+    `mixture` and `rate` are sampled at `mixture_progress` and `rate_progress` (0 to 1, [points]).
+    `tokens` (consumed in the run), `learning_rate` and `counts` (samples so far in the stage) are
+    [recorded batches]; `losses` holds pairs (tokens, nats per token) [batches with that source].
+    """
+
+    name: str
+    first_token: int
+    num_tokens: int
+    num_batches: int
+    batch_size: int
+    mixture_progress: Floats
+    mixture: dict[str, Floats]
+    rate_progress: Floats
+    rate: Floats
+    tokens: Floats
+    learning_rate: Floats
+    counts: dict[str, Floats]
+    losses: dict[str, tuple[Floats, Floats]]
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Neutral colours: text, quieter text, hairlines, background."""
+
+    ink: str
+    muted: str
+    line: str
+    paper: str
+
+
+PAGE = Theme("#010101", "#020202", "#030303", "#fefefe")  # stand-ins, replaced by CSS variables
+WHITE = Theme("#1b1d21", "#62666d", "#dfe1e5", "#ffffff")
+_VARIABLES = {PAGE.ink: "ink", PAGE.muted: "muted", PAGE.line: "line", PAGE.paper: "paper"}
+
+
+def source_colours(kinds: Mapping[str, str]) -> dict[str, str]:
+    """A colour for each source, the same in every chart; warm for language, cool for the rest."""
+    language = [s for s, kind in kinds.items() if kind in ("text", "pairs")]
+    others = [s for s in kinds if s not in language]
+    warm = WARM + COOL[: len(others) - 1 : -1]  # either borrows what the other leaves over
+    cool = COOL + WARM[: len(language) - 1 if language else None : -1]
+    colours = {s: warm[i % len(warm)] for i, s in enumerate(language)}
+    colours |= {s: cool[i % len(cool)] for i, s in enumerate(others)}
+    return {s: colours[s] for s in kinds}
+
+
+def smooth(values: Floats, num_points: int = MAX_SMOOTH_POINTS) -> tuple[NDArray[np.intp], Floats]:
+    """Running median at up to `num_points` places of `values` [n]; returns (indices, medians).
+
+    The window is 3% of the trace either side, and shrinks towards the start, where losses fall
+    too steeply for a one-sided window.
+    """
+    indices = np.unique(np.linspace(0, len(values) - 1, num_points).round().astype(np.intp))
+    half = max(2, round(0.03 * len(values)))
+    medians = np.array(
+        [np.median(values[max(0, i - half) : i + min(half, i) + 1]) for i in indices], np.float64
+    )
+    padded = np.pad(medians, 1, mode="edge")
+    return indices, padded[:-2] / 4 + medians / 2 + padded[2:] / 4
+
+
+def thin(values: Floats, num_points: int = MAX_RAW_POINTS) -> NDArray[np.intp]:
+    """Indices of the lowest and highest of `values` [n] in each of num_points / 2 windows."""
+    if len(values) <= num_points:
+        return np.arange(len(values))
+    parts = np.array_split(np.arange(len(values)), num_points // 2)
+    keep = [p[f(values[p])] for p in parts for f in (np.argmin, np.argmax)]
+    return np.unique(np.array([0, *keep, len(values) - 1], np.intp))
+
+
+def realised_shares(stage: StageRecord) -> tuple[Floats, dict[str, Floats]]:
+    """Shares of samples in windows of about 2% of the stage, never fewer than 24 samples.
+
+    Returns window edges in tokens of the run [windows + 1] and percent by source [windows].
+    """
+    recorded = len(stage.tokens)
+    if not recorded:
+        return np.array([float(stage.first_token)]), {}
+    window = max(1, round(0.02 * stage.num_batches), -(-24 // max(1, stage.batch_size)))
+    ends = np.arange(window, recorded + 1, window)
+    if not len(ends):
+        ends = np.array([recorded])
+    elif recorded - ends[-1] < window / 2:
+        ends[-1] = recorded  # a short remainder joins the last window
+    else:
+        ends = np.append(ends, recorded)
+    edges = np.concatenate([[float(stage.first_token)], stage.tokens[ends - 1]])
+    drawn = {s: np.diff(c[ends - 1], prepend=0.0) for s, c in stage.counts.items()}
+    total = np.maximum(1.0, np.sum(list(drawn.values()), axis=0))
+    return edges, {s: 100 * d / total for s, d in drawn.items()}
+
+
+def style() -> AbstractContextManager[None]:
+    """Settings that every chart is drawn and written under."""
+    import matplotlib
+
+    return matplotlib.rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "ncamix",
+            "text.parse_math": False,
+            "font.family": "DejaVu Sans",
+            "font.size": TEXT,
+            "axes.unicode_minus": True,
+        }
+    )
+
+
+def new_figure(height: float, width: float = WIDTH, dpi: float = 72.0) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width / 72, height / 72), dpi=dpi)
+
+
+def add_panel(
+    fig: Figure,
+    top: float,
+    height: float,
+    stages: Sequence[StageRecord],
+    theme: Theme,
+    title: str,
+    last: bool = True,
+    margin: float = 0.0,
+) -> Axes:
+    """A panel `top` points below the figure's edge, over the run's tokens, with stage bounds.
+
+    The first panel of a figure carries the stages' names, the `last` one the axis of tokens.
+    """
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    width, total = (72 * float(v) for v in fig.get_size_inches())
+    names = {name for stage in stages for name in (*stage.mixture, *stage.counts)}
+    inner = (
+        width - 2 * margin - LEFT - min(0.25 * width, 18 + max(map(text_width, names), default=0))
+    )
+    first = not fig.axes
+    ax = fig.add_axes(
+        ((margin + LEFT) / width, 1 - (top + height) / total, inner / width, height / total)
+    )
+    ax.set_facecolor("none")
+    for side in ("top", "left", "right"):
+        ax.spines[side].set_visible(False)
+    ax.spines["bottom"].set_color(theme.muted)
+    ax.spines["bottom"].set_linewidth(0.8)
+    ax.tick_params(colors=theme.muted, labelsize=TEXT - 0.5, length=3, width=0.8, pad=4)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="y", color=theme.line, linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.set_xlim(0, max(1, stages[-1].first_token + stages[-1].num_tokens))
+    ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if last:
+        ax.set_xlabel(
+            "tokens consumed in the run", color=theme.muted, fontsize=TEXT - 0.5, labelpad=5
+        )
+    else:
+        ax.tick_params(labelbottom=False)
+    if first:
+        _name_stages(ax, stages, theme)
+    ax.text(
+        -LEFT / inner,
+        1 + (28 if first else 10) / height,
+        title,
+        color=theme.ink,
+        fontsize=TEXT,
+        transform=ax.transAxes,
+        va="baseline",
+    )
+    for stage in stages[1:]:
+        ax.axvline(stage.first_token, color=theme.ink, linewidth=1, linestyle=(0, (3, 2)), zorder=5)
+    return ax
+
+
+def _name_stages(ax: Axes, stages: Sequence[StageRecord], theme: Theme) -> None:
+    """Stage names over the top of a panel, cut to number or nothing where there is no room."""
+    width, height = panel_size(ax)
+    total = ax.get_xlim()[1]
+    for number, stage in enumerate(stages, 1):
+        room = stage.num_tokens / total * width
+        name = next((n for n in (stage.name, str(number)) if text_width(n) < room - 4), "")
+        x = (stage.first_token + stage.num_tokens / 2) / total
+        ax.text(
+            x,
+            1 + 8 / height,
+            name,
+            color=theme.ink,
+            fontsize=TEXT,
+            fontweight="bold",
+            ha="center",
+            va="baseline",
+            transform=ax.transAxes,
+        )
+
+
+def panel_size(ax: Axes) -> tuple[float, float]:
+    """Width and height of a panel in points."""
+    figure_width, figure_height = (72 * float(v) for v in ax.figure.get_size_inches())  # type: ignore[union-attr]
+    box = ax.get_position()
+    return box.width * figure_width, box.height * figure_height
+
+
+def text_width(text: str) -> float:
+    """About how wide `text` is, in points."""
+    return 0.6 * TEXT * len(text)
+
+
+def label_line_ends(
+    ax: Axes, ends: Sequence[tuple[str, str, Floats, Floats]], theme: Theme
+) -> None:
+    """Write each line's name beside its end, clear of other lines and labels.
+
+    `ends` holds (text, colour, x [n], y [n]) of every drawn line, in data units. A line that
+    reaches the right edge is named in the margin, another one inside the panel.
+    """
+    from matplotlib.patheffects import withStroke
+
+    width, height = panel_size(ax)
+    (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
+    lines = [((x - x0) / (x1 - x0) * width, (y - y0) / (y1 - y0) * height) for _, _, x, y in ends]
+    taken: list[tuple[float, float, float]] = []  # (left, right, middle) of the labels so far
+    half, gap = 0.62 * TEXT, 9.0
+    for i in sorted(range(len(ends)), key=lambda i: lines[i][1][-1]):
+        text, colour, *_ = ends[i]
+        end_x, end_y = float(lines[i][0][-1]), float(lines[i][1][-1])
+        left = width + gap if end_x > width - text_width(text) - 2 * gap else end_x + gap
+        right = left + text_width(text)
+        labels = [(m - half, m + half) for a, b, m in taken if a < right and left < b]
+        crossed = []
+        for x, y in lines:
+            inside = (x > left - 4) & (x < right + 4)
+            if left < width and inside.any():
+                crossed.append((float(y[inside].min()) - 3, float(y[inside].max()) + 3))
+        middle = end_y
+        # Close by and clear of everything, or else clear of labels only.
+        for reach, blocked in ((36, labels + crossed), (int(height) + 40, labels)):
+            heights = [end_y + sign * o for o in range(0, reach, 2) for sign in (1, -1)]
+            free = [
+                h
+                for h in heights
+                if half - 4 <= h <= height + 4
+                and all(h + half <= low or h - half >= high for low, high in blocked)
+            ]
+            if free:
+                middle = free[0]
+                break
+        taken.append((left, right, middle))
+        ax.plot(
+            [end_x / width, (left - 2.5) / width],
+            [end_y / height, middle / height],
+            color=colour,
+            linewidth=0.8,
+            transform=ax.transAxes,
+            clip_on=False,
+            zorder=6,
+        )
+        ax.text(
+            left / width,
+            middle / height,
+            text,
+            color=theme.ink,
+            fontsize=TEXT,
+            va="center",
+            transform=ax.transAxes,
+            zorder=7,
+            gid="halo",
+            path_effects=None if theme is PAGE else [withStroke(linewidth=3, foreground="white")],
+        )
+
+
+def label_areas(ax: Axes, stage: StageRecord, colours: Mapping[str, str]) -> None:
+    """Write each source's name where its area of the planned mixture is thickest, if it fits."""
+    from matplotlib.colors import to_rgb
+
+    width, height = panel_size(ax)
+    total = ax.get_xlim()[1]
+    x = np.linspace(0, stage.num_tokens / total * width, 400)
+    base = np.zeros_like(x)
+    for source, weights in stage.mixture.items():
+        share = np.interp(x / max(x[-1], 1e-9), stage.mixture_progress, weights)
+        top = base + share * height
+        span = int(np.searchsorted(x, text_width(source) + 8))
+        if span < len(x):
+            views = (np.lib.stride_tricks.sliding_window_view(v, span + 1) for v in (base, top))
+            low, high = next(views).max(axis=1), next(views).min(axis=1)
+            room = np.round(high - low, 1)
+            fits = np.flatnonzero(room == room.max())
+            at = int(fits[len(fits) // 2])
+            if room[at] > 1.3 * TEXT:
+                red, green, blue = to_rgb(colours[source])
+                dark = 0.3 * red + 0.59 * green + 0.11 * blue > 0.52
+                ax.text(
+                    (stage.first_token / total) + (x[at] + x[span] / 2) / width,
+                    (low[at] + high[at]) / 2 / height,
+                    source,
+                    ha="center",
+                    va="center",
+                    color="#15171b" if dark else "#ffffff",
+                    fontsize=TEXT,
+                    transform=ax.transAxes,
+                    zorder=7,
+                )
+        base = top
+
+
+def draw_planned(
+    ax: Axes, stages: Sequence[StageRecord], colours: Mapping[str, str], theme: Theme
+) -> None:
+    for stage in stages:
+        x = stage.first_token + stage.mixture_progress * stage.num_tokens
+        base = np.zeros_like(x)
+        for source, weights in stage.mixture.items():
+            top = base + 100 * weights
+            ax.fill_between(x, base, top, color=colours[source], linewidth=0)
+            ax.plot(x, np.where(top - base > 0, top, np.nan), color=theme.paper, linewidth=0.8)
+            base = top
+        label_areas(ax, stage, colours)
+    _percent_axis(ax)
+
+
+def draw_realised(
+    ax: Axes, stages: Sequence[StageRecord], colours: Mapping[str, str], theme: Theme
+) -> None:
+    for stage in stages:
+        edges, shares = realised_shares(stage)
+        base = np.zeros(len(edges))
+        for source in [s for s in colours if s in shares]:
+            top = base + np.append(shares[source], shares[source][-1])
+            ax.fill_between(edges, base, top, step="post", color=colours[source], linewidth=0)
+            edge = np.where(top - base > 0, top, np.nan)
+            ax.plot(edges, edge, drawstyle="steps-post", color=theme.paper, linewidth=0.6)
+            base = top
+    _percent_axis(ax)
+    end = stages[-1].first_token + stages[-1].num_tokens
+    reached = max((s.tokens[-1] for s in stages if len(s.tokens)), default=0.0)
+    if reached < end:
+        text = "not trained yet" if end - reached > 0.15 * end else ""
+        ax.text((reached + end) / 2, 50, text, ha="center", va="center", color=theme.muted)
+
+
+def _percent_axis(ax: Axes) -> None:
+    ax.set_ylim(0, 100)
+    ax.set_yticks([0, 25, 50, 75, 100], ["0%", "25%", "50%", "75%", "100%"])
+    ax.grid(False)
+
+
+def draw_losses(
+    ax: Axes, stages: Sequence[StageRecord], colours: Mapping[str, str], theme: Theme
+) -> None:
+    """Loss of every batch, thin, and its running median, by source."""
+    ends: dict[str, tuple[str, str, Floats, Floats]] = {}
+    extremes: list[float] = []
+    for stage in stages:
+        for source, (tokens, losses) in stage.losses.items():
+            colour = colours[source]
+            for part in _stretches(tokens, 0.03 * ax.get_xlim()[1]):
+                x, y = tokens[part], losses[part]
+                some, (at, medians) = thin(y), smooth(y)
+                ax.plot(x[some], y[some], color=colour, linewidth=0.6, alpha=0.4)
+                marker = "." if len(x) == 1 else ""
+                ax.plot(x[at], medians, color=colour, linewidth=1.9, marker=marker, zorder=4)
+                if source not in ends or len(x) >= 0.05 * len(tokens):
+                    ends[source] = (source, colour, x[at], medians)
+                extremes += [*np.percentile(y, [0.5, 99.5]), medians.min(), medians.max()]
+    _loss_axis(ax, extremes)
+    if ends:
+        label_line_ends(ax, list(ends.values()), theme)
+    else:
+        ax.text(
+            0.5,
+            0.5,
+            "no batch recorded yet",
+            ha="center",
+            color=theme.muted,
+            transform=ax.transAxes,
+        )
+
+
+def _stretches(tokens: Floats, widest: float) -> list[NDArray[np.intp]]:
+    """Indices of `tokens` [n], cut where a source paused: a gap far above its usual one."""
+    gaps = np.diff(tokens)
+    usual = float(np.median(gaps)) if len(gaps) else 0.0
+    return np.split(np.arange(len(tokens)), np.flatnonzero(gaps > max(widest, 20 * usual)) + 1)
+
+
+def draw_evaluations(
+    ax: Axes,
+    series: Mapping[str, Sequence[tuple[Floats, Floats]]],
+    colours: Mapping[str, str],
+    theme: Theme,
+) -> None:
+    """`series` holds, by source, one (tokens, value) pair of arrays a stage."""
+    ends = []
+    for source, parts in series.items():
+        for x, y in parts:
+            ax.plot(
+                x,
+                y,
+                color=colours[source],
+                linewidth=1.9,
+                marker="o",
+                markersize=4.5,
+                clip_on=False,
+                zorder=4,
+            )
+        ends.append((source, colours[source], parts[-1][0], parts[-1][1]))
+    _loss_axis(ax, [v for parts in series.values() for _, y in parts for v in y])
+    label_line_ends(ax, ends, theme)
+
+
+def draw_rate(ax: Axes, stages: Sequence[StageRecord], theme: Theme) -> None:
+    """The planned learning rate as a line, and the recorded one as a wide pale line under it."""
+    from matplotlib.ticker import MaxNLocator
+
+    for stage in stages:
+        x = stage.first_token + stage.rate_progress * stage.num_tokens
+        if len(stage.tokens):
+            at = np.unique(np.linspace(0, len(stage.tokens) - 1, 300).round().astype(np.intp))
+            middle = stage.tokens[at] - stage.num_tokens / max(1, stage.num_batches) / 2
+            ax.plot(
+                middle,
+                stage.learning_rate[at],
+                color=theme.muted,
+                linewidth=6,
+                alpha=0.3,
+                solid_capstyle="butt",
+            )
+        ax.plot(x, stage.rate, color=theme.ink, linewidth=1.3)
+    ax.set_ylim(bottom=0)
+    ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    ax.yaxis.set_major_formatter(lambda v, _: f"{v:.3g}".replace("e-0", "e-"))
+
+
+def _loss_axis(ax: Axes, values: Sequence[float]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    room = 0.06 * (high - low) or 0.5
+    ax.set_ylim(low - room, high + room)
+    ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+
+
+def to_svg(fig: Figure, label: str, prefix: str) -> str:
+    """The figure as an <svg> element for an HTML page: same figure, same text.
+
+    Neutral colours become CSS variables, ids get `prefix` (a page holds several charts), numbers
+    are cut to 2 decimals (of a pixel), and all metadata goes.
+    """
+    from html import escape
+
+    buffer = io.StringIO()
+    fig.savefig(
+        buffer,
+        format="svg",
+        transparent=True,
+        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+    )
+    svg = buffer.getvalue()
+    width, height = (72 * float(v) for v in fig.get_size_inches())
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r'<g id="(halo)[^"]*"', r'<g class="\1"', body)
+    used = set(re.findall(r'(?:href="#|url\(#)([\w-]+)', body))
+    body = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", body)
+    body = re.sub(r'((?: id="|href="#|url\(#))([\w-]+)', rf"\g<1>{prefix}-\g<2>", body)
+    body = body.replace("xlink:href", "href")
+    body = re.sub(r"<[^>]*>", lambda tag: re.sub(r"\d+\.\d{3,}", _two_decimals, tag[0]), body)
+    body = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", body)
+    for colour, name in _VARIABLES.items():
+        body = body.replace(colour, f"var(--{name})")
+    body = re.sub(r"\n\s*", "\n", body)
+    head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">'
+    return head + body
+
+
+def _two_decimals(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
+
+
+def frames_png(states: NDArray[np.uint8], alphabet: int, colour: str) -> bytes:
+    """One rule's rollout as a strip: frames [num_frames, H, W] left to right, cells as squares.
+
+    States run from a pale to a dark shade of the source's colour; the gaps are transparent.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.image import imsave
+
+    ramp: Any = LinearSegmentedColormap.from_list("", ["#f3f4f2", colour, "#14171f"])
+    num_frames, height, width = states.shape
+    scale = max(1, round(84 / max(height, width)))
+    palette = ramp(np.linspace(0, 1 if alphabet > 2 else 0.6, max(2, alphabet)))
+    colours = palette[np.minimum(states, max(2, alphabet) - 1)]
+    tiles = colours.repeat(scale, axis=1).repeat(scale, axis=2)
+    strip = np.zeros((height * scale, num_frames * (width * scale + 6) - 6, 4))
+    for i, tile in enumerate(tiles):
+        left = i * (width * scale + 6)
+        strip[:, left : left + width * scale] = tile
+    buffer = io.BytesIO()
+    nothing: dict[str, Any] = {"Software": None}
+    imsave(buffer, strip, format="png", metadata=nothing)
+    return buffer.getvalue()

@@ -1,0 +1,236 @@
+"""The command line: plan, run, compile, report. Errors of the user's end with status 2."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ncamix.errors import UserError
+
+app = typer.Typer(
+    name="ncamix",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Curricula that mix cellular automata and text in exact, scheduled proportions.\n\n"
+    "A curriculum (what is learned) and a trainer (with what) become a plan; `plan` shows it, "
+    "`run` trains it, `compile` writes its datasets for other trainers.",
+)
+
+CurriculumArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="CURRICULUM",
+        help="A YAML file, or the name of a shipped curriculum: code_target.",
+        show_default=False,
+    ),
+]
+TrainerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--trainer",
+        "-t",
+        metavar="TRAINER",
+        show_default=False,
+        help="A YAML file or a shipped trainer: cpu, gpu, gpu8_1b6. "
+        "Without it: gpu on a machine with a GPU, cpu elsewhere.",
+    ),
+]
+
+
+def _plan(curriculum: str, trainer: str | None) -> tuple[Any, str]:
+    from ncamix.curriculum import load_curriculum
+    from ncamix.library import choose_trainer, find
+    from ncamix.planning import make_plan
+    from ncamix.trainer import load_trainer
+
+    file = find("curricula", curriculum)
+    trainer_file, why = choose_trainer(trainer)
+    problems = []
+    loaded: list[Any] = []
+    for load, path in ((load_curriculum, file), (load_trainer, trainer_file)):
+        try:
+            loaded.append(load(path))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    return make_plan(*loaded), why
+
+
+@app.command()
+def plan(
+    curriculum: CurriculumArgument,
+    trainer: TrainerOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Show what a curriculum will do under a trainer, before anything runs.
+
+    Batches, samples and tokens of every stage, exact counts of every source, vocabulary ranges,
+    fingerprints, and everything that cannot work. Takes under a second.
+    """
+    from ncamix.plan_output import plan_json, print_plan
+
+    made, why = _plan(curriculum, trainer)
+    if as_json:
+        print(json.dumps(plan_json(made), indent=1))
+    else:
+        print_plan(made, why, Console())
+
+
+@app.command()
+def run(
+    curriculum: CurriculumArgument,
+    trainer: TrainerOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="The run's folder.  [default: runs/NAME]",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            show_default=False,
+            help="Train from the datasets that `ncamix compile` wrote there, instead of generating "
+            "them on the fly. The samples are the same.",
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over: the old run is moved aside, not deleted.")
+    ] = False,
+) -> None:
+    """Train a curriculum; run it again to resume.
+
+    Leaves in runs/NAME/: metrics.jsonl, evaluations.jsonl, summary.json, report.html, checkpoints/
+    and export/ (a model for Hugging Face transformers). Killed at any moment, the same command goes
+    on from the last checkpoint, with the same batches and the same losses.
+    """
+    from ncamix.plan_output import plan_line, summary_lines
+    from ncamix.running import run_plan
+
+    console = Console()
+    made, why = _plan(curriculum, trainer)
+    folder = out if out is not None else Path("runs") / made.name
+    console.print(plan_line(made, why), highlight=False)
+    summary = run_plan(made, folder, data, fresh, console)
+    for line in summary_lines(summary, folder):
+        console.print(line, highlight=False)
+
+
+@app.command()
+def compile(
+    curriculum: CurriculumArgument,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="DIR", help="Where the datasets go.", show_default=False
+        ),
+    ],
+    trainer: TrainerOption = None,
+) -> None:
+    """Write a curriculum's sources as MosaicML Streaming (MDS) datasets, for any trainer.
+
+    DIR/SOURCE/index.json and zstd shards, DIR/tokenizer.json and DIR/plan.json. Sources that are
+    complete are kept. `ncamix run CURRICULUM --data DIR` trains from them.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from ncamix.compilation import compile_plan, compiled_samples
+
+    console = Console()
+    made, why = _plan(curriculum, trainer)
+    console.print(f"compiling [bold]{made.name}[/] for {why}", highlight=False)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("samples"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        text = progress.add_task("text", total=1.0, visible=False)
+        tasks: dict[str, Any] = {}
+
+        def done(name: str, samples: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=compiled_samples(made.sources[name]))
+            progress.advance(tasks[name], samples)
+
+        def say(what: str, share: float) -> None:
+            progress.update(text, description=what, completed=share, visible=True)
+
+        made = compile_plan(made, out, say, done)
+        for name, task in tasks.items():
+            progress.update(task, total=compiled_samples(made.sources[name]))
+    console.print(f"wrote {out}/plan.json and {len(made.sources)} datasets", highlight=False)
+
+
+@app.command()
+def report(
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run's folder: runs/NAME.", show_default=False)
+    ],
+) -> None:
+    """Draw report.html of a run anew, also of one that is not finished."""
+    from ncamix.report import write_report
+
+    Console().print(f"wrote {write_report(run_folder)}", highlight=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from ncamix import __version__
+
+        print(f"ncamix {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line. Status 2 and a message for the user's mistakes, no traceback."""
+    try:
+        app()
+    except UserError as error:
+        for problem in error.problems:
+            print(f"ncamix: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        status = getattr(error, "status", None)
+        if status is None:
+            raise
+        print(f"ncamix: {error}; run the same command again to resume", file=sys.stderr)
+        sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""CurriculumDataset: a StreamingDataset whose sample order is a pure function of the plan.
+
+    StageOrder (positions) -> LazyWork (a worker's share, computed on demand)
+    -> shards generated or fetched ahead -> samples with their source and number
+
+Shared memory, predownload, cache limits and eviction are MosaicML Streaming's own. Global batch t
+holds the same samples for any number of nodes, ranks and workers, and after any restart.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from streaming import Stream, StreamingDataset
+from streaming.base import dataset as streaming_dataset
+from streaming.base.format.base.reader import FileInfo
+from streaming.base.format.mds.reader import MDSReader
+from streaming.base.world import World
+
+from ncamix.order import StageOrder
+from ncamix.remote import Remote
+from ncamix.shards import SIZE_LIMIT, shard_name
+
+_BATCHES_KEPT = 64  # three threads ask for each index, at different times
+
+
+class GeneratedStream(Stream):
+    """A stream of an endless source; its readers are built without an index."""
+
+    def __init__(self, source: Remote, url: str, local: str) -> None:
+        # One attempt: generation is pure, so what failed once fails again.
+        super().__init__(remote=url, local=local, download_retry=1)
+        self.source = source
+
+    def get_shards(self, world: World, allow_unsafe_types: bool) -> list[Any]:
+        os.makedirs(self.local, exist_ok=True)
+        form, per = self.source.form, self.source.samples_per_shard
+        config, size = form.config, form.num_bytes(per)
+        return [
+            MDSReader(
+                self.local,
+                "",
+                config["column_encodings"],
+                config["column_names"],
+                config["column_sizes"],
+                None,
+                [],
+                FileInfo(shard_name(i), size, {}),
+                per,
+                SIZE_LIMIT,
+                None,
+            )
+            for i in range(self.source.num_shards)
+        ]
+
+    def get_index_size(self) -> int:
+        return 0
+
+
+class FlatSpanner:
+    """Global sample id -> (shard, sample in the shard), by search on the shard bounds."""
+
+    def __init__(self, shard_sizes: NDArray[np.int64], span_size: int = 0) -> None:
+        self.shard_bounds = np.concatenate([np.zeros(1, np.int64), shard_sizes.cumsum()])
+        self.num_samples = int(self.shard_bounds[-1])
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < self.num_samples:
+            raise IndexError(f"sample {index} of {self.num_samples}")
+        shard = int(np.searchsorted(self.shard_bounds, index, side="right")) - 1
+        return shard, int(index - self.shard_bounds[shard])
+
+
+class LazyWork(Sequence[int]):
+    """The sample ids that one worker of one rank reads, computed on demand.
+
+    Worker w of a rank reads its rank's part of batches first + w, first + w + workers, ...
+    """
+
+    def __init__(
+        self, order: StageOrder, offsets: NDArray[np.int64], first: int, world: World, share: int
+    ) -> None:
+        self.order, self.offsets, self.first, self.share = order, offsets, first, share
+        self.workers, self.worker = world.workers_per_rank, world.worker_of_rank
+        self.rank = world.rank
+        self._kept: OrderedDict[int, list[int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        left = self.order.num_batches - self.first - self.worker
+        return max(0, -(-left // self.workers)) * self.share
+
+    def __getitem__(self, index: int) -> int:  # type: ignore[override]
+        turn, row = divmod(index, self.share)
+        ids = self._kept.get(turn)
+        if ids is None:
+            batch = self.first + turn * self.workers + self.worker
+            source, sample = self.order.batch(batch)
+            mine = slice(self.rank * self.share, (self.rank + 1) * self.share)
+            ids = (self.offsets[source[mine]] + sample[mine]).tolist()
+            self._kept[turn] = ids
+            while len(self._kept) > _BATCHES_KEPT:
+                try:
+                    self._kept.popitem(last=False)
+                except KeyError:  # another thread was faster
+                    break
+        return ids[row]
+
+
+class CurriculumDataset(StreamingDataset):
+    """One stage's samples in the plan's order.
+
+    streams: one a source, in the order of the stage's sources. batch_size: samples a rank takes of
+    each global batch. Yields {'tokens': uint16 or uint32 [length], 'source': int, 'sample': int}.
+
+    Raises (while iterating):
+        the generator's own exception, when a background thread failed.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[Stream],
+        order: StageOrder,
+        batch_size: int,
+        predownload: int | None = None,
+        cache_limit: int | str | None = None,
+    ) -> None:
+        self.order = order
+        self.failure: BaseException | None = None
+        stock = streaming_dataset.Spanner
+        streaming_dataset.Spanner = FlatSpanner  # type: ignore[misc,assignment]
+        try:
+            super().__init__(
+                streams=list(streams),
+                batch_size=batch_size,
+                shuffle=False,
+                num_canonical_nodes=1,
+                predownload=predownload,
+                cache_limit=cache_limit,
+            )
+        finally:
+            streaming_dataset.Spanner = stock  # type: ignore[misc]
+        ranks = self._parallel_rank_world.num_ranks
+        if order.batch_size != batch_size * ranks:
+            raise ValueError(
+                f"a global batch of {order.batch_size} does not split into {ranks} x {batch_size}"
+            )
+        self.epoch_size = order.num_batches * order.batch_size
+        self.length = order.num_batches * batch_size
+
+    def release(self) -> None:
+        """Give the shared memory back; the dataset is of no use afterwards. Workers have ended."""
+        if hasattr(self, "_iterator"):
+            self._iterator.exit()
+        shared = (
+            self._locals_shm,
+            self._shared_barrier._arr.shm,
+            self._next_epoch.arr.shm,
+            self._cache_usage.arr.shm,
+            self._shard_states.shm,
+            self._shard_access_times.shm,
+            getattr(self, "_resume_shm", None),
+        )
+        for segment in shared:
+            if segment is not None:
+                atexit.unregister(segment.cleanup)
+                segment.cleanup()
+
+    def _get_work(self, epoch: int, sample_in_epoch: int) -> Any:
+        return LazyWork(
+            self.order,
+            self.sample_offset_per_stream,
+            sample_in_epoch // self.order.batch_size,
+            self._parallel_worker_world,
+            self.order.batch_size // self._parallel_rank_world.num_ranks,
+        )
+
+    def __getitem__(self, at: Any) -> Any:
+        sample = super().__getitem__(at)
+        shard, _ = self.spanner[at]
+        source = int(self.stream_per_shard[shard])
+        sample["source"] = source
+        sample["sample"] = int(at - self.sample_offset_per_stream[source])
+        return sample
+
+    def on_exception(self, future: Future[Any]) -> None:
+        """Remember why a background thread failed; `__iter__` raises it."""
+        exception = future.exception()
+        if exception is not None:
+            self.failure = exception
+            self._event.set()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        try:
+            yield from super().__iter__()
+        except RuntimeError:
+            if self.failure is not None:
+                raise self.failure from None
+            raise
+        if getattr(self, "_event", None) is not None and self._event.is_set():
+            # The stock iterator ends its epoch without a word here.
+            raise self.failure or RuntimeError("a background thread of the dataset failed")

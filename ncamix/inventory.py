@@ -1,0 +1,228 @@
+"""The inventory: sources and vocabulary of a plan, and what determines their bytes.
+
+Text is found and hashed here (not tokenized), ranges of ids are laid out, and every source gets its
+full meaning and fingerprint. What cannot work is collected as problems of the curriculum's file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ncamix import cache, tokenization
+from ncamix.automata import band_share
+from ncamix.curriculum import LoadedCurriculum
+from ncamix.errors import Problem, UserError
+from ncamix.keys import fingerprint
+from ncamix.plan import PlannedSource, TextPlan, VocabularyPlan, too_small
+from ncamix.sources import NcaSource, TextSource
+from ncamix.sources.text import CorpusFile, corpus_files, corpus_hash
+
+SHARD_TOKENS = 1 << 18  # ids in a shard, about; a shard is what is generated or fetched at once
+# A text's size in tokens is known only once it is tokenized; before that, a rough guess.
+BYTES_PER_TOKEN = {"bytes": 1.0, "bpe": 3.4, "pretrained": 3.8}
+
+Documents = tuple[tuple[CorpusFile, ...] | None, dict[str, Any]]
+
+
+class Inventory:
+    """Looks after the sources of one curriculum; `problems` and `warnings` grow on the way."""
+
+    def __init__(self, loaded: LoadedCurriculum, sequence_length: int) -> None:
+        self.loaded, self.c, self.sequence_length = loaded, loaded.curriculum, sequence_length
+        self.problems: list[Problem] = []
+        self.warnings: list[str] = []
+        self._documents: dict[str, Documents | None] = {}
+
+    def bad(self, path: tuple[str | int, ...], what: str, remedy: str = "") -> None:
+        self.problems.append(self.loaded.document.problem(path, what, remedy))
+
+    def check_bands(self) -> None:
+        for name, spec in self.c.sources.items():
+            if isinstance(spec, NcaSource):
+                share = band_share(spec.automaton, float(spec.band.low), float(spec.band.high))
+                if share == 0:
+                    self.bad(
+                        ("sources", name, "band"),
+                        f"no rule with {spec.alphabet} states reaches "
+                        f"the band {spec.band} (none of 4,000 random ones)",
+                        f"lower the band, or choose another alphabet; {_reach(spec)}",
+                    )
+
+    def tokenizer(self, used: set[str]) -> dict[str, Any] | None:
+        """The tokenizer's meaning, with its size under `size`."""
+        wanted = self.c.tokenizer
+        if wanted is None:
+            return None
+        if wanted.kind == "bytes":
+            return {
+                "kind": "bytes",
+                "version": tokenization.VERSION,
+                "size": tokenization.NUM_BYTE_IDS,
+            }
+        try:
+            if wanted.kind == "pretrained":
+                file = tokenization.pretrained_file(wanted.name, self.loaded.folder)
+                digest = fingerprint({"json": file.read_text(encoding="utf-8")})
+                return {
+                    "kind": "pretrained",
+                    "file": str(file),
+                    "content": digest,
+                    "size": tokenization.num_ids(file),
+                }
+        except UserError as error:
+            self.bad(("tokenizer", "pretrained"), error.problems[0].what, error.problems[0].remedy)
+            return None
+        documents = {name: self.documents(name) for name in wanted.train_on}
+        return {
+            "kind": "bpe",
+            "version": tokenization.VERSION,
+            "size": wanted.size,
+            "train_on": {name: found[1] for name, found in documents.items() if found},
+        }
+
+    def documents(self, name: str) -> Documents | None:
+        """A text source's files, and what determines its documents."""
+        spec = self.c.sources[name]
+        assert isinstance(spec, TextSource)
+        if name not in self._documents:
+            if spec.hub is not None:
+                hub = {
+                    "hub": spec.hub,
+                    "config": spec.config,
+                    "split": spec.split,
+                    "column": spec.column,
+                    "revision": spec.revision,
+                }
+                self._documents[name] = (None, {**spec.meaning(), "documents": hub})
+            else:
+                assert spec.files is not None
+                try:
+                    files = corpus_files(spec.files, self.loaded.folder)
+                    digest = corpus_hash(files)
+                    self._documents[name] = (tuple(files), {**spec.meaning(), "documents": digest})
+                except UserError as error:
+                    problem = error.problems[0]
+                    self.bad(("sources", name, "files"), problem.what, problem.remedy)
+                    self._documents[name] = None
+        return self._documents[name]
+
+    def vocabulary(self, used: set[str], tokenizer: dict[str, Any] | None) -> VocabularyPlan:
+        """Text first, then every other range in a fixed order that spelling does not change."""
+        wanted = self.c.vocabulary
+        sizes: dict[str, int] = {}
+        specs = {name: self.c.sources[name] for name in used}
+        for spec in specs.values():
+            if not isinstance(spec, TextSource):
+                sizes[spec.range_name()] = spec.num_ids()
+        ranges: dict[str, tuple[int, int]] = {}
+        end = 0
+        if tokenizer is not None:
+            ranges["text"] = (0, int(tokenizer["size"]))
+            end = int(tokenizer["size"])
+        shared = wanted.alphabets == "shared"
+        automata = sorted((n for n in sizes if n.startswith("nca")), key=lambda n: (sizes[n], n))
+        others = sorted(n for n in sizes if not n.startswith("nca"))
+        if wanted.layout == "overlay":
+            ranges.update((name, (0, sizes[name])) for name in (*automata, *others))
+        else:
+            for name in automata:
+                ranges[name] = (end, sizes[name])
+                end += 0 if shared else sizes[name]
+            if shared and automata:
+                end += max(sizes[name] for name in automata)
+            for name in others:
+                ranges[name] = (end, sizes[name])
+                end += sizes[name]
+        needed = max((first + size for first, size in ranges.values()), default=0)
+        if wanted.rows is not None and wanted.rows < needed:
+            self.bad(
+                ("vocabulary", "rows"),
+                f"{wanted.rows:,} rows are too few: the sources emit {needed:,} ids",
+                f"write at least {needed}, or leave it out",
+            )
+        return VocabularyPlan(wanted.layout, wanted.softmax, wanted.rows or needed, ranges)
+
+    def source(
+        self, name: str, needed: int, vocabulary: VocabularyPlan, tokenizer: dict[str, Any] | None
+    ) -> PlannedSource | None:
+        spec, length = self.c.sources[name], self.sequence_length
+        first_id, num_ids = vocabulary.ranges[spec.range_name()]
+        per_shard = max(1, SHARD_TOKENS // (length + 1))
+        if not isinstance(spec, TextSource):
+            meaning = {
+                **spec.meaning(),
+                "sequence_length": length,
+                "first_id": first_id,
+                "seed": self.c.seed.rules,
+            }
+            return PlannedSource(
+                name,
+                spec,
+                meaning,
+                fingerprint(meaning),
+                first_id,
+                num_ids,
+                spec.loss_start(),
+                needed,
+                per_shard,
+            )
+        found = self.documents(name)
+        if found is None:
+            return None
+        assert tokenizer is not None
+        files, documents = found
+        shown = {k: v for k, v in tokenizer.items() if k != "file"}
+        meaning = {**documents, "sequence_length": length, "tokenizer": fingerprint(shown)}
+        if files is None:  # of a data set on the hub, only what is needed is read
+            meaning["limit"] = -(-needed // per_shard) * per_shard
+        digest = fingerprint(meaning)
+        num_bytes = sum(f.path.stat().st_size for f in files) if files is not None else None
+        estimate = None
+        if num_bytes is not None:
+            share = spec.holdout.share if spec.holdout else 0
+            kept = num_bytes * float(1 - share) / BYTES_PER_TOKEN[str(tokenizer["kind"])]
+            estimate = max(1, int(kept / length))
+        info = cache.entry_info(digest)
+        return PlannedSource(
+            name,
+            spec,
+            meaning,
+            digest,
+            first_id,
+            num_ids,
+            1,
+            needed,
+            per_shard,
+            TextPlan(
+                files,
+                dict(documents["documents"]) if files is None else None,
+                num_bytes,
+                tokenizer,
+                spec.repeat,
+            ),
+            info["num_samples"] if info else None,
+            estimate,
+        )
+
+    def check_size(self, source: PlannedSource) -> None:
+        """Refuse or remark on a text that is too small for its share."""
+        if source.text is None or source.text.epochs_allowed is None or not source.samples_needed:
+            return
+        allowed, epochs = source.text.epochs_allowed, source.epochs()
+        at_most = source.num_samples
+        if at_most is None and source.text.num_bytes is not None:
+            at_most = max(1, source.text.num_bytes // source.sequence_length + 1)  # a byte a token
+        if at_most is not None and source.samples_needed > allowed * at_most:
+            self.problems.append(too_small(self.loaded, source, at_most))
+        elif epochs is not None and epochs > allowed:
+            self.warnings.append(
+                f"the source '{source.name}' may be too small: about {epochs:.1f} epochs are "
+                f"needed, {allowed} allowed; the run will tell once it is tokenized"
+            )
+
+
+def _reach(spec: NcaSource) -> str:
+    """The part of the measured spread that a reader needs to choose another band."""
+    shares = [(low / 10, band_share(spec.automaton, low / 10, (low + 1) / 10)) for low in range(10)]
+    parts = [f"{low:.0%}-{low + 0.1:.0%}: {share:.1%}" for low, share in shares if share]
+    return "its rules lie at " + ", ".join(parts)

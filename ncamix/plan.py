@@ -1,0 +1,266 @@
+"""The plan: integers only, decided before anything runs.
+
+    curriculum + trainer -> Plan: batches, samples and tokens of every stage and source, vocabulary
+    ranges, fingerprints, learning rates, warnings
+
+This module is the plan as data; it imports neither torch nor numba nor streaming. Positions and
+sample counters are whole numbers, tokens are trained input positions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from ncamix.apportionment import Apportionment
+from ncamix.curriculum import Enter, LoadedCurriculum, Seeds, Stage
+from ncamix.errors import Problem
+from ncamix.keys import derive_key, fingerprint
+from ncamix.rates import RateCurve
+from ncamix.schedule import SCALE, Curve, normalised
+from ncamix.sources import SourceSpec
+from ncamix.sources.base import plain
+from ncamix.sources.text import CorpusFile
+from ncamix.trainer import LoadedTrainer, Optimizer
+
+
+@dataclass(frozen=True)
+class VocabularyPlan:
+    """Where ids stand: `ranges` maps a range's name to (first id, number of ids)."""
+
+    layout: str
+    softmax: str
+    rows: int
+    ranges: dict[str, tuple[int, int]]
+
+    @property
+    def text_rows(self) -> int:
+        """Ids of the text range, which begins at 0; 0 where there is no text."""
+        return self.ranges.get("text", (0, 0))[1]
+
+
+@dataclass(frozen=True)
+class TextPlan:
+    """What compiling a text source needs. `files` or `hub` says where the documents are."""
+
+    files: tuple[CorpusFile, ...] | None
+    hub: dict[str, str | None] | None
+    num_bytes: int | None
+    tokenizer: dict[str, Any]  # its meaning, which names its fingerprint
+    epochs_allowed: int | None
+
+
+@dataclass(frozen=True)
+class PlannedSource:
+    """A source as the plan sees it.
+
+    meaning: plain JSON that determines every byte of the source; `fingerprint` is its hash.
+    samples_needed: over the whole run. num_samples: samples an epoch of a finite source has, None
+    while that is unknown (`estimated_samples` then guesses) or endless.
+    """
+
+    name: str
+    spec: SourceSpec
+    meaning: dict[str, Any]
+    fingerprint: str
+    first_id: int
+    num_ids: int
+    loss_start: int
+    samples_needed: int
+    samples_per_shard: int
+    text: TextPlan | None = None
+    num_samples: int | None = None
+    estimated_samples: int | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.spec.kind
+
+    @property
+    def sequence_length(self) -> int:
+        return int(self.meaning["sequence_length"])
+
+    @property
+    def loss_tokens(self) -> int:
+        """Unmasked targets of one sample."""
+        return self.sequence_length + 1 - self.loss_start
+
+    def evaluation_meaning(self) -> dict[str, Any]:
+        """Full meaning of an endless source's held-out samples: no seed of the run reaches it."""
+        return {**self.meaning, "seed": "evaluation"}
+
+    def epochs(self) -> float | None:
+        """Epochs over a finite source, a guess while its size is unknown; None if endless."""
+        size = self.num_samples or self.estimated_samples
+        return self.samples_needed / size if size else None
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage in integers. `sources` are the leaf sources that it draws from, in a fixed order."""
+
+    index: int
+    spec: Stage
+    num_batches: int
+    batch_size: int
+    sequence_length: int
+    first_token: int  # tokens that the run consumed before this stage
+    sources: tuple[str, ...]
+    first_sample: dict[str, int]  # where each source's sample counter stands
+    mixture: Mixture
+    optimizer: Optimizer
+    rate: RateCurve
+    evaluations: tuple[int, ...]  # evaluate after so many batches of the stage
+    apportionment: Apportionment = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def enter(self) -> Enter | None:
+        return self.spec.enter
+
+    @property
+    def num_samples(self) -> int:
+        return self.num_batches * self.batch_size
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_samples * self.sequence_length
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Samples of each source in the stage."""
+        return dict(zip(self.sources, self.apportionment.totals, strict=True))
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A stage's mixture over leaf sources, with blends multiplied through.
+
+    curve: over the names that the stage's mixture holds; blends: over the names each one holds.
+    """
+
+    columns: tuple[str, ...]
+    curve: Curve
+    blends: dict[str, tuple[tuple[str, ...], Curve]]
+    leaves: tuple[str, ...]
+
+    def at(self, batch: int) -> tuple[int, ...]:
+        """Weights of the leaves at a batch's midpoint, 96 fractional bits, sum exactly 1."""
+        weights = dict.fromkeys(self.leaves, 0)
+        queue = list(zip(self.columns, self.curve.at(batch), strict=True))
+        while queue:
+            name, weight = queue.pop()
+            if not weight:
+                continue
+            if name in weights:
+                weights[name] += weight
+            else:
+                columns, curve = self.blends[name]
+                inner = curve.at(batch)
+                queue += [(c, weight * w >> 96) for c, w in zip(columns, inner, strict=True)]
+        return normalised(list(weights.values()))
+
+    @property
+    def is_constant(self) -> bool:
+        return self.curve.is_constant and all(c.is_constant for _, c in self.blends.values())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is decided before a run. Built by `planning.make_plan`."""
+
+    curriculum: LoadedCurriculum
+    trainer: LoadedTrainer
+    seeds: Seeds
+    vocabulary: VocabularyPlan
+    sources: dict[str, PlannedSource]
+    stages: tuple[PlannedStage, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.curriculum.curriculum.name
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(stage.num_tokens for stage in self.stages)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides which samples are trained on, and how."""
+        trainer = self.trainer.trainer
+        return fingerprint(
+            {
+                "model": plain(trainer.model),
+                "precision": trainer.precision,
+                "rows": self.vocabulary.rows,
+                "ranges": self.vocabulary.ranges,
+                "softmax": self.vocabulary.softmax,
+                "seeds": repr(self.seeds),
+                "sources": {name: s.fingerprint for name, s in self.sources.items()},
+                "stages": [_stage_meaning(stage) for stage in self.stages],
+            }
+        )
+
+    def order_key(self, source: str) -> int:
+        """Key of the permutations of a finite source."""
+        return derive_key("order", self.seeds.order, source)
+
+    def active_ranges(self, names: Sequence[str]) -> list[tuple[int, int]]:
+        """Sorted, disjoint id ranges [first, last) that `names` can emit."""
+        spans = sorted(
+            (self.sources[n].first_id, self.sources[n].first_id + self.sources[n].num_ids)
+            for n in names
+        )
+        merged: list[tuple[int, int]] = []
+        for first, last in spans:
+            if merged and first <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+            else:
+                merged.append((first, last))
+        return merged
+
+
+def _stage_meaning(stage: PlannedStage) -> Any:
+    rates = ",".join(repr(stage.rate.at(t)) for t in range(stage.num_batches))
+    optimizer = {
+        k: str(getattr(stage.optimizer, k))
+        for k in ("kind", "betas", "eps", "weight_decay", "clip")
+    }
+    return [
+        stage.name,
+        stage.num_batches,
+        stage.batch_size,
+        stage.sequence_length,
+        stage.sources,
+        stage.first_sample,
+        optimizer,
+        repr(stage.enter),
+        hashlib.blake2b(stage.apportionment.counts.tobytes(), digest_size=16).hexdigest(),
+        hashlib.blake2b(rates.encode(), digest_size=16).hexdigest(),
+    ]
+
+
+def too_small(loaded: LoadedCurriculum, source: PlannedSource, num_samples: int) -> Problem:
+    """The problem of a finite source that would be repeated more often than it allows."""
+    assert source.text is not None
+    need = source.samples_needed / num_samples
+    return loaded.document.problem(
+        ("sources", source.name),
+        f"the text is too small for its share: {source.samples_needed:,} "
+        f"samples are needed, it has {num_samples:,} ({need:.1f} epochs, "
+        f"{source.text.epochs_allowed} allowed)",
+        "add text, shorten the stages that use it, or allow more with `repeat: "
+        f"{-(-source.samples_needed // num_samples)}`",
+    )
+
+
+def weights_as_floats(mixture: Mixture, batch: int) -> dict[str, float]:
+    """A mixture's weights for a reader: source -> share of 1."""
+    return {n: w / SCALE for n, w in zip(mixture.leaves, mixture.at(batch), strict=True)}

@@ -1,0 +1,255 @@
+"""Planning: a curriculum and a trainer become a plan, or a list of everything that cannot work.
+
+    durations -> batches of each stage -> mixture and rate curves -> counts per batch
+    -> sample counters -> sources (inventory) -> Plan
+
+Refused here, before anything runs: durations that do not fill the budget or fall under one batch,
+keyframes outside their stage, unreachable bands, texts too small for their share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+from ncamix.apportionment import Apportionment, apportion
+from ncamix.curriculum import LoadedCurriculum, Stage
+from ncamix.errors import UserError
+from ncamix.inventory import Inventory
+from ncamix.plan import Mixture, Plan, PlannedStage
+from ncamix.quantities import Quantity, format_count
+from ncamix.rates import resolve_rate
+from ncamix.schedule import Clock, Curve, Schedule, resolve
+from ncamix.sources import BlendSource
+from ncamix.trainer import LearningRate, LoadedTrainer
+
+
+def make_plan(curriculum: LoadedCurriculum, trainer: LoadedTrainer) -> Plan:
+    """Plan a curriculum under a trainer. Raises UserError with every problem found."""
+    return _Planner(curriculum, trainer).plan()
+
+
+class _Planner:
+    """Builds a Plan, collecting problems on the way."""
+
+    def __init__(self, curriculum: LoadedCurriculum, trainer: LoadedTrainer) -> None:
+        self.loaded, self.loaded_trainer = curriculum, trainer
+        self.c, self.t = curriculum.curriculum, trainer.trainer
+        self.inventory = Inventory(curriculum, self.t.sequence_length)
+        self.problems, self.warnings = self.inventory.problems, self.inventory.warnings
+        self.bad = self.inventory.bad
+
+    def stop_if_bad(self) -> None:
+        if self.problems:
+            raise UserError(sorted(self.problems, key=lambda p: (p.file, p.line, p.column)))
+
+    def plan(self) -> Plan:
+        lengths = self.stage_lengths()
+        self.stop_if_bad()
+        stages = [
+            self.stage(i, *args) for i, args in enumerate(lengths)
+        ]  # (num_batches, batch_size, first_token)
+        self.inventory.check_bands()
+        self.stop_if_bad()
+        drafted = [stage for stage in stages if stage is not None]
+        used = set(self.c.evaluate.sources).union(*(s.sources for s in drafted))
+        for name, spec in self.c.sources.items():
+            if name not in used and not isinstance(spec, BlendSource):
+                self.warnings.append(f"the source '{name}' is declared but never used")
+        tokenizer = self.inventory.tokenizer(used)
+        vocabulary = self.inventory.vocabulary(used, tokenizer)
+        self.stop_if_bad()
+        counters = dict.fromkeys(sorted(used), 0)
+        final = []
+        for stage in drafted:
+            final.append(self._with_counters(stage, counters))
+            for name, count in stage.counts.items():
+                counters[name] += count
+        sources = {
+            name: self.inventory.source(name, counters[name], vocabulary, tokenizer)
+            for name in self.c.sources
+            if name in used
+        }
+        for name, source in sources.items():
+            if source is not None:
+                self.inventory.check_size(source)
+                if source.loss_tokens < 1:
+                    self.bad(
+                        ("sources", name),
+                        f"the first {source.loss_start} tokens of a sample "
+                        f"are masked, and a sample has {source.sequence_length}",
+                        "lower loss_from_frame, or raise the trainer's sequence_length",
+                    )
+        self.stop_if_bad()
+        known = {name: source for name, source in sources.items() if source is not None}
+        return Plan(
+            self.loaded,
+            self.loaded_trainer,
+            self.c.seed,
+            vocabulary,
+            known,
+            tuple(final),
+            tuple(self.warnings),
+        )
+
+    @staticmethod
+    def _with_counters(stage: PlannedStage, counters: dict[str, int]) -> PlannedStage:
+        return replace(stage, first_sample={name: counters[name] for name in stage.sources})
+
+    # -- durations ------------------------------------------------------------------------------
+
+    def stage_lengths(self) -> list[tuple[int, int, int]]:
+        """(batches, batch size, first token) of each stage.
+
+        Stages end at exact cumulative token counts, rounded down to whole batches; what rounding
+        leaves goes to the next stage.
+        """
+        stages, budget = self.c.stages, self.t.budget.value
+        length = self.t.sequence_length
+
+        def size(stage: Stage) -> int:
+            return stage.batch_size or self.t.batch_size
+
+        def wanted(stage: Stage) -> Fraction:
+            duration = stage.duration
+            assert duration is not None
+            if duration.unit == "%":
+                return duration.value / 100 * budget
+            return duration.value * (size(stage) * length if duration.unit == "ba" else 1)
+
+        fixed = sum((wanted(s) for s in stages if s.duration is not None), Fraction(0))
+        has_rest = any(s.duration is None for s in stages)
+        has_share = any(s.duration is not None and s.duration.unit == "%" for s in stages)
+        where = ("stages", len(stages) - 1, "duration")
+        if has_rest and fixed >= budget:
+            rest = next(i for i, s in enumerate(stages) if s.duration is None)
+            self.bad(
+                ("stages", rest, "duration"),
+                "nothing is left for this stage: the others "
+                f"take {_tokens(fixed)} of the trainer's {_tokens(budget)}",
+                "shorten them, or choose a trainer with a larger budget",
+            )
+            return []
+        if has_share and not has_rest and abs(fixed - budget) >= size(stages[-1]) * length:
+            self.bad(
+                where,
+                f"the durations add up to {_tokens(fixed)}, the trainer's budget is "
+                f"{_tokens(budget)}",
+                "make them fill it, or let one stage say `rest`",
+            )
+            return []
+        if not has_rest and not has_share:
+            self.warnings.append(
+                f"every duration is absolute ({_tokens(fixed)}), so the trainer's budget of "
+                f"{_tokens(budget)} is not used"
+            )
+        out, end, used = [], Fraction(0), 0
+        for i, stage in enumerate(stages):
+            tokens = size(stage) * length
+            end += wanted(stage) if stage.duration is not None else budget - fixed
+            batches = int((end - used) // tokens)
+            if batches < 1:
+                self.bad(
+                    ("stages", i, "duration"),
+                    f"this stage gets {_tokens(end - used)}, less "
+                    f"than one batch of {size(stage)} x {length} = {_tokens(tokens)}",
+                    "give it a longer duration, a larger budget or a smaller batch",
+                )
+                batches = 1
+            out.append((batches, size(stage), used))
+            used += batches * tokens
+        return out
+
+    # -- stages ---------------------------------------------------------------------------------
+
+    def stage(
+        self, index: int, num_batches: int, batch_size: int, first_token: int
+    ) -> PlannedStage | None:
+        spec, length = self.c.stages[index], self.t.sequence_length
+        clock = Clock(num_batches, batch_size * length)
+        path: tuple[str | int, ...] = ("stages", index)
+        columns = _names(spec.mixture)
+        leaves: dict[str, None] = {}
+        blends: dict[str, tuple[tuple[str, ...], Curve]] = {}
+        try:
+            where = (*path, "mixture")
+            curve = resolve(spec.mixture, clock, columns, spec.cycle)
+            queue = list(columns)
+            while queue:
+                name = queue.pop(0)
+                source = self.c.sources[name]
+                if not isinstance(source, BlendSource):
+                    leaves[name] = None
+                elif name not in blends:
+                    where = ("sources", name, "mixture")
+                    inner = _names(source.mixture)
+                    blends[name] = (inner, resolve(source.mixture, clock, inner, source.cycle))
+                    queue += inner
+            optimizer = self.t.optimizer.under(spec.optimizer)
+            in_stage = spec.optimizer.lr is not None
+            where = (*path, "optimizer", "lr") if in_stage else path
+            rate = resolve_rate(optimizer, self.t.base_rate(), clock)
+        except ValueError as error:
+            self.bad(where, str(error), f"stage '{spec.name}' has {num_batches:,} batches")
+            return None
+        order = tuple(sorted(leaves))
+        mixture = Mixture(columns, curve, blends, order)
+        apportionment = apportion(mixture.at, num_batches, batch_size, mixture.is_constant)
+        live = [i for i, total in enumerate(apportionment.totals) if total]
+        if len(live) < len(order):  # a declared weight that never yields a sample
+            for i, name in enumerate(order):
+                if i not in live and any(f.value.get(name, 0) for f in spec.mixture):
+                    self.warnings.append(
+                        f"stage '{spec.name}': the source '{name}' gets no sample, its share is "
+                        "too small for the stage"
+                    )
+            apportionment = Apportionment(
+                apportionment.counts[:, live].copy(), apportionment.largest_deviation
+            )
+        rates = spec.optimizer.lr
+        if isinstance(rates, LearningRate) and rates.peak.unit == "":
+            self.warnings.append(
+                f"stage '{spec.name}': the peak rate {float(rates.peak.value):g} is absolute; "
+                f"under a trainer of another size, write it relative to the trainer's, such as "
+                f"{float(rates.peak.value / self.t.base_rate()):g}x"
+            )
+        return PlannedStage(
+            index,
+            spec,
+            num_batches,
+            batch_size,
+            length,
+            first_token,
+            tuple(order[i] for i in live),
+            {},
+            mixture,
+            optimizer,
+            rate,
+            self.evaluations(num_batches, batch_size * length, first_token),
+            apportionment,
+        )
+
+    def evaluations(self, num_batches: int, tokens: int, first_token: int) -> tuple[int, ...]:
+        every: Quantity = self.c.evaluate.every
+        if every.unit == "ba":
+            step = every.value * tokens
+        elif every.unit == "tok":
+            step = every.value
+        else:
+            step = every.value / 100 * self.t.budget.value
+        at: set[int] = set()
+        k = int(first_token // step) + 1
+        while True:
+            batch = -int((first_token - k * step) // tokens)  # the first to reach k intervals
+            if batch >= num_batches or len(at) > 10_000:
+                return tuple(sorted(at))
+            at.add(batch)
+            k += 1
+
+
+def _names(schedule: Schedule) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for frame in schedule for name in frame.value))
+
+
+def _tokens(count: Fraction | int) -> str:
+    return format_count(float(count)) + " tokens"

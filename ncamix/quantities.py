@@ -1,0 +1,118 @@
+"""Numbers with units, exactly: `15%`, `164Mtok`, `500ba`, `0.2x`, `3e-4`.
+
+Everything becomes a `Fraction`; nothing is ever a binary float. `k M G T` are powers of 1000. `%`
+is a share of training time or of a mixture, `tok` trained input positions, `ba` global batches and
+`x` a multiple of the trainer's value.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from typing import Annotated, Any
+
+from pydantic import PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+_PATTERN = re.compile(
+    r"\s*([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*([kMGT]?)(%|tok|ba|ep|x)?\s*\Z"
+)
+_POWERS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def refuse(what: str, remedy: str = "", suffix: tuple[str | int, ...] = ()) -> PydanticCustomError:
+    """An error for a validator to raise; `suffix` is the path below the validated value."""
+    return refuse_all([(suffix, what, remedy)])
+
+
+def refuse_all(problems: list[tuple[tuple[str | int, ...], str, str]]) -> PydanticCustomError:
+    """As `refuse`, for several problems at once: (path below the value, what, remedy) each."""
+    return PydanticCustomError("ncamix", "refused", {"problems": problems})
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """An exact number and its unit: '' (bare), '%', 'tok', 'ba', 'ep' or 'x'.
+
+    A percentage keeps its written number: 15% has the value 15.
+    """
+
+    value: Fraction
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{format_fraction(self.value)}{self.unit}"
+
+
+def parse_quantity(written: Any) -> Quantity | None:
+    """Read a number or a number with a unit; None if it is neither."""
+    if isinstance(written, bool) or written is None:
+        return None
+    if isinstance(written, int | Decimal | Fraction):
+        return Quantity(Fraction(written), "")
+    match = _PATTERN.match(written) if isinstance(written, str) else None
+    if match is None:
+        return None
+    number, power, unit = match.groups()
+    return Quantity(Fraction(Decimal(number)) * _POWERS[power], unit or "")
+
+
+def format_fraction(value: Fraction) -> str:
+    """The shortest decimal for a fraction that has one, otherwise six significant digits."""
+    if value.denominator == 1:
+        return str(value.numerator)
+    rest = value.denominator
+    for prime in (2, 5):
+        while rest % prime == 0:
+            rest //= prime
+    if rest == 1:
+        text = format(Decimal(value.numerator) / Decimal(value.denominator), "f")
+        return text.rstrip("0") if "." in text else text
+    return f"{float(value):.6g}"
+
+
+def format_count(value: float, unit: str = "") -> str:
+    """A count for a reader: 999, 12.3k, 164M."""
+    for power, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if abs(value) >= power:
+            return f"{value / power:.3g}{letter}{unit}"
+    return f"{value:g}{unit}"
+
+
+def quantity_of(written: Any, units: tuple[str, ...], example: str) -> Quantity:
+    """Read a quantity in one of `units`, or refuse it with `example` as the way out."""
+    quantity = parse_quantity(written)
+    if quantity is None or quantity.unit not in units:
+        shown = "nothing" if written is None else f"'{written}'"
+        raise refuse(f"{shown} is not understood here", f"write it like {example}")
+    return quantity
+
+
+def _exact(written: Any) -> Fraction:
+    quantity = parse_quantity(written)
+    if quantity is None or quantity.unit or isinstance(written, str):
+        raise refuse("not a number", "write a plain number such as 0.5 or 1e-4")
+    return quantity.value
+
+
+def _whole(written: Any) -> int:
+    value = _exact(written)
+    if value.denominator != 1:
+        raise refuse("not a whole number", "write a whole number")
+    return int(value)
+
+
+def _positive(written: Any) -> int:
+    value = _whole(written)
+    if value < 1:
+        raise refuse("not a positive number", "write a whole number of 1 or more")
+    return value
+
+
+Exact = Annotated[Fraction, PlainValidator(_exact), WithJsonSchema({"type": "number"})]
+Whole = Annotated[int, PlainValidator(_whole), WithJsonSchema({"type": "integer"})]
+Positive = Annotated[
+    int, PlainValidator(_positive), WithJsonSchema({"type": "integer", "minimum": 1})
+]

@@ -1,0 +1,91 @@
+"""The scheme `ncamix://`: a remote whose shards are generated when they are first asked for.
+
+    ncamix:///path/to/source.json/shard.00012.mds
+
+`source.json` holds the source's full meaning, the samples of a shard and how many shards there are.
+A shard's bytes depend on the meaning and the shard's number alone. Importing this module registers
+the scheme with MosaicML Streaming, in whichever process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from streaming.base.storage import download
+from streaming.base.storage.download import CloudDownloader
+
+from ncamix.shards import ShardFormat, shard_name, width_of, write_whole
+from ncamix.sources import open_generator
+
+SCHEME = "ncamix"
+
+
+@dataclass(frozen=True)
+class Remote:
+    """An endless source as a remote dataset of `num_shards` full shards.
+
+    num_threads: threads that generate one shard, at most.
+    """
+
+    meaning: dict[str, Any]
+    num_ids: int
+    samples_per_shard: int
+    num_shards: int
+    num_threads: int | None = None
+
+    @property
+    def form(self) -> ShardFormat:
+        width = width_of(self.meaning["first_id"] + self.num_ids)
+        return ShardFormat(self.meaning["sequence_length"] + 1, width)
+
+    def save(self, path: Path) -> str:
+        """Write the remote's description; returns its URL."""
+        write_whole(path, json.dumps(vars(self), sort_keys=True).encode())
+        return f"{SCHEME}://{path.resolve()}"
+
+    def shard(self, number: int) -> bytes:
+        """The bytes of a shard."""
+        generator = open_generator(self.meaning)
+        per = self.samples_per_shard
+        return self.form.encode(generator.samples(number * per, per, self.num_threads))
+
+    def index(self) -> bytes:
+        """The bytes of `index.json`, known before any shard exists."""
+        entries = [self.form.entry(i, self.samples_per_shard) for i in range(self.num_shards)]
+        return json.dumps({"version": 2, "shards": entries}, sort_keys=True).encode()
+
+
+@lru_cache(maxsize=256)
+def open_remote(path: str, modified: int) -> Remote:
+    """The remote described at `path`; `modified` (ns) keeps the cache true."""
+    return Remote(**json.loads(Path(path).read_text()))
+
+
+class GeneratingDownloader(CloudDownloader):
+    """Generates what it is asked to download."""
+
+    @staticmethod
+    def _client_identifier() -> str:
+        return SCHEME
+
+    def clean_up(self) -> None:
+        """Nothing is held."""
+
+    def _download_file_impl(self, remote: str, local: str, timeout: float) -> None:
+        path, name = remote.removeprefix(f"{SCHEME}://").rsplit("/", 1)
+        source = open_remote(path, os.stat(path).st_mtime_ns)
+        if name == "index.json":
+            data = source.index()
+        else:
+            number = int(name.split(".")[1])
+            assert name == shard_name(number)
+            data = source.shard(number)
+        write_whole(Path(local), data)
+
+
+download.DOWNLOADER_MAPPINGS[SCHEME] = GeneratingDownloader

@@ -1,0 +1,435 @@
+"""Turn a run folder into one page that can be sent to a colleague.
+
+Data flow: `plan.json` (what was to happen), `metrics.jsonl` and `evaluations.jsonl` (what did),
+`summary.json` and `frames.npz` where they exist yet, and the two YAML texts -> a `RunRecord` ->
+charts and tables -> `report.html`, which needs no network, no script and no other file. A run that
+is still going, or was killed, gives a page that says how far it came.
+
+Units: tokens are trained input positions, losses are nats per token, counts are samples.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ncamix import charts
+from ncamix.charts import Floats, StageRecord
+from ncamix.errors import fail
+
+CAVEAT = (
+    "One run with one seed: this shows that the run works, not that the curriculum helps. "
+    "A control without automata, several seeds and an interval are needed for that."
+)
+MAX_RULES, MAX_FRAMES, MAX_CELLS = 6, 10, 600_000  # shown of each source; cells over all sources
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """All that a run folder says; `frames` are (states [rules, frames, H, W], scores, alphabet)."""
+
+    plan: Json
+    summary: Json
+    stages: list[StageRecord]
+    evaluations: list[Json]
+    frames: dict[str, tuple[NDArray[np.uint8], Floats, int]]
+    texts: dict[str, str]
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def batches(self) -> tuple[int, int]:
+        """Batches recorded and planned."""
+        return sum(len(s.tokens) for s in self.stages), sum(s.num_batches for s in self.stages)
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.summary.get("finished"))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens consumed so far."""
+        return int(max((s.tokens[-1] for s in self.stages if len(s.tokens)), default=0))
+
+
+def write_report(run: Path) -> Path:
+    """Write `report.html` into the folder of a finished or unfinished run; returns its path."""
+    from jinja2 import Environment, FileSystemLoader
+
+    record = read_run(run)
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(count=_count, fixed=_fixed, perplexity=_perplexity, signed=_signed)
+    page = environment.get_template("report.html.j2").render(_page(record))
+    return _write(run / "report.html", page.encode())
+
+
+def write_overview(run: Path, out: Path) -> Path:
+    """Draw schedule and losses of a run as one PNG of 1600 x 900 pixels; returns its path."""
+    record = read_run(run)
+    plan, stages, theme = record.plan, record.stages, charts.WHITE
+    colours = charts.source_colours({s: v.get("kind", "") for s, v in plan["sources"].items()})
+    width, height = 1000.0, 562.5
+    with charts.style():
+        fig = charts.new_figure(height, width, dpi=1600 / width * 72)
+        fig.set_facecolor(theme.paper)
+        fig.text(
+            0.02, 1 - 34 / height, plan["name"], fontsize=18, fontweight="bold", color=theme.ink
+        )
+        fig.text(0.02, 1 - 54 / height, _what_ran(record), color=theme.muted)
+        ax = charts.add_panel(
+            fig, 112, 104, stages, theme, "planned share of samples", last=False, margin=20
+        )
+        charts.draw_planned(ax, stages, colours, theme)
+        ax = charts.add_panel(fig, 248, 72, stages, theme, "realised", last=False, margin=20)
+        charts.draw_realised(ax, stages, colours, theme)
+        title = "training loss by source, nats per token (pale: every batch; full: running median)"
+        ax = charts.add_panel(fig, 354, 164, stages, theme, title, margin=20)
+        charts.draw_losses(ax, stages, colours, theme)
+        buffer = io.BytesIO()
+        fig.savefig(buffer, format="png", metadata={"Software": None})
+    return _write(out, buffer.getvalue())
+
+
+# ---- reading a run folder
+
+
+def read_run(run: Path) -> RunRecord:
+    """Read what there is; only `plan.json` has to be."""
+    if not (run / "plan.json").is_file():
+        raise fail("this is not the folder of a run: it holds no plan.json", file=str(run))
+    remarks: list[str] = []
+    plan = json.loads((run / "plan.json").read_text("utf-8"))
+    try:
+        summary = json.loads((run / "summary.json").read_text("utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        summary = {}
+    rows: dict[str, dict[int, Json]] = {}
+    for row in _lines(run / "metrics.jsonl", remarks):  # a resumed run may record a batch again
+        rows.setdefault(row["stage"], {})[row["batch"]] = row
+    evaluations: dict[tuple[Any, ...], Json] = {}
+    for row in _lines(run / "evaluations.jsonl", remarks):
+        evaluations[row["stage"], row["batch"], row["source"]] = row
+    stages = [
+        _stage(s, list(plan["sources"]), rows.get(s["name"], {}), remarks) for s in plan["stages"]
+    ]
+    texts = {
+        name: (run / name).read_text("utf-8", errors="replace")
+        for name in ("curriculum.yaml", "trainer.yaml")
+        if (run / name).is_file()
+    }
+    ordered = sorted(evaluations.values(), key=lambda e: e["tokens"])  # stable: stages in order
+    return RunRecord(
+        plan, summary, stages, ordered, _frames(run / "frames.npz", remarks), texts, remarks
+    )
+
+
+def _lines(path: Path, remarks: list[str]) -> Iterator[Json]:
+    """Objects of a JSON-lines file; a line torn by a kill is passed over."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                if line.endswith("\n") and line.strip():
+                    remarks.append(f"{path.name}, line {number} is not readable and was left out.")
+                continue
+            if isinstance(row, dict) and {"stage", "batch", "tokens"} <= row.keys():
+                yield row
+
+
+def _stage(
+    plan: Json, sources: list[str], rows: Mapping[int, Json], remarks: list[str]
+) -> StageRecord:
+    recorded = [rows[b] for b in sorted(rows)]
+    tokens = np.array([r["tokens"] for r in recorded], np.float64)
+    losses, not_finite = {}, 0
+    for source in sources:
+        pairs = [(r["tokens"], r[f"loss/{source}"]) for r in recorded if f"loss/{source}" in r]
+        finite = [(t, v) for t, v in pairs if v is not None and math.isfinite(v)]
+        not_finite += len(pairs) - len(finite)
+        if finite:
+            table = np.array(finite, np.float64)
+            losses[source] = (table[:, 0], table[:, 1])
+    if not_finite:
+        remarks.append(f"Stage {plan['name']}: {not_finite} losses were not finite numbers.")
+    mixture, rate = plan["mixture_curve"], plan["learning_rate_curve"]
+    return StageRecord(
+        name=plan["name"],
+        first_token=plan["first_token"],
+        num_tokens=plan["num_tokens"],
+        num_batches=plan["num_batches"],
+        batch_size=plan["batch_size"],
+        mixture_progress=np.array(mixture["progress"], np.float64),
+        mixture={
+            s: np.array(mixture["weights"][s], np.float64)
+            for s in sources
+            if any(mixture["weights"].get(s, []))
+        },
+        rate_progress=np.array(rate["progress"], np.float64),
+        rate=np.array(rate["rate"], np.float64),
+        tokens=tokens,
+        learning_rate=np.array([r.get("lr", np.nan) for r in recorded], np.float64),
+        counts={
+            s: np.array([r.get(f"count/{s}", 0) for r in recorded], np.float64) for s in sources
+        },
+        losses=losses,
+    )
+
+
+def _frames(path: Path, remarks: list[str]) -> dict[str, tuple[NDArray[np.uint8], Floats, int]]:
+    if not path.is_file():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            names = [n for n in arrays.files if not n.endswith((".scores", ".alphabet"))]
+            return {
+                n: (arrays[n], arrays[f"{n}.scores"], int(arrays[f"{n}.alphabet"])) for n in names
+            }
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        remarks.append("frames.npz is not readable and was left out.")
+        return {}
+
+
+# ---- what the page shows
+
+
+def _page(record: RunRecord) -> Json:
+    plan, summary = record.plan, record.summary
+    sources = plan["sources"]
+    colours = charts.source_colours({s: v.get("kind", "") for s, v in sources.items()})
+    done, planned = record.batches
+    return {
+        "plan": plan,
+        "summary": summary,
+        "sources": sources,
+        "colours": colours,
+        "caveat": CAVEAT,
+        "what_ran": _what_ran(record),
+        "finished": record.finished,
+        "done": done,
+        "planned": planned,
+        "tokens": record.tokens,
+        "results": _results(record),
+        "charts": _charts(record, colours),
+        "stages": _stage_rows(record),
+        "evaluations": _evaluation_rows(record),
+        "frames": _strips(record, colours),
+        "vocabulary": plan.get("vocabulary", {}),
+        "warnings": plan.get("warnings", []),
+        "remarks": record.remarks,
+        "texts": record.texts,
+    }
+
+
+def _what_ran(record: RunRecord) -> str:
+    plan, trainer = record.plan, record.plan["trainer"]
+    model = trainer.get("model", {})
+    parts = [f"{model[k]} {k}" for k in ("layers", "heads") if k in model]
+    parts += [f"width {model['width']}"] if "width" in model else []
+    size = f" ({', '.join(parts)})" if parts else ""
+    total, stages = plan["num_tokens"], len(plan["stages"])
+    amount = f"{total:,}" if record.finished else f"{record.tokens:,} of {total:,}"
+    device = record.summary.get("device")
+    return (
+        f"A {model.get('kind', 'language')} model{size} trained on {amount} tokens "
+        f"in {stages} stage{'s' * (stages != 1)}" + (f", on {device}." if device else ".")
+    )
+
+
+def _results(record: RunRecord) -> list[Json]:
+    """The last evaluation of each text source."""
+    last: dict[str, Json] = {}
+    for row in record.evaluations:
+        kind = record.plan["sources"].get(row["source"], {}).get("kind")
+        if kind in ("text", "pairs") or row.get("bits_per_byte") is not None:
+            last[row["source"]] = row
+    return list(last.values())
+
+
+def _charts(record: RunRecord, colours: dict[str, str]) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    stages, theme, add = record.stages, charts.PAGE, charts.add_panel
+    svgs = {}
+    with charts.style():
+        fig = charts.new_figure(420)
+        ax = add(fig, 48, 170, stages, theme, "planned", last=False)
+        charts.draw_planned(ax, stages, colours, theme)
+        ax = add(fig, 250, 130, stages, theme, "realised")
+        charts.draw_realised(ax, stages, colours, theme)
+        svgs["schedule"] = charts.to_svg(fig, "Planned and realised share of samples", "schedule")
+
+        fig = charts.new_figure(210)
+        charts.draw_rate(add(fig, 48, 122, stages, theme, "learning rate"), stages, theme)
+        svgs["rate"] = charts.to_svg(fig, "Learning rate over tokens", "rate")
+
+        fig = charts.new_figure(408)
+        ax = add(fig, 48, 320, stages, theme, "loss, nats per token")
+        charts.draw_losses(ax, stages, colours, theme)
+        svgs["loss"] = charts.to_svg(fig, "Training loss by source over tokens", "loss")
+
+        panels = [
+            ("loss, nats per token", 230.0, _series(record, "loss")),
+            ("bits per byte", 150.0, _series(record, "bits_per_byte")),
+        ]
+        panels = [panel for panel in panels if panel[2]]
+        if panels:
+            fig = charts.new_figure(88 + sum(p[1] for p in panels) + 34 * (len(panels) - 1))
+            top = 48.0
+            for title, height, series in panels:
+                ax = add(fig, top, height, stages, theme, title, last=title == panels[-1][0])
+                charts.draw_evaluations(ax, series, colours, theme)
+                top += height + 34
+            svgs["evaluation"] = charts.to_svg(fig, "Evaluations over tokens", "evaluation")
+    return {name: Markup(svg) for name, svg in svgs.items()}
+
+
+def _series(record: RunRecord, key: str) -> dict[str, list[tuple[Floats, Floats]]]:
+    series: dict[str, list[tuple[Floats, Floats]]] = {}
+    for source in record.plan["sources"]:
+        for stage in record.stages:
+            points = [
+                (e["tokens"], e[key])
+                for e in record.evaluations
+                if e["source"] == source and e["stage"] == stage.name and _finite(e.get(key))
+            ]
+            if points:
+                table = np.array(points, np.float64)
+                series.setdefault(source, []).append((table[:, 0], table[:, 1]))
+    return series
+
+
+def _stage_rows(record: RunRecord) -> list[Json]:
+    summaries = {s["name"]: s for s in record.summary.get("stages", [])}
+    rows = []
+    for plan, stage in zip(record.plan["stages"], record.stages, strict=True):
+        summary = summaries.get(stage.name, {})
+        seen = {s: int(c[-1]) for s, c in stage.counts.items() if len(c)}
+        realised = summary.get("realised", seen)
+        done = stage.num_batches if summary else len(stage.tokens)
+        names = [s for s in stage.counts if plan["counts"].get(s) or realised.get(s)]
+        rows.append(
+            {
+                "plan": plan,
+                "summary": summary,
+                "done": done,
+                "complete": done >= stage.num_batches,
+                "total": sum(realised.values()),
+                "counts": [
+                    (s, plan["counts"].get(s, 0), realised.get(s, 0) if done else None)
+                    for s in names
+                ],
+                "enter": _enter(plan.get("enter") or {}),
+            }
+        )
+    return rows
+
+
+def _enter(enter: Json) -> str:
+    """What happens on entering a stage, in words."""
+    parts = []
+    for key, value in enter.items():
+        if value not in (None, [], {}):
+            words = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            parts.append(f"{key.replace('_', ' ')} {words}")
+    return ", ".join(parts)
+
+
+def _evaluation_rows(record: RunRecord) -> list[tuple[str, list[Json]]]:
+    """By stage: each source's first and last evaluation in it."""
+    tables = []
+    for stage in record.stages:
+        rows = []
+        for source in record.plan["sources"]:
+            found = [
+                e for e in record.evaluations if e["stage"] == stage.name and e["source"] == source
+            ]
+            if found:
+                before = found[0] if found[0]["batch"] == 0 else None
+                after = found[-1] if found[-1]["batch"] else None
+                rows.append({"source": source, "before": before, "after": after})
+        if rows:
+            tables.append((stage.name, rows))
+    return tables
+
+
+def _strips(record: RunRecord, colours: Mapping[str, str]) -> list[Json]:
+    """Frames of each source as PNG data, a row a rule; fewer rules where grids are large."""
+    shown = []
+    for source, (states, scores, alphabet) in record.frames.items():
+        some = np.unique(np.linspace(0, states.shape[1] - 1, MAX_FRAMES).round().astype(int))
+        cells = int(len(some) * states.shape[2] * states.shape[3] * len(record.frames))
+        rules = min(len(states), MAX_RULES, max(1, MAX_CELLS // max(1, cells)))
+        colour = colours.get(source, charts.COOL[0])
+        rows = []
+        for rule in range(rules):
+            png = charts.frames_png(states[rule, some], alphabet, colour)
+            data = base64.b64encode(png).decode()
+            rows.append((float(scores[rule]), f"data:image/png;base64,{data}"))
+        shown.append(
+            {
+                "source": source,
+                "rows": rows,
+                "of": len(states),
+                "frames": _listing(some + 1),
+                "alphabet": alphabet,
+                "grid": f"{states.shape[2]} × {states.shape[3]}",
+            }
+        )
+    return shown
+
+
+# ---- numbers as text
+
+
+def _listing(numbers: NDArray[np.intp]) -> str:
+    """`1 to 10` for a run of numbers, else all of them."""
+    if len(numbers) > 2 and (np.diff(numbers) == 1).all():
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers.tolist()))
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _count(value: Any) -> str:
+    return f"{value:,.0f}" if _finite(value) else "–"
+
+
+def _fixed(value: Any, digits: int = 3) -> str:
+    return f"{value:,.{digits}f}" if _finite(value) else "–"
+
+
+def _perplexity(value: Any) -> str:
+    if not _finite(value):
+        return "–"
+    return f"{value:,.2f}" if value < 100 else f"{value:,.1f}" if value < 1e4 else f"{value:,.0f}"
+
+
+def _signed(value: int) -> str:
+    return f"+{value:,}" if value > 0 else f"−{-value:,}" if value < 0 else "0"
+
+
+def _write(path: Path, data: bytes) -> Path:
+    """Write whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(data)
+    os.replace(partial, path)
+    return path

@@ -1,0 +1,197 @@
+"""`ncamix run`: from a plan to a finished run folder, resumed wherever an earlier try stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from ncamix.compilation import prepare
+from ncamix.errors import fail
+from ncamix.plan import Plan
+from ncamix.plan_output import plan_json
+from ncamix.run_folder import RunFolder
+from ncamix.shards import write_whole
+from ncamix.sources import NcaSource
+from ncamix.sources.nca import NcaGenerator
+from ncamix.trainer import has_gpu
+
+if TYPE_CHECKING:
+    from ncamix.text_compilation import TextFacts
+
+PICTURED_RULES = 4
+PICTURED_FRAMES = 12
+
+
+def run_plan(
+    plan: Plan, path: Path, data: Path | None, fresh: bool, console: Console
+) -> dict[str, Any]:
+    """Train a plan into the folder `path`; the summary. A rerun continues, or says it is finished.
+
+    Raises:
+        UserError: something that the user can mend. Stopped: a signal came, the state is saved.
+    """
+    first = int(os.environ.get("RANK", "0")) == 0
+    folder = RunFolder(path)
+    with folder.hold() if first else _joined(folder):
+        if first:
+            _take_over(plan, folder, fresh, console)
+            finished = folder.file("summary.json")
+            if finished.is_file():
+                console.print(
+                    f"[bold]{plan.name}[/] is finished: see {path}/report.html "
+                    "(--fresh starts over)"
+                )
+                return dict(json.loads(finished.read_text()))
+            with console.status("compiling text") as status:
+                plan = prepare(plan, lambda what, done: status.update(f"{what}, {done:.0%}"), data)
+            write_whole(folder.file("plan.json"), json.dumps(plan_json(plan), indent=1).encode())
+        return _train(plan, folder, data, console, first)
+
+
+class _joined:
+    """Ranks other than the first work in the folder that the first one owns."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+
+def _take_over(plan: Plan, folder: RunFolder, fresh: bool, console: Console) -> None:
+    """Make the folder this plan's: new, resumed, or moved aside."""
+    if fresh:
+        aside = folder.move_aside()
+        if aside is not None:
+            console.print(f"moved the old run to {aside}")
+    known = folder.file("plan.json")
+    if known.is_file():
+        before = json.loads(known.read_text())
+        if before["fingerprint"] != plan.fingerprint:
+            raise fail(
+                f"the run in {folder.path} was planned differently: {_difference(before, plan)}",
+                "go on with the curriculum and trainer it was started with, start over with "
+                "--fresh (the old run is moved aside), or choose another folder with --out",
+            )
+        begun = any((folder.path / "checkpoints").glob("*/ba*.pt"))
+        if begun and not folder.file("summary.json").is_file():
+            console.print(f"resuming the run in {folder.path}")
+    else:
+        write_whole(known, json.dumps(plan_json(plan), indent=1).encode())
+    write_whole(folder.file("curriculum.yaml"), plan.curriculum.document.text.encode())
+    write_whole(folder.file("trainer.yaml"), plan.trainer.document.text.encode())
+
+
+def _difference(before: dict[str, Any], plan: Plan) -> str:
+    """The first thing in which two plans differ, in words."""
+    now = json.loads(json.dumps(plan_json(plan)))
+    for key in ("trainer", "seeds", "vocabulary"):
+        for item, value in now[key].items():
+            if item != "file" and before[key].get(item) != value:
+                return f"{key}.{item} was {before[key].get(item)}, is {value}"
+    for name in sorted({*before["sources"], *now["sources"]}):
+        old, new = (p["sources"].get(name, {}).get("fingerprint") for p in (before, now))
+        if old != new:
+            return f"the source '{name}' is not the same ({old} then, {new} now)"
+    for old_stage, new_stage in zip(before["stages"], now["stages"], strict=False):
+        for key, value in new_stage.items():
+            if old_stage.get(key) != value:
+                return f"stage '{new_stage['name']}' differs in {key}"
+    if len(before["stages"]) != len(now["stages"]):
+        return f"it had {len(before['stages'])} stages, now {len(now['stages'])}"
+    return "an optimizer setting differs"
+
+
+def _train(
+    plan: Plan, folder: RunFolder, data: Path | None, console: Console, first: bool
+) -> dict[str, Any]:
+    """The part that needs torch: all ranks."""
+    device = "gpu" if has_gpu() else "cpu"
+    with console.status("loading torch and Composer") if first else _joined(folder):
+        _quiet_libraries()
+        from composer.utils import dist
+
+        from ncamix.text_compilation import text_facts, tokenizer_file
+        from ncamix.training.evaluation import evaluation_sets
+        from ncamix.training.progress import RunProgress
+        from ncamix.training.stages import is_finished, set_up_ranks, train
+
+        set_up_ranks(device)
+        dist.barrier()  # the first rank has compiled the text
+        if not first:
+            plan = prepare(plan, lambda what, done: None, data)
+        file = (data / "tokenizer.json") if data is not None else tokenizer_file(plan)
+        facts = None
+        if plan.vocabulary.text_rows and file is not None and file.is_file():
+            facts = text_facts(file, plan.vocabulary.text_rows)
+        sets = evaluation_sets(plan, facts.bytes_per_id if facts else None, data)
+    if not is_finished(plan, folder):
+        with RunProgress(plan.num_tokens, console, first) as progress:
+            train(plan, folder, data, sets, device, progress)
+    if not first:
+        return {}
+    with console.status("exporting and drawing the report"):
+        return _finish(plan, folder, facts, device)
+
+
+def _finish(plan: Plan, folder: RunFolder, facts: TextFacts | None, device: str) -> dict[str, Any]:
+    """Export, pictures, summary and report; the summary last, since it says that all is there."""
+    from ncamix.report import write_report
+    from ncamix.summary import device_name, write_summary
+    from ncamix.training.stages import final_model
+
+    save_frames(plan, folder)
+    if facts is not None:
+        from ncamix.export import export_model
+
+        export_model(
+            final_model(plan, folder),
+            facts.file,
+            folder.path / "export",
+            plan.vocabulary.text_rows,
+            facts.end_of_text_id,
+            plan.trainer.trainer.sequence_length,
+        )
+    summary = write_summary(plan, folder, device_name(device))
+    write_report(folder.path)
+    return summary
+
+
+def save_frames(plan: Plan, folder: RunFolder) -> None:
+    """Save a few held-out rollouts of every automaton source for the report."""
+    import io
+
+    import numpy as np
+
+    arrays: dict[str, Any] = {}
+    for name, source in plan.sources.items():
+        if isinstance(source.spec, NcaSource):
+            generator = NcaGenerator(source.evaluation_meaning())
+            frames, scores = generator.frames(PICTURED_RULES, PICTURED_FRAMES)
+            arrays |= {
+                name: frames,
+                f"{name}.scores": scores,
+                f"{name}.alphabet": np.int64(source.spec.alphabet),
+            }
+    if arrays:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        write_whole(folder.file("frames.npz"), buffer.getvalue())
+
+
+def _quiet_libraries() -> None:
+    """Keep the terminal for ncamix: what libraries merely remark on is not shown."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    warnings.filterwarnings("ignore")
+    for name in ("composer", "streaming", "torch", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)

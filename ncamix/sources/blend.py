@@ -1,0 +1,43 @@
+"""Source kind `blend`: a named mixture of other sources that changes over the stage.
+
+A blend has no samples of its own: wherever a mixture names it, its own mixture is multiplied
+through, evaluated on the stage's progress.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import PlainValidator, WithJsonSchema
+
+from ncamix.quantities import Quantity, quantity_of, refuse
+from ncamix.schedule import Schedule, parse_mixture
+from ncamix.sources.base import SourceSpec
+
+MixtureSchedule = Annotated[
+    Schedule, PlainValidator(parse_mixture), WithJsonSchema({"type": ["object", "array"]})
+]
+
+
+def _cycle(written: Any) -> Quantity:
+    period = quantity_of(written, ("%", "tok", "ba"), "1000ba, 5Mtok or 10%")
+    if period.value <= 0:
+        raise refuse("a cycle is longer than nothing", "write 1000ba, 5Mtok or 10%")
+    return period
+
+
+Cycle = Annotated[Quantity, PlainValidator(_cycle), WithJsonSchema({"type": "string"})]
+
+
+class BlendSource(SourceSpec):
+    """YAML keys of `kind: blend`."""
+
+    later: ClassVar[tuple[str, ...]] = (*SourceSpec.later, "clock")
+
+    kind: Literal["blend"]
+    mixture: MixtureSchedule
+    cycle: Cycle | None = None
+
+    def summary(self) -> str:
+        names = dict.fromkeys(name for frame in self.mixture for name in frame.value)
+        return "blend of " + ", ".join(names)

@@ -1,0 +1,120 @@
+"""From a plan to a stage's dataset: one stream a source, on the fly or from compiled shards.
+
+endless source   ncamix:// remote, shards generated into the stage's cache folder
+text             the compiled cache entry, read in place
+--data DIR       DIR/<source> as the remote of either, the stage's cache folder as local
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from streaming import Stream
+from streaming.base import dataset as streaming_dataset
+
+from ncamix import cache
+from ncamix.dataset import CurriculumDataset, GeneratedStream
+from ncamix.order import SourceOrder, StageOrder
+from ncamix.plan import Plan, PlannedSource, PlannedStage
+from ncamix.remote import Remote
+from ncamix.sources.base import MASKED
+
+PREDOWNLOAD_BATCHES = 64  # shards are made ready this far ahead of training
+
+
+def stage_order(plan: Plan, stage: PlannedStage) -> StageOrder:
+    """The order of a stage; finite sources must have their exact size."""
+    orders = []
+    for name in stage.sources:
+        source = plan.sources[name]
+        size = 0
+        if source.text is not None:
+            assert source.num_samples is not None, "text is compiled before it is ordered"
+            size = source.num_samples
+        orders.append(SourceOrder(stage.first_sample[name], size, plan.order_key(name)))
+    return StageOrder(stage.apportionment.counts, tuple(orders))
+
+
+def remote_of(source: PlannedSource, num_threads: int | None = None) -> Remote:
+    """An endless source as a remote with as many shards as the run needs."""
+    shards = max(1, -(-source.samples_needed // source.samples_per_shard))
+    return Remote(source.meaning, source.num_ids, source.samples_per_shard, shards, num_threads)
+
+
+def make_stream(source: PlannedSource, folder: Path, data: Path | None) -> Stream:
+    """The stream of one source. folder: the stage's cache; data: compiled datasets, if any."""
+    local = folder / source.name
+    if data is not None:
+        local.mkdir(parents=True, exist_ok=True)
+        return Stream(remote=str(data / source.name), local=str(local))
+    if source.text is not None:
+        return Stream(local=str(cache.entry(source.fingerprint)))
+    local.mkdir(parents=True, exist_ok=True)
+    remote = remote_of(source)
+    url = remote.save(folder / f"{source.name}.json")
+    return GeneratedStream(remote, url, str(local))
+
+
+def make_dataset(
+    plan: Plan,
+    stage: PlannedStage,
+    folder: Path,
+    data: Path | None,
+    ranks: int,
+    on_prefix: Callable[[int], None] = lambda prefix: None,
+) -> CurriculumDataset:
+    """A stage's dataset. on_prefix: told the shared-memory prefix as soon as it is taken."""
+    stock = streaming_dataset.get_shm_prefix
+
+    def recording(*args: Any, **kwargs: Any) -> Any:
+        prefix, shm = stock(*args, **kwargs)
+        on_prefix(prefix)
+        return prefix, shm
+
+    streaming_dataset.get_shm_prefix = recording
+    try:
+        share = stage.batch_size // ranks
+        return CurriculumDataset(
+            [make_stream(plan.sources[name], folder, data) for name in stage.sources],
+            stage_order(plan, stage),
+            share,
+            predownload=PREDOWNLOAD_BATCHES * share,
+        )
+    finally:
+        streaming_dataset.get_shm_prefix = stock
+
+
+def sample_digest(tokens: np.ndarray[Any, Any]) -> int:
+    """xxh64 of a sample's ids as little-endian uint32: independent of storage width."""
+    return xxhash.xxh64_intdigest(np.ascontiguousarray(tokens, dtype="<u4").tobytes())
+
+
+class Collate:
+    """Samples -> a batch of tensors; picklable, for worker processes.
+
+    loss_starts: of each source of the stage, the first position that is a target.
+    """
+
+    def __init__(self, loss_starts: list[int]) -> None:
+        self.loss_starts = loss_starts
+
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """A dict of `input_ids` and `labels` int64 [B, L] (labels shifted, MASKED where there is no
+        loss), `source` int64 [B], and `digest` int64 [B] (xxh64, reinterpreted as signed)."""
+        tokens = np.stack([sample["tokens"] for sample in samples]).astype(np.int64)
+        source = np.array([sample["source"] for sample in samples], np.int64)
+        labels = tokens[:, 1:].copy()
+        for row, index in enumerate(source):
+            labels[row, : self.loss_starts[index] - 1] = MASKED
+        digests = np.array([sample_digest(s["tokens"]) for s in samples], np.uint64)
+        return {
+            "input_ids": torch.from_numpy(tokens[:, :-1].copy()),
+            "labels": torch.from_numpy(labels),
+            "source": torch.from_numpy(source),
+            "digest": torch.from_numpy(digests.view(np.int64)),
+        }

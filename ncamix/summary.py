@@ -1,0 +1,93 @@
+"""The summary of a finished run: planned and realised, losses, speed, fingerprints and versions."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from statistics import fmean
+from typing import Any
+
+from ncamix.plan import Plan
+from ncamix.run_folder import RunFolder, read_rows
+from ncamix.shards import write_whole
+
+_PACKAGES = (
+    "ncamix",
+    "torch",
+    "mosaicml",
+    "mosaicml-streaming",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "numba",
+    "pydantic",
+)
+FINAL_SHARE = 20  # the final train loss is the mean over the last 1/20 of a stage's batches
+
+
+def write_summary(plan: Plan, folder: RunFolder, device: str) -> dict[str, Any]:
+    """Write `summary.json` from the run's own records, and return it."""
+    metrics = read_rows(folder.file("metrics.jsonl"))
+    evaluations = read_rows(folder.file("evaluations.jsonl"))
+    stages = []
+    for stage in plan.stages:
+        facts = json.loads((folder.checkpoints(stage.index, stage.name) / "stage.json").read_text())
+        losses = [row["loss"] for row in metrics if row["stage"] == stage.name]
+        evaluation: dict[str, dict[str, Any]] = {}
+        for row in evaluations:
+            when = {"start": "before", "end": "after"}.get(row["when"])
+            if row["stage"] == stage.name and when:
+                shown = {
+                    k: v
+                    for k, v in row.items()
+                    if k not in ("stage", "batch", "tokens", "when", "source")
+                }
+                evaluation.setdefault(row["source"], {})[when] = shown
+        stages.append(
+            {
+                "name": stage.name,
+                "planned": stage.counts,
+                "realised": facts["realised"],
+                "num_batches": stage.num_batches,
+                "num_tokens": stage.num_tokens,
+                "train_loss": fmean(losses[-max(1, len(losses) // FINAL_SHARE) :]),
+                "seconds": facts["seconds"],
+                "tokens_per_second": stage.num_tokens / max(facts["seconds"], 1e-9),
+                "evaluation": evaluation,
+            }
+        )
+    summary = {
+        "name": plan.name,
+        "finished": True,
+        "trainer": plan.trainer.trainer.name,
+        "device": device,
+        "num_tokens": plan.num_tokens,
+        "stages": stages,
+        "curriculum_fingerprint": plan.curriculum.curriculum.fingerprint(),
+        "plan_fingerprint": plan.fingerprint,
+        "versions": versions(),
+    }
+    write_whole(folder.file("summary.json"), json.dumps(summary, indent=1).encode())
+    return summary
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that a result may depend on."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def device_name(device: str) -> str:
+    """The hardware in words."""
+    if device == "gpu":
+        import torch
+
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    return f"{len(os.sched_getaffinity(0))} CPU cores"

@@ -1,0 +1,331 @@
+"""Text -> tokenizer -> samples on disk: what must happen before a text source can be streamed.
+
+    documents -> exact duplicates dropped -> split -> tokenizer (trained on the training split)
+    -> ids, each document closed by the end of text -> samples that overlap by one id -> shards
+
+Every id but the first is a target exactly once. Results go to the cache under their fingerprint and
+appear whole or not at all; a second process waits for the first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ncamix import cache, tokenization
+from ncamix.errors import Problem, UserError, fail
+from ncamix.keys import fingerprint
+from ncamix.plan import Plan, PlannedSource, too_small
+from ncamix.shards import ShardFormat, width_of, write_dataset, write_whole
+from ncamix.sources.text import Document, TextSource, read_documents, split_of
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as HubTokenizer
+
+Say = Callable[[str, float], None]  # (what is being done, share done 0..1)
+HOLDOUT_SAMPLES = 4096  # held-out samples kept, at most
+_CHUNK_BYTES = 1 << 22  # documents are encoded in chunks of about so many characters
+
+
+def quiet(what: str, share: float) -> None:
+    """Say nothing."""
+
+
+def prepare_text(plan: Plan, say: Say = quiet) -> Plan:
+    """Compile every text source of a plan that the cache lacks; the plan with exact sizes.
+
+    Raises:
+        UserError: a corpus is empty, cannot be read, or is too small for its share.
+    """
+    sources = dict(plan.sources)
+    problems: list[Problem] = []
+    for name, source in plan.sources.items():
+        if source.text is None:
+            continue
+        info = compile_text(plan, source, say)
+        sources[name] = replace(source, num_samples=info["num_samples"])
+        allowed = source.text.epochs_allowed
+        if allowed is not None and source.samples_needed > allowed * info["num_samples"]:
+            problems.append(too_small(plan.curriculum, source, info["num_samples"]))
+    if problems:
+        raise UserError(problems)
+    return replace(plan, sources=sources)
+
+
+def tokenizer_file(plan: Plan, say: Say = quiet) -> Path | None:
+    """The plan's tokenizer.json, trained first if the cache lacks it; None without text."""
+    meaning = next((s.text.tokenizer for s in plan.sources.values() if s.text), None)
+    if meaning is None:
+        return None
+    shown = {k: v for k, v in meaning.items() if k != "file"}
+    digest = fingerprint(shown)
+    file = cache.entry(digest) / "tokenizer.json"
+    with _building(digest) as folder:
+        if folder is not None:
+            trained = _make_tokenizer(plan, meaning, say)
+            write_whole(folder / "tokenizer.json", trained.to_str().encode())
+            _finish(folder, digest, {"kind": "tokenizer", "meaning": shown})
+    return file
+
+
+def _make_tokenizer(plan: Plan, meaning: dict[str, Any], say: Say) -> HubTokenizer:
+    from tokenizers import Tokenizer
+
+    if meaning["kind"] == "bytes":
+        return tokenization.byte_tokenizer()
+    if meaning["kind"] == "pretrained":
+        return Tokenizer.from_file(meaning["file"])
+    say(f"training a tokenizer of {meaning['size']:,} ids", 0.0)
+
+    def texts() -> Iterator[str]:
+        for name in sorted(meaning["train_on"]):
+            source = plan.sources.get(name)
+            if source is None:
+                raise fail(
+                    f"the tokenizer is trained on '{name}', which no stage uses",
+                    "use the source in a stage, or train on another",
+                )
+            size = 0
+            for document, split in split_documents(source):
+                if split == "train":
+                    yield document.text
+                    size += len(document.text)
+                    if size > tokenization.TRAIN_BYTES:
+                        break
+            if not size:
+                raise _empty(plan, source)
+
+    return tokenization.train_bpe(texts(), meaning["size"])
+
+
+def _empty(plan: Plan, source: PlannedSource) -> UserError:
+    return UserError(
+        plan.curriculum.document.problem(
+            ("sources", source.name),
+            "the corpus is empty: no document with any text is left to train on",
+            "check its files, and that `holdout` does not take everything",
+        )
+    )
+
+
+def split_documents(source: PlannedSource) -> Iterator[tuple[Document, str]]:
+    """A text source's documents in order, each with its split, 'train' or 'holdout'."""
+    spec, text = source.spec, source.text
+    assert isinstance(spec, TextSource) and text is not None
+    holdout: tuple[Fraction, str] | None = None
+    if spec.holdout is not None:
+        holdout = (spec.holdout.share, spec.holdout.by)
+    seen: set[bytes] = set()
+    for document in read_documents(list(text.files) if text.files is not None else None, text.hub):
+        if spec.duplicates == "drop":
+            digest = hashlib.blake2b(document.text.encode(), digest_size=12).digest()
+            if digest in seen:
+                continue
+            seen.add(digest)
+        yield document, split_of(document, holdout)
+
+
+def compile_text(plan: Plan, source: PlannedSource, say: Say = quiet) -> dict[str, Any]:
+    """Tokenize a text source into the cache, unless it is there; what its entry says."""
+    with _building(source.fingerprint) as folder:
+        if folder is not None:
+            file = tokenizer_file(plan, say)
+            assert file is not None
+            info = _pack(plan, source, folder, file, say)
+            _finish(folder, source.fingerprint, info)
+    info = cache.entry_info(source.fingerprint) or {}
+    assert info, "the entry was just finished"
+    return info
+
+
+def _pack(plan: Plan, source: PlannedSource, folder: Path, file: Path, say: Say) -> dict[str, Any]:
+    """Tokenize, pack and write both splits of a source into `folder`."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    end = tokenization.end_of_text_id(tokenizer)
+    length = source.sequence_length
+    limit = source.meaning.get("limit")
+    train = _Packer(length, limit)
+    held = _Packer(length, HOLDOUT_SAMPLES)
+    packers = {"train": train, "holdout": held}
+    total = source.text.num_bytes if source.text and source.text.num_bytes else 0
+    num_documents = read = 0
+
+    def shards() -> Iterator[NDArray[np.uint32]]:
+        nonlocal num_documents, read
+        for chunk in _chunks(split_documents(source)):
+            encodings = tokenizer.encode_batch_fast(
+                [document.text for document, _ in chunk], add_special_tokens=False
+            )
+            for (document, split), encoding in zip(chunk, encodings, strict=True):
+                packers[split].add(encoding.ids, end)
+                num_documents += 1
+                read += len(document.text)
+            done = read / total if total else train.share_done()
+            say(f"tokenizing '{source.name}' ({train.num_ids / 1e6:.1f}M tokens)", min(done, 1.0))
+            yield from train.full(source.samples_per_shard)
+            if train.is_full:
+                break
+        yield from train.rest()
+
+    width = width_of(source.first_id + source.num_ids)
+    form = ShardFormat(length + 1, width)
+    num_samples = write_dataset(folder, form, shards())
+    if not num_samples:
+        raise _empty(plan, source)
+    (folder / "holdout").mkdir()
+    num_held = write_dataset(folder / "holdout", form, held.rest())
+    if source.spec.holdout is not None and not num_held:  # type: ignore[attr-defined]
+        raise UserError(
+            plan.curriculum.document.problem(
+                ("sources", source.name, "holdout"),
+                "no whole sample of text is held out",
+                "raise the share, or add text",
+            )
+        )
+    return {
+        "kind": "text",
+        "name": source.name,
+        "curriculum": plan.name,
+        "num_samples": num_samples,
+        "holdout_samples": num_held,
+        "num_documents": num_documents,
+        "num_tokens": train.num_ids,
+        "sequence_length": length,
+        "meaning": source.meaning,
+    }
+
+
+def _chunks(pairs: Iterator[tuple[Document, str]]) -> Iterator[list[tuple[Document, str]]]:
+    chunk: list[tuple[Document, str]] = []
+    size = 0
+    for pair in pairs:
+        chunk.append(pair)
+        size += len(pair[0].text)
+        if size >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+class _Packer:
+    """Ids in, samples of `length + 1` ids out; neighbours share one id. At most `limit` samples."""
+
+    def __init__(self, length: int, limit: int | None) -> None:
+        self.length, self.limit = length, limit
+        self.num_ids = 0
+        self.num_samples = 0
+        self._parts: list[NDArray[np.uint32]] = []
+        self._held = 0
+
+    @property
+    def is_full(self) -> bool:
+        ready = self.num_samples + max(0, self._held - 1) // self.length
+        return self.limit is not None and ready >= self.limit
+
+    def share_done(self) -> float:
+        """Share of the limit that is packed."""
+        return self.num_ids / (self.limit * self.length) if self.limit else 0.0
+
+    def add(self, ids: list[int], end: int) -> None:
+        """Append a document and its end of text."""
+        if not self.is_full:
+            part = np.array([*ids, end], np.uint32)
+            self._parts.append(part)
+            self._held += len(part)
+            self.num_ids += len(part)
+
+    def full(self, per_shard: int) -> Iterator[NDArray[np.uint32]]:
+        """Whole shards that are ready."""
+        while self._held > per_shard * self.length and not self._exhausted():
+            yield self._take(per_shard)
+
+    def rest(self) -> Iterator[NDArray[np.uint32]]:
+        """What is left, as one last shard; less than a sample is dropped."""
+        num = max(0, self._held - 1) // self.length
+        if self.limit is not None:
+            num = min(num, self.limit - self.num_samples)
+        if num > 0:
+            yield self._take(num)
+
+    def _exhausted(self) -> bool:
+        return self.limit is not None and self.num_samples >= self.limit
+
+    def _take(self, num: int) -> NDArray[np.uint32]:
+        if self.limit is not None:
+            num = min(num, self.limit - self.num_samples)
+        ids = np.concatenate(self._parts)
+        starts = np.arange(num)[:, None] * self.length
+        samples = ids[starts + np.arange(self.length + 1)[None, :]]
+        self._parts = [ids[num * self.length :].copy()]
+        self._held = len(self._parts[0])
+        self.num_samples += num
+        return samples
+
+
+@contextmanager
+def _building(digest: str) -> Iterator[Path | None]:
+    """A fresh folder to build a cache entry in, or None if the entry exists. Locks others out."""
+    final = cache.entry(digest)
+    if cache.entry_info(digest) is not None:
+        yield None
+        return
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        lock = (final.parent / f".{digest}.lock").open("w")
+    except OSError as error:
+        raise fail(
+            f"the cache {final.parent} cannot be written ({error.strerror})",
+            "set NCAMIX_CACHE to a folder that can",
+        ) from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if cache.entry_info(digest) is not None:  # another process was faster
+            yield None
+            return
+        folder = final.parent / f".building-{digest}"
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed process left; the lock is ours
+        shutil.rmtree(final, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _finish(folder: Path, digest: str, info: dict[str, Any]) -> None:
+    write_whole(folder / cache.INFO, json.dumps(info, sort_keys=True, default=str).encode())
+    os.replace(folder, cache.entry(digest))
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    """What evaluation and export need of the tokenizer."""
+
+    file: Path
+    end_of_text_id: int
+    bytes_per_id: list[int]
+
+
+def text_facts(file: Path, size: int) -> TextFacts:
+    """Read a tokenizer.json for a text range of `size` ids."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    return TextFacts(
+        file, tokenization.end_of_text_id(tokenizer), tokenization.bytes_per_id(tokenizer, size)
+    )

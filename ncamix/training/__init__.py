@@ -1,0 +1,1 @@
+"""Training: model, loss, transitions between stages, and the loop over stages."""

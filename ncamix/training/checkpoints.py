@@ -1,0 +1,72 @@
+"""Checkpoints of a stage: Composer's, written whole or not at all, at planned batches or on demand.
+
+`checkpoints/<stage>/ba000050.pt` is a Composer checkpoint taken after 50 batches of the stage. The
+last one of a stage stays for good; of the others the newest few.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from composer.core import Callback, State
+from composer.loggers import Logger
+from composer.utils import checkpoint, dist
+
+_NAME = re.compile(r"ba(\d{6,})\.pt\Z")
+
+
+def checkpoint_path(folder: Path, batch: int) -> Path:
+    """The checkpoint taken after `batch` batches of its stage."""
+    return folder / f"ba{batch:06}.pt"
+
+
+def latest_checkpoint(folder: Path) -> tuple[Path, int] | None:
+    """The newest checkpoint of a stage and its batch, or None."""
+    found = [(int(m[1]), p) for p in folder.glob("ba*.pt") if (m := _NAME.match(p.name))]
+    return (max(found)[1], max(found)[0]) if found else None
+
+
+class Checkpointer(Callback):
+    """Saves at every `every`-th batch, at the last one, and whenever `wanted` says so.
+
+    Raises (through Composer):
+        Stopped: after the checkpoint that `wanted` asked for.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        keep: int,
+        num_batches: int,
+        wanted: Callable[[], BaseException | None],
+    ) -> None:
+        self.folder, self.every, self.keep = folder, every, keep
+        self.num_batches, self.wanted = num_batches, wanted
+
+    def batch_checkpoint(self, state: State, logger: Logger) -> None:
+        batch = state.timestamp.batch.value
+        stop = self.wanted()
+        if batch % self.every == 0 or batch == self.num_batches or stop is not None:
+            self.save(state, batch)
+        if stop is not None and batch < self.num_batches:
+            raise stop
+
+    def save(self, state: State, batch: int) -> None:
+        """Save the training state after `batch` batches, and prune older checkpoints."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f".saving-{batch:06}.pt"
+        checkpoint.save_checkpoint(state, str(temporary))
+        if dist.get_global_rank() == 0:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, checkpoint_path(self.folder, batch))
+            for old in sorted(self.folder.glob("ba*.pt"))[: -self.keep]:
+                old.unlink()
+            if batch == self.num_batches:
+                for old in sorted(self.folder.glob("ba*.pt"))[:-1]:
+                    old.unlink()
+        dist.barrier()

@@ -1,0 +1,88 @@
+"""Progress: a bar that counts tokens and names stage, mixture and loss; else, lines."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ncamix.quantities import format_count
+
+_LINE_SECONDS = 10.0
+
+
+class RunProgress:
+    """Progress of a whole run in tokens. A context manager; silent on all ranks but the first."""
+
+    def __init__(self, num_tokens: int, console: Console, enabled: bool) -> None:
+        self.num_tokens, self.console, self.enabled = num_tokens, console, enabled
+        self.bar: Progress | None = None
+        self._next_line = 0.0
+        self._speed: float | None = None
+        self._last: tuple[float, int] | None = None
+
+    def __enter__(self) -> RunProgress:
+        if self.enabled and self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("[bold]{task.fields[stage]}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[tokens]}"),
+                TextColumn("{task.fields[mixture]}"),
+                TextColumn("{task.fields[loss]}"),
+                TextColumn("{task.fields[speed]}"),
+                TimeRemainingColumn(compact=True),
+                console=self.console,
+                refresh_per_second=4,
+            )
+            self.task = self.bar.add_task(
+                "", total=self.num_tokens, stage="", tokens="", mixture="", loss="", speed=""
+            )
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def pause(self) -> None:
+        """Time that passes now is not training (evaluation, hand-over)."""
+        self._last = None
+
+    def update(self, stage: str, tokens: int, mixture: dict[str, float], loss: float) -> None:
+        """Show the state after a batch. tokens: consumed in the run; mixture: shares of 1."""
+        if not self.enabled:
+            return
+        now = time.monotonic()
+        if self._last is not None and now > self._last[0]:
+            speed = (tokens - self._last[1]) / (now - self._last[0])
+            self._speed = speed if self._speed is None else 0.9 * self._speed + 0.1 * speed
+        self._last = (now, tokens)
+        shown = sorted(((w, n) for n, w in mixture.items() if w > 0.005), reverse=True)
+        mix = " ".join(f"{name} {weight:.0%}" for weight, name in shown[:4])
+        mix += f" +{len(shown) - 4}" if len(shown) > 4 else ""
+        count = f"{format_count(tokens)}/{format_count(self.num_tokens)} tokens"
+        speed_text = f"{format_count(self._speed)} tokens/s" if self._speed else ""
+        if self.bar is not None:
+            self.bar.update(
+                self.task,
+                completed=tokens,
+                stage=stage,
+                tokens=count,
+                mixture=mix,
+                loss=f"loss {loss:.3f}",
+                speed=speed_text,
+            )
+        elif now >= self._next_line or tokens >= self.num_tokens:
+            self._next_line = now + _LINE_SECONDS
+            self.console.print(
+                f"{stage:>12}  {count:>22}  {mix:<40}  loss {loss:.3f}  {speed_text}",
+                highlight=False,
+                soft_wrap=True,
+            )

@@ -1,0 +1,236 @@
+"""The recorder: what a stage's batches were, what they cost, and whether they were as planned.
+
+    batch -> counts per source, digest, unmasked targets (summed over ranks) -> the loss's divisor
+    losses -> one row of metrics.jsonl a batch; evaluations -> evaluations.jsonl
+
+Rows of a batch that a killed run trained on after its last checkpoint are cut when it resumes, so
+every batch stands once. Realised counts travel in the checkpoint and are held against the plan.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import torch
+from composer.core import Callback, State
+from composer.loggers import Logger
+from composer.utils import dist
+
+from ncamix.errors import fail
+from ncamix.plan import Plan, PlannedStage, weights_as_floats
+from ncamix.run_folder import RunFolder, cut_rows
+from ncamix.shards import write_whole
+from ncamix.sources.base import MASKED
+from ncamix.training.evaluation import EvaluationSet, evaluate
+from ncamix.training.model import CurriculumModel
+from ncamix.training.progress import RunProgress
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop, and it has saved its state. status: for the shell."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"stopped by signal {status - 128}")
+        self.status = status
+
+
+class StopSignal:
+    """Remembers SIGTERM and SIGINT; all ranks agree on it at the end of each batch."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.agreed = 0
+
+    @contextmanager
+    def listen(self) -> Iterator[None]:
+        """Catch the signals while training; a second SIGINT interrupts at once."""
+        stock = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+        for number in stock:
+            signal.signal(number, self._receive)
+        try:
+            yield
+        finally:
+            for number, handler in stock.items():
+                signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if self.received == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def agree(self, device: torch.device) -> None:
+        """Take the largest signal of all ranks."""
+        if dist.get_world_size() == 1:
+            self.agreed = self.received
+            return
+        flag = torch.tensor([self.received], dtype=torch.int64, device=device)
+        dist.all_reduce(flag, reduce_operation="MAX")
+        self.agreed = int(flag.item())
+
+    def wanted(self) -> Stopped | None:
+        """The exception to stop with, or None."""
+        return Stopped(128 + self.agreed) if self.agreed else None
+
+
+class Recorder(Callback):
+    """Counts, losses, digests and evaluations of one stage."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        stage: PlannedStage,
+        folder: RunFolder,
+        model: CurriculumModel,
+        sets: list[EvaluationSet],
+        progress: RunProgress,
+        stop: StopSignal,
+    ) -> None:
+        self.plan, self.stage, self.folder, self.model = plan, stage, folder, model
+        self.sets, self.progress, self.stop = sets, progress, stop
+        self.realised = [0] * len(stage.sources)
+        self.seconds = 0.0
+        self.evaluate_after = set(stage.evaluations)
+        self._metrics: TextIO | None = None
+        self._began = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"realised": self.realised, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.realised, self.seconds = list(state["realised"]), float(state["seconds"])
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        batch = state.timestamp.batch.value
+        if dist.get_global_rank() == 0:
+            cut_to(self.plan, self.folder, self.stage.index, batch)
+            self._metrics = self.folder.file("metrics.jsonl").open("a")
+        dist.barrier()
+        if batch == 0:
+            self._evaluate(state, "start")
+
+    def batch_start(self, state: State, logger: Logger) -> None:
+        self._began = time.monotonic()
+        batch: dict[str, torch.Tensor] = state.batch
+        num_sources = len(self.stage.sources)
+        counts = torch.bincount(batch["source"], minlength=num_sources)
+        targets = (batch["labels"] != MASKED).sum()
+        summed = torch.cat([counts, targets.view(1), batch["digest"].sum().view(1)])
+        dist.all_reduce(summed)
+        *found, self._targets, digest = summed.tolist()
+        self._digest = digest % (1 << 64)
+        self._rank_samples = len(batch["source"])
+        self._rate = state.optimizers[0].param_groups[0]["lr"]
+        for i, count in enumerate(found):
+            self.realised[i] += count
+        self.model.reset_sums(num_sources)
+
+    def before_forward(self, state: State, logger: Logger) -> None:
+        # Composer weighs a microbatch by its share of the rank's samples and averages over ranks.
+        share = len(state.batch["source"]) / self._rank_samples
+        self.model.loss_scale = dist.get_world_size() / (self._targets * share)
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        done = state.timestamp.batch.value
+        sums = torch.stack([self.model.source_loss_sums, self.model.source_loss_counts.double()])
+        dist.all_reduce(sums)
+        totals, counts = sums.tolist()
+        loss = sum(totals) / sum(counts)
+        stage = self.stage
+        tokens = stage.first_token + done * stage.batch_size * stage.sequence_length
+        row: dict[str, Any] = {
+            "stage": stage.name,
+            "batch": done - 1,
+            "tokens": tokens,
+            "loss": loss,
+        }
+        for name, total, count in zip(stage.sources, totals, counts, strict=True):
+            if count:
+                row[f"loss/{name}"] = total / count
+        for name, samples in zip(stage.sources, self.realised, strict=True):
+            row[f"count/{name}"] = samples
+        row |= {"lr": self._rate, "digest": self._digest}
+        if loss != loss or loss in (float("inf"), float("-inf")):
+            raise fail(
+                f"the loss is not finite in batch {done - 1:,} of stage '{stage.name}'",
+                "lower the learning rate, raise the warm-up, or use fp32 or bf16",
+            )
+        if self._metrics is not None:
+            self._metrics.write(json.dumps(row) + "\n")
+            self._metrics.flush()
+        self.seconds += time.monotonic() - self._began
+        self.progress.update(stage.name, tokens, weights_as_floats(stage.mixture, done - 1), loss)
+        self.stop.agree(self._device())
+        if done == stage.num_batches:
+            self._finish(state)
+        elif done in self.evaluate_after:
+            self._evaluate(state, "every")
+
+    def batch_checkpoint(self, state: State, logger: Logger) -> None:
+        """Planned equals realised, at every checkpoint."""
+        done = state.timestamp.batch.value
+        planned = self.stage.apportionment.counts[:done].sum(axis=0).tolist()
+        if planned != self.realised:
+            raise RuntimeError(
+                f"stage '{self.stage.name}' after {done} batches: planned {planned} samples of "
+                f"{self.stage.sources}, realised {self.realised}"
+            )
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        self.close(state, logger)
+
+    def close(self, state: State, logger: Logger) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _finish(self, state: State) -> None:
+        """What must stand before the stage's last checkpoint says that it is done."""
+        self._evaluate(state, "end")
+        if dist.get_global_rank() == 0:
+            folder = self.folder.checkpoints(self.stage.index, self.stage.name)
+            folder.mkdir(parents=True, exist_ok=True)
+            realised = dict(zip(self.stage.sources, self.realised, strict=True))
+            facts = {"realised": realised, "seconds": self.seconds}
+            write_whole(folder / "stage.json", json.dumps(facts).encode())
+
+    def _evaluate(self, state: State, when: str) -> None:
+        self.progress.pause()
+        stage, done = self.stage, state.timestamp.batch.value
+        tokens = stage.first_token + done * stage.batch_size * stage.sequence_length
+        rows = []
+        for held in self.sets:
+            result = evaluate(
+                self.model,
+                held,
+                self.plan.vocabulary.rows,
+                when != "every",
+                self._device(),
+            )
+            rows.append(
+                {"stage": stage.name, "batch": done, "tokens": tokens, "when": when, **result}
+            )
+        if dist.get_global_rank() == 0:
+            with self.folder.file("evaluations.jsonl").open("a") as file:
+                file.write("".join(json.dumps(row) + "\n" for row in rows))
+        self.progress.pause()
+
+
+def cut_to(plan: Plan, folder: RunFolder, stage: int, batch: int) -> None:
+    """Cut metrics and evaluations back to `batch` batches of a stage."""
+    index = {s.name: s.index for s in plan.stages}
+
+    def before(row: dict[str, Any], limit: int) -> bool:
+        at = index.get(row["stage"], len(index))
+        return at < stage or (at == stage and row["batch"] < limit)
+
+    cut_rows(folder.file("metrics.jsonl"), lambda row: before(row, batch))
+    # evaluations count the batches behind them, so those after `batch` batches stay
+    cut_rows(folder.file("evaluations.jsonl"), lambda row: before(row, batch + 1 if batch else 0))

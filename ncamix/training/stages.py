@@ -1,0 +1,261 @@
+"""The loop over stages: one Composer Trainer a stage, weights handed from each to the next.
+
+    plan -> text compiled -> for each stage: model (fresh, handed over, or from the stage's own
+    checkpoint) -> transition -> dataset -> Trainer.fit -> last checkpoint -> next stage
+    -> export, summary, report
+
+Everything is decided by the plan; the folder's checkpoints say how far a run has come.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+from contextlib import nullcontext
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from composer import Trainer
+from composer.algorithms import GradientClipping
+from composer.core import DataSpec
+from composer.utils import dist
+from torch.utils.data import DataLoader
+
+from ncamix.errors import fail
+from ncamix.plan import Plan, PlannedStage
+from ncamix.run_folder import RunFolder, machine_wide
+from ncamix.streams import Collate, make_dataset
+from ncamix.training.checkpoints import Checkpointer, checkpoint_path, latest_checkpoint
+from ncamix.training.evaluation import EvaluationSet
+from ncamix.training.loss import ActiveIds
+from ncamix.training.model import CurriculumModel, build_llama
+from ncamix.training.progress import RunProgress
+from ncamix.training.recorder import Recorder, StopSignal
+from ncamix.training.transitions import reinitialize
+
+_PRECISIONS = {"fp32": "fp32", "bf16": "amp_bf16", "fp16": "amp_fp16"}
+
+
+def set_up_ranks(device: str) -> None:
+    """Join the process group of whichever launcher started this process; before any dataset."""
+    os.environ.setdefault("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
+    dist.initialize_dist(device)
+
+
+def is_finished(plan: Plan, folder: RunFolder) -> bool:
+    """Whether every stage has its last checkpoint."""
+    return all(_final(folder, stage).is_file() for stage in plan.stages)
+
+
+def _final(folder: RunFolder, stage: PlannedStage) -> Path:
+    return checkpoint_path(folder.checkpoints(stage.index, stage.name), stage.num_batches)
+
+
+def train(
+    plan: Plan,
+    folder: RunFolder,
+    data: Path | None,
+    sets: list[EvaluationSet],
+    device: str,
+    progress: RunProgress,
+) -> None:
+    """Train every stage that is not finished yet.
+
+    Raises:
+        Stopped: a signal came; the state is saved.
+        UserError: the batch does not split over the ranks, or the loss is not finite.
+    """
+    ranks = dist.get_world_size()
+    for stage in plan.stages:
+        if stage.batch_size % ranks:
+            raise fail(
+                f"stage '{stage.name}': a batch of {stage.batch_size} samples does not "
+                f"split over {ranks} ranks",
+                "choose a multiple",
+            )
+    stop = StopSignal()
+    with stop.listen():
+        for stage in plan.stages:
+            if not _final(folder, stage).is_file():
+                _train_stage(plan, stage, folder, data, sets, device, progress, stop)
+                progress.pause()
+
+
+def _train_stage(
+    plan: Plan,
+    stage: PlannedStage,
+    folder: RunFolder,
+    data: Path | None,
+    sets: list[EvaluationSet],
+    device: str,
+    progress: RunProgress,
+    stop: StopSignal,
+) -> None:
+    trainer = plan.trainer.trainer
+    home = folder.checkpoints(stage.index, stage.name)
+    found = latest_checkpoint(home)
+    model = CurriculumModel(enter_stage(plan, stage, folder, resumed=found is not None))
+    model.active = ActiveIds(
+        plan.active_ranges(stage.sources)
+        if plan.vocabulary.softmax == "active"
+        else [(0, plan.vocabulary.rows)]
+    )
+    ranks = dist.get_world_size()
+    cache = folder.path / "data" / f"{stage.index}-{stage.name}"
+    cache.mkdir(parents=True, exist_ok=True)
+    leader = dist.get_local_rank() == 0
+    with machine_wide("prefix") if leader else nullcontext():
+        dist.barrier()
+        dataset = make_dataset(
+            plan, stage, cache, data, ranks, folder.add_prefix if leader else lambda prefix: None
+        )
+    share = stage.batch_size // ranks
+    loader = DataLoader(
+        dataset,
+        batch_size=share,
+        num_workers=trainer.workers,
+        collate_fn=Collate([plan.sources[name].loss_start for name in stage.sources]),
+        pin_memory=device == "gpu",
+        drop_last=True,
+        multiprocessing_context="spawn" if trainer.workers else None,
+        worker_init_fn=_ignore_signals if trainer.workers else None,
+        persistent_workers=False,
+    )
+    checkpointer = Checkpointer(
+        home, _interval(plan, stage), trainer.checkpoint.keep, stage.num_batches, stop.wanted
+    )
+    clip = stage.optimizer.clip
+    runner = Trainer(
+        model=model,
+        train_dataloader=DataSpec(loader, get_num_tokens_in_batch=_num_tokens),
+        optimizers=make_optimizer(model, stage),
+        # The optimizer's own rate is 1, so the schedule's multiplier is the rate itself.
+        schedulers=[
+            lambda state, ssr=1.0: stage.rate.at(
+                min(state.timestamp.batch.value, stage.num_batches - 1)
+            )
+        ],
+        max_duration=f"{stage.num_batches}ba",
+        device=device,
+        precision=_PRECISIONS[trainer.precision],
+        device_train_microbatch_size=_microbatch(trainer.microbatch, share, device),
+        algorithms=[GradientClipping("norm", float(clip))] if clip else [],
+        callbacks=[Recorder(plan, stage, folder, model, sets, progress, stop), checkpointer],
+        run_name=f"{plan.name}-{stage.index}",
+        seed=plan.seeds.init,
+        progress_bar=False,
+        log_to_console=False,
+        load_path=str(found[0]) if found else None,
+        load_progress_bar=False,
+        parallelism_config=_parallelism(trainer.parallelism, device),
+    )
+    try:
+        with stop.listen():  # Composer's import and Trainer may have laid handlers of their own
+            runner.fit()
+    finally:
+        runner.close()
+        del runner, loader
+        dataset.release()
+        gc.collect()
+    dist.barrier()
+    if dist.get_global_rank() == 0:
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+def enter_stage(plan: Plan, stage: PlannedStage, folder: RunFolder, resumed: bool) -> Any:
+    """The model as it stands when a stage begins: fresh, or handed over and partly re-drawn.
+
+    resumed: the stage has a checkpoint of its own, which will be loaded over it.
+    """
+    trainer = plan.trainer.trainer
+    model = build_llama(trainer.model, plan.vocabulary.rows, stage.sequence_length, plan.seeds.init)  # type: ignore[arg-type]
+    if resumed:
+        return model
+    if stage.index:
+        load_weights(model, _final(folder, plan.stages[stage.index - 1]))
+    if stage.enter is not None and stage.enter.reinitialize:
+        way = stage.enter.initializer
+        reinitialize(
+            model,
+            stage.enter.reinitialize,
+            ("normal", float(way)) if isinstance(way, Fraction) else way,
+            plan.seeds.init,
+            stage.name,
+        )
+    return model
+
+
+def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:
+    """Load the weights of a stage's checkpoint into a model, strictly."""
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["state"]["model"]
+    weights = {
+        name.removeprefix("module.").removeprefix("model."): w for name, w in weights.items()
+    }
+    if getattr(model.config, "tie_word_embeddings", False):
+        weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
+    model.load_state_dict(weights)
+
+
+def make_optimizer(model: torch.nn.Module, stage: PlannedStage) -> torch.optim.Optimizer:
+    """The stage's optimizer, rate 1; weight decay on matrices, none on norms."""
+    o = stage.optimizer
+    decay = float(o.weight_decay or 0)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    betas = tuple(map(float, o.betas)) if o.betas else (0.9, 0.999)
+    kind = torch.optim.Adam if o.kind == "adam" else torch.optim.AdamW
+    return kind(groups, lr=1.0, betas=betas, eps=float(o.eps or 1e-8))  # type: ignore[arg-type]
+
+
+def _interval(plan: Plan, stage: PlannedStage) -> int:
+    every = plan.trainer.trainer.checkpoint.every
+    batches = every.value / 100 * stage.num_batches if every.unit == "%" else every.value
+    return max(1, round(batches))
+
+
+def _microbatch(wanted: int | None, share: int, device: str) -> int | str | None:
+    if wanted is None:
+        return "auto" if device == "gpu" else None
+    return min(wanted, share)
+
+
+def _parallelism(wanted: str, device: str) -> dict[str, Any] | None:
+    if wanted == "ddp":
+        return None
+    if device != "gpu":
+        raise fail("FSDP needs GPUs", "choose a trainer with `parallelism: ddp`")
+    return {
+        "fsdp": {
+            "sharding_strategy": "FULL_SHARD",
+            "mixed_precision": "PURE",
+            "state_dict_type": "full",
+        }
+    }
+
+
+def _num_tokens(batch: dict[str, torch.Tensor]) -> int:
+    return batch["input_ids"].numel()
+
+
+def _ignore_signals(worker: int) -> None:
+    """A signal to the whole group must not end the workers before the checkpoint is saved."""
+    import signal
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def final_model(plan: Plan, folder: RunFolder) -> Any:
+    """The model after the last stage, on the CPU."""
+    last = plan.stages[-1]
+    model = build_llama(
+        plan.trainer.trainer.model, plan.vocabulary.rows, last.sequence_length, plan.seeds.init
+    )  # type: ignore[arg-type]
+    load_weights(model, _final(folder, last))
+    return model

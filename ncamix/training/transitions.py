@@ -1,0 +1,127 @@
+"""Entering a stage: parameters chosen by group are drawn anew, all others stay as they are.
+
+    groups of a stage -> parameter names -> values keyed by (seed, stage, name) -> model, in place
+
+Values are drawn on the CPU in float32 and then take the parameter's type and device, so that they
+are the same on every device and rank. The model must be whole: this happens before it is sharded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from ncamix.training.model import (
+    GROUPS,
+    UNIONS,
+    initial_values,
+    is_norm,
+    parameter_groups,
+    random_stream,
+)
+
+Group = str | tuple[str, Sequence[int]]
+"""A group's name, or that and the numbers of the layers meant, from 0."""
+
+Initializer = str | tuple[str, float]
+"""`model` (normal(0, 0.02), norms one), `torch` (torch's defaults), or `("normal", std)`."""
+
+
+def select_parameters(model: LlamaForCausalLM, groups: Iterable[Group]) -> list[str]:
+    """Names of the parameters of `model` in any of `groups`, once each, in the model's order.
+
+    The head of a model with tied embeddings is no parameter, so the group is empty. Raises
+    ValueError for an unknown group, layers of a group that has none, or a layer the model lacks.
+    """
+    members = parameter_groups(model)
+    chosen: set[str] = set()
+    for group in groups:
+        name, layers = (group, None) if isinstance(group, str) else group
+        if name not in members and name not in UNIONS:
+            raise ValueError(f"unknown parameter group '{name}', known: {_known_groups()}")
+        names = [n for part in UNIONS.get(name, (name,)) for n in members[part]]
+        if layers is not None:
+            names = _in_layers(names, name, layers, model.config.num_hidden_layers)
+        chosen.update(names)
+    return [name for name, _ in model.named_parameters() if name in chosen]
+
+
+@torch.no_grad()
+def reinitialize(
+    model: LlamaForCausalLM,
+    groups: Iterable[Group],
+    initializer: Initializer,
+    seed: int,
+    stage: str,
+    spare: Sequence[tuple[int, int]] = (),
+) -> list[str]:
+    """Draw the parameters of `groups` anew, in place, keyed by (seed, stage, name): their names.
+
+    All other parameters, and the half-open ranges `spare` of vocabulary rows of embedding and
+    head, keep every bit. A tied embedding is drawn as an embedding. Values of a row do not depend
+    on what is spared. Raises ValueError for an unknown group or initializer, or a spare range
+    outside the vocabulary, before anything is changed.
+    """
+    _check_initializer(initializer)
+    rows = model.config.vocab_size
+    for first, last in spare:
+        if not 0 <= first < last <= rows:
+            raise ValueError(
+                f"spare rows {first} to {last} lie outside the {rows} rows of the model"
+            )
+    names = select_parameters(model, groups)
+    embeddings = set(select_parameters(model, ["embeddings"]))
+    for name in names:
+        parameter = model.get_parameter(name)
+        values = _draw(name, parameter.shape, initializer, (seed, stage, name))
+        values = values.to(device=parameter.device, dtype=parameter.dtype)
+        for first, last in spare if name in embeddings else ():
+            values[first:last] = parameter[first:last]
+        parameter.copy_(values)
+    return names
+
+
+def _draw(
+    name: str, shape: Sequence[int], initializer: Initializer, key: Sequence[int | str]
+) -> Tensor:
+    """New values of one parameter: float32 `shape`, on the CPU."""
+    if isinstance(initializer, tuple):
+        return initial_values(name, shape, key, std=initializer[1])
+    if initializer == "model" or is_norm(name):
+        return initial_values(name, shape, key)
+    if name == "model.embed_tokens.weight":
+        return initial_values(name, shape, key, std=1.0)
+    # torch's Linear, Kaiming-uniform with a = sqrt(5), comes to 1 / sqrt(fan_in) either side of 0.
+    bound = np.float32(1 / math.sqrt(shape[1]))
+    uniform = random_stream(key).random(tuple(shape), dtype=np.float32)
+    return torch.from_numpy((2 * uniform - 1) * bound)
+
+
+def _check_initializer(initializer: Initializer) -> None:
+    if isinstance(initializer, tuple):
+        known = len(initializer) == 2 and initializer[0] == "normal"
+        if known and math.isfinite(initializer[1]) and initializer[1] > 0:
+            return
+    elif initializer in ("model", "torch"):
+        return
+    raise ValueError(
+        f"unknown initializer {initializer!r}, known: 'model', 'torch', ('normal', std above 0)"
+    )
+
+
+def _in_layers(names: list[str], group: str, layers: Sequence[int], num_layers: int) -> list[str]:
+    if not all(name.startswith("model.layers.") for name in names):
+        raise ValueError(f"parameter group '{group}' has no layers to choose from")
+    absent = [layer for layer in layers if not 0 <= layer < num_layers]
+    if absent:
+        raise ValueError(f"layer {absent[0]} is not among the model's 0 to {num_layers - 1}")
+    return [name for name in names if int(name.split(".")[2]) in layers]
+
+
+def _known_groups() -> str:
+    return ", ".join((*GROUPS, *UNIONS))

@@ -1,0 +1,182 @@
+"""What a stage draws anew, and what it leaves alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from ncamix.training.model import LossLlama, build_llama, parameter_groups
+from ncamix.training.transitions import Group, reinitialize, select_parameters
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Matrices this small only lose time between threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def small(tied: bool = False, rows: int = 60) -> LossLlama:
+    spec = SimpleNamespace(
+        layers=3,
+        heads=2,
+        kv_heads=None,
+        width=32,
+        mlp_width=None,
+        rope_theta=1e4,
+        tie_embeddings=tied,
+        attention="sdpa",
+        dropout=0.0,
+    )
+    model = build_llama(spec, rows, sequence_length=16, seed=1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)  # as if trained: norms differ from one too
+    return model
+
+
+def values(model: LossLlama) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("initializer", ["model", "torch", ("normal", 0.3)])
+@pytest.mark.parametrize(
+    "groups",
+    [["embedding"], ["head"], ["embeddings"], ["attention", "mlp"], ["norms"], ["final_norm"], []],
+)
+def test_only_the_named_groups_change(
+    groups: list[str], initializer: str | tuple[str, float], tied: bool
+) -> None:
+    model = small(tied)
+    before, members = values(model), parameter_groups(model)
+    expected = {
+        name
+        for group in groups
+        for part in (["embedding", "head"] if group == "embeddings" else [group])
+        for name in members[part]
+    }
+    names = reinitialize(model, groups, initializer, seed=5, stage="code")
+    assert set(names) == expected and len(names) == len(expected)
+    for name, value in values(model).items():
+        assert torch.equal(value, before[name]) == (name not in expected)
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
+
+
+def test_draws_are_keyed_by_seed_stage_and_name() -> None:
+    drawn = {}
+    for key, (seed, stage, groups) in {
+        "first": (5, "code", ["attention"]),
+        "again": (5, "code", ["mlp", "attention", "norms"]),
+        "seed": (6, "code", ["attention"]),
+        "stage": (5, "math", ["attention"]),
+    }.items():
+        model = small()
+        reinitialize(model, groups, "model", seed, stage)
+        drawn[key] = model.model.layers[1].self_attn.q_proj.weight
+    assert torch.equal(drawn["first"], drawn["again"])
+    assert not torch.equal(drawn["first"], drawn["seed"])
+    assert not torch.equal(drawn["first"], drawn["stage"])
+
+
+def test_model_initializer() -> None:
+    model = small()
+    reinitialize(model, ["embeddings", "mlp", "norms", "final_norm"], "model", 1, "s")
+    assert (model.model.norm.weight == 1).all()
+    assert (model.model.layers[2].input_layernorm.weight == 1).all()
+    for weight in (model.lm_head.weight, model.model.layers[0].mlp.up_proj.weight):
+        assert 0.018 < weight.std() < 0.022
+
+
+def test_normal_initializer() -> None:
+    model = small()
+    reinitialize(model, ["head", "norms"], ("normal", 0.5), 1, "s")
+    assert 0.45 < model.lm_head.weight.std() < 0.55
+    assert (model.model.layers[0].input_layernorm.weight == 1).all()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_torch_initializer(tied: bool) -> None:
+    model = small(tied)
+    reinitialize(model, ["embeddings", "attention", "final_norm"], "torch", 1, "s")
+    assert 0.9 < model.model.embed_tokens.weight.std() < 1.1
+    assert (model.model.norm.weight == 1).all()
+    weights = [model.model.layers[0].self_attn.o_proj.weight]
+    weights += [] if tied else [model.lm_head.weight]
+    for weight in weights:
+        bound = 1 / math.sqrt(32)
+        assert bound * 0.98 < weight.abs().max() <= bound
+        assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.06)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_spared_rows_keep_every_bit(tied: bool) -> None:
+    model, free = small(tied), small(tied)
+    before = values(model)
+    names = reinitialize(model, ["embeddings", "mlp"], "model", 5, "s", spare=[(0, 7), (50, 60)])
+    reinitialize(free, ["embeddings", "mlp"], "model", 5, "s")
+    drawn = values(free)
+    for name, value in values(model).items():
+        if name in ("model.embed_tokens.weight", "lm_head.weight"):
+            assert torch.equal(value[:7], before[name][:7])
+            assert torch.equal(value[50:], before[name][50:])
+            assert torch.equal(value[7:50], drawn[name][7:50])
+        elif name in names:
+            assert torch.equal(value, drawn[name])
+
+
+def test_type_of_the_parameter_is_kept() -> None:
+    model, full = small(), small()
+    model.bfloat16()
+    reinitialize(model, ["head"], "model", 5, "s")
+    reinitialize(full, ["head"], "model", 5, "s")
+    assert model.lm_head.weight.dtype == torch.bfloat16
+    assert torch.equal(model.lm_head.weight, full.lm_head.weight.bfloat16())
+
+
+def test_layers_of_a_group() -> None:
+    model = small()
+    names = select_parameters(model, [("norms", range(1, 3)), ("attention", [0]), "head"])
+    assert {name.rsplit(".", 2)[0] for name in names} == {
+        "model.layers.0.self_attn",
+        "model.layers.1",
+        "model.layers.2",
+        "lm_head",
+    }
+    assert len(names) == 4 + 4 + 1
+    everything = select_parameters(model, ["norms", "norms", *parameter_groups(model)])
+    assert everything == [name for name, _ in model.named_parameters()]
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (["embeding"], "unknown parameter group 'embeding', known: embedding, head,.* embeddings"),
+        ([("head", [0])], "'head' has no layers"),
+        ([("mlp", [0, 3])], "layer 3 .* 0 to 2"),
+    ],
+)
+def test_groups_that_are_not_there(groups: list[Group], message: str) -> None:
+    model = small()
+    before = values(model)
+    with pytest.raises(ValueError, match=message):
+        reinitialize(model, ["mlp", *groups], "model", 1, "s")
+    assert all(torch.equal(value, before[name]) for name, value in values(model).items())
+
+
+def test_other_mistakes_change_nothing() -> None:
+    model = small()
+    before = values(model)
+    for bad in ("xavier", ("normal", 0.0), ("normal", math.nan), ("uniform", 1.0)):
+        with pytest.raises(ValueError, match="initializer"):
+            reinitialize(model, ["mlp"], bad, 1, "s")
+    with pytest.raises(ValueError, match="spare rows 50 to 61"):
+        reinitialize(model, ["embeddings"], "model", 1, "s", spare=[(50, 61)])
+    assert all(torch.equal(value, before[name]) for name, value in values(model).items())
