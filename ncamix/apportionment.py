@@ -90,7 +90,7 @@ def _one_batch(
         released.sort(
             key=lambda s: (
                 horizon.of(s, given[s] + row[s] + 1),
-                given[s] * SCALE - cumulative[s],
+                (given[s] + row[s]) * SCALE - cumulative[s],
                 s,
             )
         )

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from ncamix.errors import UserError
 
@@ -127,7 +128,7 @@ def run(
     console.print(plan_line(made, why), highlight=False)
     summary = run_plan(made, folder, data, fresh, console)
     for line in summary_lines(summary, folder):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, markup=False)
 
 
 @app.command()
@@ -158,7 +159,7 @@ def compile(
 
     console = Console()
     made, why = _plan(curriculum, trainer)
-    console.print(f"compiling [bold]{made.name}[/] for {why}", highlight=False)
+    console.print(f"compiling [bold]{made.name}[/] for {escape(why)}", highlight=False)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -181,7 +182,8 @@ def compile(
         made = compile_plan(made, out, say, done)
         for name, task in tasks.items():
             progress.update(task, total=compiled_samples(made.sources[name]))
-    console.print(f"wrote {out}/plan.json and {len(made.sources)} datasets", highlight=False)
+    written = f"wrote {out}/plan.json and {len(made.sources)} datasets"
+    console.print(written, highlight=False, markup=False)
 
 
 @app.command()
@@ -193,7 +195,7 @@ def report(
     """Draw report.html of a run anew, also of one that is not finished."""
     from ncamix.report import write_report
 
-    Console().print(f"wrote {write_report(run_folder)}", highlight=False)
+    Console().print(f"wrote {write_report(run_folder)}", highlight=False, markup=False)
 
 
 def _version(wanted: bool) -> None:

@@ -27,7 +27,7 @@ from ncamix.plan import Plan, PlannedSource, too_small
 from ncamix.plan_output import plan_json
 from ncamix.shards import (
     ShardFormat,
-    read_index,
+    count_samples,
     read_samples,
     width_of,
     write_dataset,
@@ -61,9 +61,11 @@ def check_data(plan: Plan, data: Path) -> Plan:
         if found.get("fingerprint") != source.fingerprint:
             raise fail(f"{data} holds another '{name}' than the curriculum's (or none)", way_out)
         try:
-            num_samples = sum(entry["samples"] for entry in read_index(data / name))
-        except (OSError, ValueError, KeyError):
-            raise fail(f"{data / name} has no readable index.json", way_out) from None
+            num_samples = count_samples(data / name)
+            if source.text is not None:
+                count_samples(data / name / "holdout")
+        except (OSError, ValueError, KeyError) as error:
+            raise fail(f"{data / name} is not whole ({error})", way_out) from None
         if source.text is not None:
             sources[name] = replace(source, num_samples=num_samples)
             allowed = source.text.epochs_allowed
@@ -106,6 +108,8 @@ def compile_plan(
         if file is not None:
             write_whole(out / "tokenizer.json", file.read_bytes())
         (out / "plan.json").unlink(missing_ok=True)
+        for left in out.glob(".building-*"):  # by a killed process; the lock is ours
+            shutil.rmtree(left, ignore_errors=True)
         for source in plan.sources.values():
             _compile_source(source, out / source.name, done)
         write_whole(out / "plan.json", json.dumps(plan_json(plan), indent=1).encode())
@@ -120,12 +124,14 @@ def _compile_source(source: PlannedSource, folder: Path, done: Callable[[str, in
         if present["fingerprint"] == source.fingerprint and (
             source.text or present["samples_needed"] >= source.samples_needed
         ):
-            done(source.name, sum(entry["samples"] for entry in read_index(folder)))
+            samples = count_samples(folder)
+            if source.text is not None:
+                count_samples(folder / "holdout")
+            done(source.name, samples)
             return
     except (OSError, ValueError, KeyError):
         pass
     building = folder.with_name(f".building-{folder.name}")
-    shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
     width = width_of(source.first_id + source.num_ids)
     form = ShardFormat(source.sequence_length + 1, width, ZSTD_LEVEL)
@@ -140,6 +146,7 @@ def _compile_source(source: PlannedSource, folder: Path, done: Callable[[str, in
             held = read_samples(cache.entry(source.fingerprint) / "holdout")
             write_dataset(building / "holdout", form, [held] if len(held) else [])
         write_whole(building / cache.INFO, json.dumps(stamp).encode())
+        (folder / cache.INFO).unlink(missing_ok=True)  # first, so that no torn folder is kept
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
     finally:

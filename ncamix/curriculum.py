@@ -12,19 +12,28 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, PlainValidator, Tag, WithJsonSchema, field_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    PlainValidator,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+)
 from pydantic import model_validator as check
 
 from ncamix.errors import Problem, UserError, nearest
 from ncamix.keys import fingerprint
 from ncamix.quantities import Positive, Quantity, Whole, quantity_of, refuse
-from ncamix.reading import Document, read_document
+from ncamix.reading import Document, not_yet, read_document
 from ncamix.schedule import is_name
 from ncamix.sources import KINDS, LATER_KINDS, BlendSource, NcaSource, NoiseSource, Spec, TextSource
 from ncamix.sources.base import plain
 from ncamix.sources.blend import Cycle, MixtureSchedule
 from ncamix.trainer import Optimizer
-from ncamix.validation import validate
+from ncamix.validation import examine, in_order
 
 GROUPS = ("embedding", "head", "embeddings", "attention", "mlp", "norms", "final_norm")
 
@@ -122,12 +131,7 @@ class Enter(Spec):
             raise refuse("a list of groups is wanted here", "write [embeddings]")
         for i, group in enumerate(items):
             if isinstance(group, dict):
-                raise refuse(
-                    "layer ranges belong to the language, but this version of ncamix does "
-                    "not do them yet",
-                    "name whole groups",
-                    (i,),
-                )
+                raise refuse(*not_yet("layer ranges", "name whole groups"), (i,))
             if group not in GROUPS:
                 raise refuse(f"unknown group '{group}'", nearest(str(group), GROUPS), (i,))
         return tuple(items)
@@ -135,11 +139,8 @@ class Enter(Spec):
     @check(mode="after")
     def _check(self) -> Enter:
         if self.optimizer_state == "keep":
-            raise refuse(
-                "'keep' belongs to the language, but this version of ncamix does not do it yet",
-                "write optimizer_state: fresh",
-                ("optimizer_state",),
-            )
+            way_out = "write optimizer_state: fresh"
+            raise refuse(*not_yet("keep", way_out), ("optimizer_state",))
         return self
 
 
@@ -149,11 +150,7 @@ def _duration(written: Any) -> Quantity | None:
         return None
     duration = quantity_of(written, ("%", "tok", "ba", "ep"), "15%, 164Mtok, 500ba or rest")
     if duration.unit == "ep":
-        raise refuse(
-            "durations in epochs belong to the language, but this version of ncamix does "
-            "not do them yet",
-            "write a share, tokens or batches",
-        )
+        raise refuse(*not_yet("ep", "write a share, tokens or batches"))
     if duration.value <= 0:
         raise refuse("a duration is longer than nothing", "write 15%, 164Mtok, 500ba or rest")
     if duration.unit == "%" and duration.value > 100:
@@ -204,7 +201,7 @@ class Evaluate(Spec):
 
     every: Annotated[Quantity, PlainValidator(_every)] = Quantity(Fraction(10), "%")
     sources: tuple[str, ...] = ()
-    samples: Positive = 128
+    samples: Positive = 64
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -212,22 +209,17 @@ class Evaluate(Spec):
         return tuple(written) if isinstance(written, list) else written
 
 
-def _kind(written: Any) -> str:
-    kind = written.get("kind") if isinstance(written, dict) else getattr(written, "kind", None)
-    if kind in KINDS:
-        return str(kind)
+def _check_kind(written: Any) -> Any:
     if not isinstance(written, dict):
         raise refuse("a source is a mapping with a `kind`", "write {kind: nca, ...}")
-    if kind is None:
+    if "kind" not in written:
         raise refuse("the source has no `kind`", nearest("", KINDS, "kinds"))
+    kind = written["kind"]
     if kind in LATER_KINDS:
-        raise refuse(
-            f"the kind '{kind}' belongs to the language, but this version of ncamix does "
-            "not do it yet",
-            nearest("", KINDS, "kinds"),
-            ("kind",),
-        )
-    raise refuse(f"unknown kind '{kind}'", nearest(str(kind), KINDS, "kinds"), ("kind",))
+        raise refuse(*not_yet(str(kind), nearest("", KINDS, "kinds")), ("kind",))
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise refuse(f"unknown kind '{kind}'", nearest(str(kind), KINDS, "kinds"), ("kind",))
+    return written
 
 
 Source = Annotated[
@@ -235,7 +227,8 @@ Source = Annotated[
     | Annotated[TextSource, Tag("text")]
     | Annotated[NoiseSource, Tag("noise")]
     | Annotated[BlendSource, Tag("blend")],
-    Discriminator(_kind),
+    Discriminator(lambda written: written["kind"]),
+    BeforeValidator(_check_kind),
 ]
 
 
@@ -290,16 +283,46 @@ class LoadedCurriculum:
 def load_curriculum(file: str | Path) -> LoadedCurriculum:
     """Read and check a curriculum. Raises UserError with every problem found."""
     document = read_document(file)
-    curriculum = validate(Curriculum, document)
-    problems = _cross_check(curriculum, document)
-    if problems:
-        raise UserError(sorted(problems, key=lambda p: (p.line, p.column)))
+    curriculum, problems = examine(Curriculum, document)
+    problems += _cross_check(curriculum or _readable_part(document), document)
+    if curriculum is None or problems:
+        raise UserError(in_order(problems))
     return LoadedCurriculum(curriculum, document)
+
+
+def _readable_part(document: Document) -> Curriculum:
+    """What can be read of a faulty curriculum, so that its names are checked all the same.
+
+    Faulty sources and stages are None in it.
+    """
+    written = document.tree.plain()
+
+    def attempt(model: Any, value: Any, otherwise: Any = None) -> Any:
+        try:
+            return TypeAdapter(model).validate_python(value)
+        except ValidationError:
+            return otherwise
+
+    sources, stages = written.get("sources"), written.get("stages")
+    return Curriculum.model_construct(
+        tokenizer=attempt(
+            Curriculum.__annotations__["tokenizer"], written.get("tokenizer"), Tokenizer("bytes")
+        ),
+        sources={
+            name: attempt(Source, source)
+            for name, source in (sources if isinstance(sources, dict) else {}).items()
+        },
+        stages=tuple(
+            attempt(Stage, stage) for stage in (stages if isinstance(stages, list) else [])
+        ),
+        evaluate=attempt(Evaluate, written.get("evaluate", {}), Evaluate()),
+    )
 
 
 def _cross_check(c: Curriculum, document: Document) -> list[Problem]:
     """What no key can know by itself: names that refer to others."""
     problems: list[Problem] = []
+    stages = [(i, stage) for i, stage in enumerate(c.stages) if stage is not None]
 
     def bad(path: tuple[str | int, ...], what: str, remedy: str = "") -> None:
         problems.append(document.problem(path, what, remedy))
@@ -328,26 +351,29 @@ def _cross_check(c: Curriculum, document: Document) -> list[Problem]:
             f"add `tokenizer: {{bpe: 4096, train_on: [{texts[0]}]}}` or `tokenizer: bytes`",
         )
     for i, name in enumerate(c.tokenizer.train_on if c.tokenizer else ()):
-        if name not in texts:
+        faulty = name in c.sources and c.sources[name] is None  # it may well be text
+        if name not in texts and not faulty:
             bad(
                 ("tokenizer", "train_on", i),
                 f"'{name}' is not a text source",
                 nearest(name, texts, "text sources"),
             )
     seen: set[str] = set()
-    for i, stage in enumerate(c.stages):
+    for i, stage in stages:
         if stage.name in seen:
             bad(("stages", i, "name"), f"two stages are named '{stage.name}'", "rename one")
         seen.add(stage.name)
         check_names(("stages", i, "mixture"), stage.mixture)
-    if sum(stage.duration is None for stage in c.stages) > 1:
-        last = max(i for i, stage in enumerate(c.stages) if stage.duration is None)
-        bad(("stages", last, "duration"), "two stages say `rest`", "give one a duration")
+    resting = [i for i, stage in stages if stage.duration is None]
+    for i in resting[1:]:
+        bad(("stages", i, "duration"), "two stages say `rest`", "give one a duration")
     for i, name in enumerate(c.evaluate.sources):
         evaluated = c.sources.get(name)
         where = ("evaluate", "sources", i)
-        if evaluated is None:
+        if name not in c.sources:
             bad(where, f"unknown source '{name}'", nearest(name, c.sources, "sources"))
+        elif name in c.evaluate.sources[:i]:
+            bad(where, f"'{name}' stands twice", "keep one of them")
         elif isinstance(evaluated, BlendSource):
             bad(where, f"'{name}' is a blend", "evaluate the sources it mixes")
         elif isinstance(evaluated, TextSource) and evaluated.holdout is None:

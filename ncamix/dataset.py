@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from streaming import Stream, StreamingDataset
 from streaming.base import dataset as streaming_dataset
+from streaming.base.dataset import _ShardState
 from streaming.base.format.base.reader import FileInfo
 from streaming.base.format.mds.reader import MDSReader
 from streaming.base.world import World
@@ -133,6 +134,13 @@ class CurriculumDataset(StreamingDataset):
     ) -> None:
         self.order = order
         self.failure: BaseException | None = None
+        if cache_limit and any(stream.remote is None for stream in streams):
+            raise ValueError("a cache limit would delete shards that are read in place")
+        ranks = World.detect().num_ranks
+        if order.batch_size != batch_size * ranks:
+            raise ValueError(
+                f"a global batch of {order.batch_size} does not split into {ranks} x {batch_size}"
+            )
         stock = streaming_dataset.Spanner
         streaming_dataset.Spanner = FlatSpanner  # type: ignore[misc,assignment]
         try:
@@ -146,16 +154,12 @@ class CurriculumDataset(StreamingDataset):
             )
         finally:
             streaming_dataset.Spanner = stock  # type: ignore[misc]
-        ranks = self._parallel_rank_world.num_ranks
-        if order.batch_size != batch_size * ranks:
-            raise ValueError(
-                f"a global batch of {order.batch_size} does not split into {ranks} x {batch_size}"
-            )
         self.epoch_size = order.num_batches * order.batch_size
         self.length = order.num_batches * batch_size
 
     def release(self) -> None:
         """Give the shared memory back; the dataset is of no use afterwards. Workers have ended."""
+        self.free_waiting()
         if hasattr(self, "_iterator"):
             self._iterator.exit()
         shared = (
@@ -171,6 +175,11 @@ class CurriculumDataset(StreamingDataset):
             if segment is not None:
                 atexit.unregister(segment.cleanup)
                 segment.cleanup()
+
+    def free_waiting(self) -> None:
+        """Send on whoever waits for a shard in preparation: a worker that was killed leaves some."""
+        states = self._shard_states.numpy()
+        states[states == _ShardState.PREPARING] = _ShardState.LOCAL
 
     def _get_work(self, epoch: int, sample_in_epoch: int) -> Any:
         return LazyWork(
@@ -189,12 +198,24 @@ class CurriculumDataset(StreamingDataset):
         sample["sample"] = int(at - self.sample_offset_per_stream[source])
         return sample
 
+    def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
+        """Generate or fetch a shard unless it is there."""
+        try:
+            super().prepare_shard(shard_id, blocking)
+        except BaseException:
+            # The stock method leaves the shard in preparation, and other workers would wait for it
+            # for ever. Said to be there, it sends them to look; they meet the failure themselves.
+            if self._shard_states[shard_id] == _ShardState.PREPARING:
+                self._shard_states[shard_id] = _ShardState.LOCAL
+            raise
+
     def on_exception(self, future: Future[Any]) -> None:
         """Remember why a background thread failed; `__iter__` raises it."""
         exception = future.exception()
         if exception is not None:
             self.failure = exception
             self._event.set()
+            self._iterator.on_exit()  # it failed before it could say so itself
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         try:

@@ -11,12 +11,13 @@ from typing import Any
 from ncamix import cache, tokenization
 from ncamix.automata import band_share
 from ncamix.curriculum import LoadedCurriculum
-from ncamix.errors import Problem, UserError
+from ncamix.errors import Problem, UserError, fail
 from ncamix.keys import fingerprint
 from ncamix.plan import PlannedSource, TextPlan, VocabularyPlan, too_small
 from ncamix.sources import NcaSource, TextSource
 from ncamix.sources.text import CorpusFile, corpus_files, corpus_hash
 
+RARE = 0.01  # a band that fewer rules reach deserves a remark
 SHARD_TOKENS = 1 << 18  # ids in a shard, about; a shard is what is generated or fetched at once
 # A text's size in tokens is known only once it is tokenized; before that, a rough guess.
 BYTES_PER_TOKEN = {"bytes": 1.0, "bpe": 3.4, "pretrained": 3.8}
@@ -40,12 +41,16 @@ class Inventory:
         for name, spec in self.c.sources.items():
             if isinstance(spec, NcaSource):
                 share = band_share(spec.automaton, float(spec.band.low), float(spec.band.high))
+                if share is not None and 0 < share < RARE:
+                    self.warnings.append(
+                        f"the source '{name}' is slow to generate: only {share:.2%} of random "
+                        f"rules reach the band {spec.band}"
+                    )
                 if share == 0:
                     self.bad(
                         ("sources", name, "band"),
-                        f"no rule with {spec.alphabet} states reaches "
-                        f"the band {spec.band} (none of 4,000 random ones)",
-                        f"lower the band, or choose another alphabet; {_reach(spec)}",
+                        f"no rule with {spec.alphabet} states reaches the band {spec.band}",
+                        f"choose another band or alphabet; {_reach(spec)}",
                     )
 
     def tokenizer(self, used: set[str]) -> dict[str, Any] | None:
@@ -62,15 +67,12 @@ class Inventory:
         try:
             if wanted.kind == "pretrained":
                 file = tokenization.pretrained_file(wanted.name, self.loaded.folder)
+                size = tokenization.num_ids(file)
                 digest = fingerprint({"json": file.read_text(encoding="utf-8")})
-                return {
-                    "kind": "pretrained",
-                    "file": str(file),
-                    "content": digest,
-                    "size": tokenization.num_ids(file),
-                }
+                return {"kind": "pretrained", "file": str(file), "content": digest, "size": size}
         except UserError as error:
-            self.bad(("tokenizer", "pretrained"), error.problems[0].what, error.problems[0].remedy)
+            problem = error.problems[0]
+            self.bad(("tokenizer", "pretrained"), problem.what, problem.remedy)
             return None
         documents = {name: self.documents(name) for name in wanted.train_on}
         return {
@@ -98,6 +100,8 @@ class Inventory:
                 assert spec.files is not None
                 try:
                     files = corpus_files(spec.files, self.loaded.folder)
+                    if not any(file.path.stat().st_size for file in files):
+                        raise fail(f"the text is empty ({len(files)} files)", "name other files")
                     digest = corpus_hash(files)
                     self._documents[name] = (tuple(files), {**spec.meaning(), "documents": digest})
                 except UserError as error:
@@ -222,7 +226,10 @@ class Inventory:
 
 
 def _reach(spec: NcaSource) -> str:
-    """The part of the measured spread that a reader needs to choose another band."""
-    shares = [(low / 10, band_share(spec.automaton, low / 10, (low + 1) / 10)) for low in range(10)]
-    parts = [f"{low:.0%}-{low + 0.1:.0%}: {share:.1%}" for low, share in shares if share]
-    return "its rules lie at " + ", ".join(parts)
+    """The measured spread, which a reader needs to choose another band."""
+    parts = []
+    for i in range(20):
+        share = band_share(spec.automaton, i / 20, (i + 1) / 20)
+        if share:
+            parts.append(f"{share:.1%} at {i / 20:.2f}-{(i + 1) / 20:.2f}")
+    return f"of random rules, {spec.band.measure} finds " + ", ".join(parts)

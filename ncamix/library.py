@@ -6,6 +6,7 @@ ncamix.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ncamix.errors import fail, nearest
@@ -27,10 +28,10 @@ def find(folder: str, name: str) -> Path:
     if "/" not in name and not name.endswith((".yaml", ".yml")):
         candidates += [Path(folder) / f"{name}.yaml", shipped(folder) / f"{name}.yaml"]
     for path in candidates:
-        if path.is_file():
+        if os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
             return path
     in_package = shipped(folder) / Path(name).name
-    if name.startswith(f"{folder}/") and in_package.is_file():
+    if name.startswith(f"{folder}/") and os.path.isfile(in_package):
         return in_package
     known = sorted(
         {p.stem for where in (Path(folder), shipped(folder)) for p in where.glob("*.y*ml")}

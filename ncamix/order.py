@@ -4,13 +4,12 @@
 
 Counters of endless sources are the sample numbers themselves. A finite source is shuffled by a
 keyed permutation per epoch, so no sample comes twice before all have come once. Inside a batch the
-sources are interleaved evenly, so that every rank's share holds its part of each. Nothing here
+sources are dealt out evenly, so that every rank's share holds its part of each. Nothing here
 knows of ranks, workers or restarts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -100,9 +99,8 @@ class StageOrder:
 
     @cached_property
     def _cumulative(self) -> NDArray[np.int64]:
-        padding = -len(self.counts) % _STRIDE
-        padded = np.pad(self.counts, ((0, padding), (0, 0)))
-        blocks = padded.reshape(-1, _STRIDE, self.counts.shape[1]).sum(axis=1, dtype=np.int64)
+        whole = self.counts[: len(self.counts) // _STRIDE * _STRIDE]
+        blocks = whole.reshape(-1, _STRIDE, whole.shape[1]).sum(axis=1, dtype=np.int64)
         return np.concatenate([np.zeros((1, blocks.shape[1]), np.int64), blocks.cumsum(axis=0)])
 
     def before(self, batch: int) -> NDArray[np.int64]:
@@ -121,7 +119,7 @@ class StageOrder:
                 for order, b, n in zip(self.sources, before.tolist(), counts.tolist(), strict=True)
             ]
         )
-        place = interleave(counts)
+        place = interleave(self.batch_size)
         return source[place], sample[place]
 
     def at(self, position: int) -> tuple[int, int]:
@@ -131,13 +129,20 @@ class StageOrder:
         return int(source[place]), int(sample[place])
 
 
-def interleave(counts: Sequence[int] | NDArray[np.int32]) -> NDArray[np.int64]:
-    """Places of the source-by-source list, spread so that every stretch holds its part of each."""
-    total = max(1, int(sum(counts)))
-    middle = np.concatenate(
-        [
-            (2 * np.arange(n) + 1) * total / (2 * n) if n else np.empty(0)
-            for n in np.asarray(counts).tolist()
-        ]
-    )
-    return np.argsort(middle, kind="stable").astype(np.int64)
+@lru_cache(maxsize=64)
+def interleave(total: int) -> NDArray[np.int64]:
+    """Places of a source-by-source list of `total`, int64 [total], dealt out like cards.
+
+    Digits of the place, over the prime factors of `total`, are reversed. A half, a quarter, an
+    eighth (while they divide `total`) then takes every second, fourth, eighth of the list, so it
+    holds its part of each source to within one.
+    """
+    factors, rest, factor = [], total, 2
+    while rest > 1:
+        while rest % factor == 0:
+            factors.append(factor)
+            rest //= factor
+        factor += 1
+    places = np.arange(total, dtype=np.int64).reshape(factors[::-1]).T.ravel()
+    places.setflags(write=False)
+    return places

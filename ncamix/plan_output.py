@@ -6,10 +6,11 @@ from fractions import Fraction
 from typing import Any
 
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ncamix.plan import Plan, PlannedSource, PlannedStage, weights_as_floats
+from ncamix.plan import Plan, PlannedSource, PlannedStage, VocabularyPlan, weights_as_floats
 from ncamix.quantities import format_count
 from ncamix.trainer import Model
 
@@ -130,106 +131,97 @@ def print_plan(plan: Plan, chosen: str, console: Console) -> None:
             f"{format_count(plan.num_tokens)} tokens in all",
         )
     )
-    console.print(Group(_stage_table(plan), _source_table(plan), _vocabulary_table(plan)))
+    blank = Text("")
+    console.print(
+        Group(
+            blank,
+            Text("stages", "bold"),
+            _stage_table(plan),
+            Text("deviation: largest distance, in samples, of a count from its schedule", "dim"),
+            blank,
+            Text("sources", "bold"),
+            _source_table(plan),
+            Text("loss: tokens with a loss, of all tokens of a sample", "dim"),
+            blank,
+            _vocabulary_title(vocabulary),
+            _vocabulary_table(vocabulary),
+            blank,
+        )
+    )
     for warning in plan.warnings:
         console.print(Text.assemble(("note  ", "yellow"), warning))
-    console.print(f"fingerprint {plan.fingerprint}", style="dim")
+    console.print(Text(f"fingerprint {plan.fingerprint}", "dim"))
 
 
-def _table(title: str, *columns: str, left: int = 1) -> Table:
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        header_style="dim",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
+def _table(*columns: str, text: int) -> Table:
+    """A table whose first `text` columns may wrap; the others hold numbers, which never do."""
+    table = Table(header_style="dim", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for i, column in enumerate(columns):
-        table.add_column(
-            column,
-            justify="left" if i < left else "right",
-            overflow="fold" if i < left else "ellipsis",
-        )
+        if i < text:
+            table.add_column(column, overflow="fold")
+        else:
+            table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
+def _add_row(table: Table, *cells: str, style: str = "") -> None:
+    table.add_row(*map(Text, cells), style=style)  # Text: a glob such as [a-z] is no markup
+
+
 def _stage_table(plan: Plan) -> Table:
+    """A row a stage, and below it one for each source that it draws from."""
     table = _table(
-        "\nstages",
-        "stage",
-        "batches",
-        "batch size",
-        "samples",
-        "tokens",
-        "peak rate",
-        "samples by source",
-        "deviation",
+        "stage", "batches", "of size", "samples", "tokens", "peak rate", "deviation", text=1
     )
     for stage in plan.stages:
         peak = max(
             stage.rate.at(t) for t in range(0, stage.num_batches, max(1, stage.num_batches // 200))
         )
-        counts = "\n".join(f"{name} {count:,}" for name, count in stage.counts.items())
-        table.add_row(
+        _add_row(
+            table,
             stage.name,
             f"{stage.num_batches:,}",
             f"{stage.batch_size:,}",
             f"{stage.num_samples:,}",
             f"{stage.num_tokens:,}",
             f"{peak:.3g}",
-            counts,
             f"{stage.apportionment.largest_deviation:.2f}",
         )
-    table.caption = (
-        "deviation: largest distance, in samples, between a source's count and its schedule after "
-        "any batch"
-    )
-    table.caption_justify = "left"
+        for name, count in stage.counts.items():
+            tokens = count * stage.sequence_length
+            _add_row(table, f"  {name}", "", "", f"{count:,}", f"{tokens:,}", style="dim")
     return table
 
 
 def _source_table(plan: Plan) -> Table:
-    table = _table(
-        "\nsources",
-        "source",
-        "what",
-        "fingerprint",
-        "samples needed",
-        "epochs",
-        "ids",
-        "loss tokens",
-        left=3,
-    )
+    table = _table("source", "what", "samples", "epochs", "loss", "fingerprint", text=2)
     for name, source in plan.sources.items():
         epochs = source.epochs()
         shown = "endless" if source.text is None else "unknown"
         if epochs is not None:
             shown = f"{'' if source.num_samples else 'about '}{epochs:.2f}"
-        table.add_row(
+        _add_row(
+            table,
             name,
             source.spec.summary(),
-            source.fingerprint[:12],
             f"{source.samples_needed:,}",
             shown,
-            f"{source.first_id:,}-{source.first_id + source.num_ids - 1:,}",
             f"{source.loss_tokens}/{source.sequence_length}",
+            source.fingerprint[:12],
         )
     return table
 
 
-def _vocabulary_table(plan: Plan) -> Table:
-    v = plan.vocabulary
-    table = _table(
-        f"\nvocabulary: {v.rows:,} rows, {v.layout}, softmax over "
-        f"{'the ids a stage can emit' if v.softmax == 'active' else 'all rows'}",
-        "range",
-        "first id",
-        "ids",
-    )
-    for name, (first, size) in v.ranges.items():
-        table.add_row(name, f"{first:,}", f"{size:,}")
+def _vocabulary_title(vocabulary: VocabularyPlan) -> Text:
+    over = "the ids that a stage can emit" if vocabulary.softmax == "active" else "all rows"
+    facts = f": {vocabulary.rows:,} rows, {vocabulary.layout}, softmax over {over}"
+    return Text.assemble(("vocabulary", "bold"), facts)
+
+
+def _vocabulary_table(vocabulary: VocabularyPlan) -> Table:
+    table = _table("range", "first id", "ids", text=1)
+    for name, (first, size) in vocabulary.ranges.items():
+        _add_row(table, name, f"{first:,}", f"{size:,}")
     return table
 
 
@@ -238,7 +230,7 @@ def plan_line(plan: Plan, chosen: str) -> str:
     stages = ", then ".join(
         f"{stage.name} ({format_count(stage.num_tokens)} tokens)" for stage in plan.stages
     )
-    return f"[bold]{plan.name}[/] under {chosen}: {stages}"
+    return f"[bold]{plan.name}[/] under {escape(chosen)}: {stages}"
 
 
 def summary_lines(summary: dict[str, Any], folder: Any) -> list[str]:
@@ -254,5 +246,7 @@ def summary_lines(summary: dict[str, Any], folder: Any) -> list[str]:
             f"{name:>12}  evaluation loss {after['loss']:.3f} nats, perplexity "
             f"{after['perplexity']:.1f}" + (f", {bits:.3f} bits per byte" if bits else "")
         )
-    lines.append(f"see {folder}/report.html; the model is in {folder}/export")
+    export = folder / "export"
+    model = f"; the model is in {export}" if export.is_dir() else ""
+    lines.append(f"see {folder}/report.html{model}")
     return lines

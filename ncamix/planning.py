@@ -20,8 +20,11 @@ from ncamix.plan import Mixture, Plan, PlannedStage
 from ncamix.quantities import Quantity, format_count
 from ncamix.rates import resolve_rate
 from ncamix.schedule import Clock, Curve, Schedule, resolve
-from ncamix.sources import BlendSource
+from ncamix.sources import BlendSource, TextSource
 from ncamix.trainer import LearningRate, LoadedTrainer
+
+MAX_BATCHES = 5_000_000
+MAX_EVALUATIONS = 10_000
 
 
 def make_plan(curriculum: LoadedCurriculum, trainer: LoadedTrainer) -> Plan:
@@ -38,27 +41,28 @@ class _Planner:
         self.inventory = Inventory(curriculum, self.t.sequence_length)
         self.problems, self.warnings = self.inventory.problems, self.inventory.warnings
         self.bad = self.inventory.bad
+        self.run_tokens = 0
 
     def stop_if_bad(self) -> None:
         if self.problems:
             raise UserError(sorted(self.problems, key=lambda p: (p.file, p.line, p.column)))
 
     def plan(self) -> Plan:
-        lengths = self.stage_lengths()
-        self.stop_if_bad()
-        stages = [
-            self.stage(i, *args) for i, args in enumerate(lengths)
-        ]  # (num_batches, batch_size, first_token)
-        self.inventory.check_bands()
-        self.stop_if_bad()
-        drafted = [stage for stage in stages if stage is not None]
-        used = set(self.c.evaluate.sources).union(*(s.sources for s in drafted))
+        used = set(self.c.evaluate.sources) | self.mixed_sources()
         for name, spec in self.c.sources.items():
             if name not in used and not isinstance(spec, BlendSource):
                 self.warnings.append(f"the source '{name}' is declared but never used")
+        self.inventory.check_bands()
         tokenizer = self.inventory.tokenizer(used)
         vocabulary = self.inventory.vocabulary(used, tokenizer)
+        lengths = self.stage_lengths()
+        for name in sorted(used):
+            if isinstance(self.c.sources[name], TextSource):
+                self.inventory.documents(name)
         self.stop_if_bad()
+        stages = [self.stage(i, *args) for i, args in enumerate(lengths)]
+        self.stop_if_bad()
+        drafted = [stage for stage in stages if stage is not None]
         counters = dict.fromkeys(sorted(used), 0)
         final = []
         for stage in drafted:
@@ -91,6 +95,18 @@ class _Planner:
             tuple(final),
             tuple(self.warnings),
         )
+
+    def mixed_sources(self) -> set[str]:
+        """The sources that mixtures name, through blends too, whatever their weights."""
+        found: set[str] = set()
+        queue = [name for stage in self.c.stages for name in _names(stage.mixture)]
+        while queue:
+            name = queue.pop()
+            if name not in found:
+                found.add(name)
+                source = self.c.sources[name]
+                queue += _names(source.mixture) if isinstance(source, BlendSource) else ()
+        return {name for name in found if not isinstance(self.c.sources[name], BlendSource)}
 
     @staticmethod
     def _with_counters(stage: PlannedStage, counters: dict[str, int]) -> PlannedStage:
@@ -148,6 +164,14 @@ class _Planner:
             tokens = size(stage) * length
             end += wanted(stage) if stage.duration is not None else budget - fixed
             batches = int((end - used) // tokens)
+            if batches > MAX_BATCHES:
+                self.bad(
+                    ("stages", i, "duration"),
+                    f"this stage has {batches:,} batches of {_tokens(tokens)}; a plan counts "
+                    f"{MAX_BATCHES:,} a stage at most",
+                    "give it larger batches, a shorter duration or a smaller budget",
+                )
+                batches = 1
             if batches < 1:
                 self.bad(
                     ("stages", i, "duration"),
@@ -158,6 +182,7 @@ class _Planner:
                 batches = 1
             out.append((batches, size(stage), used))
             used += batches * tokens
+        self.run_tokens = used
         return out
 
     # -- stages ---------------------------------------------------------------------------------
@@ -171,8 +196,8 @@ class _Planner:
         columns = _names(spec.mixture)
         leaves: dict[str, None] = {}
         blends: dict[str, tuple[tuple[str, ...], Curve]] = {}
+        where: tuple[str | int, ...] = (*path, "mixture")
         try:
-            where = (*path, "mixture")
             curve = resolve(spec.mixture, clock, columns, spec.cycle)
             queue = list(columns)
             while queue:
@@ -206,12 +231,12 @@ class _Planner:
             apportionment = Apportionment(
                 apportionment.counts[:, live].copy(), apportionment.largest_deviation
             )
-        rates = spec.optimizer.lr
-        if isinstance(rates, LearningRate) and rates.peak.unit == "":
+        peak = _absolute_peak(spec.optimizer.lr)
+        if peak:
             self.warnings.append(
-                f"stage '{spec.name}': the peak rate {float(rates.peak.value):g} is absolute; "
-                f"under a trainer of another size, write it relative to the trainer's, such as "
-                f"{float(rates.peak.value / self.t.base_rate()):g}x"
+                f"stage '{spec.name}': the peak rate {float(peak):g} is absolute; for trainers of "
+                f"other sizes, write it relative to the trainer's: "
+                f"{float(peak / self.t.base_rate()):g}x"
             )
         return PlannedStage(
             index,
@@ -230,25 +255,41 @@ class _Planner:
         )
 
     def evaluations(self, num_batches: int, tokens: int, first_token: int) -> tuple[int, ...]:
+        """Evaluate where the run's tokens reach multiples of the interval, at most every batch."""
         every: Quantity = self.c.evaluate.every
         if every.unit == "ba":
             step = every.value * tokens
         elif every.unit == "tok":
             step = every.value
         else:
-            step = every.value / 100 * self.t.budget.value
-        at: set[int] = set()
+            step = every.value / 100 * self.run_tokens
+        step = max(step, Fraction(tokens))
+        at: list[int] = []
         k = int(first_token // step) + 1
         while True:
             batch = -int((first_token - k * step) // tokens)  # the first to reach k intervals
-            if batch >= num_batches or len(at) > 10_000:
-                return tuple(sorted(at))
-            at.add(batch)
+            if batch >= num_batches:
+                return tuple(at)
+            if len(at) == MAX_EVALUATIONS:
+                self.bad(
+                    ("evaluate", "every"),
+                    f"more than {MAX_EVALUATIONS:,} evaluations in one stage",
+                    "evaluate less often, such as every 10%",
+                )
+                return tuple(at)
+            at.append(batch)
             k += 1
 
 
 def _names(schedule: Schedule) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for frame in schedule for name in frame.value))
+
+
+def _absolute_peak(rate: LearningRate | Schedule | None) -> Fraction | None:
+    """The highest absolute rate that a stage's own optimizer gives, if any."""
+    if isinstance(rate, LearningRate):
+        return rate.peak.value if rate.peak.unit == "" else None
+    return max((f.value.value for f in rate or () if f.value.unit == ""), default=None)
 
 
 def _tokens(count: Fraction | int) -> str:

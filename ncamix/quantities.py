@@ -17,8 +17,10 @@ from pydantic import PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 _PATTERN = re.compile(
-    r"\s*([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*([kMGT]?)(%|tok|ba|ep|x)?\s*\Z"
+    r"\s*([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*([kMGT]?)(%|tok|ba|ep|x)?\s*\Z",
+    re.ASCII,
 )
+SMALLEST, LARGEST = Fraction(1, 10**30), 10**18  # anything beyond is a slip of the keyboard
 _POWERS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -30,6 +32,11 @@ def refuse(what: str, remedy: str = "", suffix: tuple[str | int, ...] = ()) -> P
 def refuse_all(problems: list[tuple[tuple[str | int, ...], str, str]]) -> PydanticCustomError:
     """As `refuse`, for several problems at once: (path below the value, what, remedy) each."""
     return PydanticCustomError("ncamix", "refused", {"problems": problems})
+
+
+def refusals(error: PydanticCustomError) -> list[tuple[tuple[str | int, ...], str, str]]:
+    """The problems that `refuse_all` was given."""
+    return list((error.context or {})["problems"])
 
 
 @dataclass(frozen=True)
@@ -47,16 +54,24 @@ class Quantity:
 
 
 def parse_quantity(written: Any) -> Quantity | None:
-    """Read a number or a number with a unit; None if it is neither."""
-    if isinstance(written, bool) or written is None:
+    """Read a number or a number with a unit; None if it is neither.
+
+    Raises PydanticCustomError for numbers too large or too small to be meant.
+    """
+    number: int | Decimal | Fraction
+    if isinstance(written, int | Decimal | Fraction) and not isinstance(written, bool):
+        number, power, unit = written, "", ""
+    elif isinstance(written, str) and (match := _PATTERN.match(written)):
+        number, power, unit = Decimal(match[1]), match[2], match[3] or ""
+    else:
         return None
-    if isinstance(written, int | Decimal | Fraction):
-        return Quantity(Fraction(written), "")
-    match = _PATTERN.match(written) if isinstance(written, str) else None
-    if match is None:
-        return None
-    number, power, unit = match.groups()
-    return Quantity(Fraction(Decimal(number)) * _POWERS[power], unit or "")
+    if not number:
+        return Quantity(Fraction(0), unit)
+    wild = isinstance(number, Decimal) and abs(number.adjusted()) > 100  # too large to expand
+    value = Fraction(0) if wild else Fraction(number) * _POWERS[power]
+    if not SMALLEST <= abs(value) <= LARGEST:
+        raise refuse("the number is out of all bounds", "write one between 1e-30 and 1e18")
+    return Quantity(value, unit)
 
 
 def format_fraction(value: Fraction) -> str:
@@ -81,12 +96,17 @@ def format_count(value: float, unit: str = "") -> str:
     return f"{value:g}{unit}"
 
 
-def quantity_of(written: Any, units: tuple[str, ...], example: str) -> Quantity:
+def quantity_of(
+    written: Any, units: tuple[str, ...], example: str, suffix: tuple[str | int, ...] = ()
+) -> Quantity:
     """Read a quantity in one of `units`, or refuse it with `example` as the way out."""
-    quantity = parse_quantity(written)
+    try:
+        quantity = parse_quantity(written)
+    except PydanticCustomError as error:
+        raise refuse_all([((*suffix, *b), w, r) for b, w, r in refusals(error)]) from None
     if quantity is None or quantity.unit not in units:
-        shown = "nothing" if written is None else f"'{written}'"
-        raise refuse(f"{shown} is not understood here", f"write it like {example}")
+        shown = f"'{written}'" if isinstance(written, str | int | Decimal) else "this"
+        raise refuse(f"{shown} is not understood here", f"write it like {example}", suffix)
     return quantity
 
 
@@ -97,10 +117,24 @@ def _exact(written: Any) -> Fraction:
     return quantity.value
 
 
+def _above_zero(written: Any) -> Fraction:
+    value = _exact(written)
+    if value <= 0:
+        raise refuse("not above 0", "write a number above 0")
+    return value
+
+
+def _not_negative(written: Any) -> Fraction:
+    value = _exact(written)
+    if value < 0:
+        raise refuse("negative", "write 0 or more")
+    return value
+
+
 def _whole(written: Any) -> int:
     value = _exact(written)
-    if value.denominator != 1:
-        raise refuse("not a whole number", "write a whole number")
+    if value.denominator != 1 or value < 0:
+        raise refuse("not a whole number", "write a whole number, 0 or more")
     return int(value)
 
 
@@ -112,6 +146,8 @@ def _positive(written: Any) -> int:
 
 
 Exact = Annotated[Fraction, PlainValidator(_exact), WithJsonSchema({"type": "number"})]
+AboveZero = Annotated[Fraction, PlainValidator(_above_zero), WithJsonSchema({"type": "number"})]
+NotNegative = Annotated[Fraction, PlainValidator(_not_negative), WithJsonSchema({"type": "number"})]
 Whole = Annotated[int, PlainValidator(_whole), WithJsonSchema({"type": "integer"})]
 Positive = Annotated[
     int, PlainValidator(_positive), WithJsonSchema({"type": "integer", "minimum": 1})

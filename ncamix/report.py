@@ -12,56 +12,23 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
-import os
-import zipfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ncamix import charts
-from ncamix.charts import Floats, StageRecord
-from ncamix.errors import fail
+from ncamix import charts, drawings
+from ncamix.run_record import Floats, Json, RunRecord, read_run
+from ncamix.shards import write_whole
 
 CAVEAT = (
     "One run with one seed: this shows that the run works, not that the curriculum helps. "
     "A control without automata, several seeds and an interval are needed for that."
 )
 MAX_RULES, MAX_FRAMES, MAX_CELLS = 6, 10, 600_000  # shown of each source; cells over all sources
-
-Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """All that a run folder says; `frames` are (states [rules, frames, H, W], scores, alphabet)."""
-
-    plan: Json
-    summary: Json
-    stages: list[StageRecord]
-    evaluations: list[Json]
-    frames: dict[str, tuple[NDArray[np.uint8], Floats, int]]
-    texts: dict[str, str]
-    remarks: list[str] = field(default_factory=list)
-
-    @property
-    def batches(self) -> tuple[int, int]:
-        """Batches recorded and planned."""
-        return sum(len(s.tokens) for s in self.stages), sum(s.num_batches for s in self.stages)
-
-    @property
-    def finished(self) -> bool:
-        return bool(self.summary.get("finished"))
-
-    @property
-    def tokens(self) -> int:
-        """Tokens consumed so far."""
-        return int(max((s.tokens[-1] for s in self.stages if len(s.tokens)), default=0))
 
 
 def write_report(run: Path) -> Path:
@@ -73,7 +40,8 @@ def write_report(run: Path) -> Path:
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(count=_count, fixed=_fixed, perplexity=_perplexity, signed=_signed)
     page = environment.get_template("report.html.j2").render(_page(record))
-    return _write(run / "report.html", page.encode())
+    write_whole(run / "report.html", page.encode())
+    return run / "report.html"
 
 
 def write_overview(run: Path, out: Path) -> Path:
@@ -92,117 +60,17 @@ def write_overview(run: Path, out: Path) -> Path:
         ax = charts.add_panel(
             fig, 112, 104, stages, theme, "planned share of samples", last=False, margin=20
         )
-        charts.draw_planned(ax, stages, colours, theme)
+        drawings.draw_planned(ax, stages, colours, theme)
         ax = charts.add_panel(fig, 248, 72, stages, theme, "realised", last=False, margin=20)
-        charts.draw_realised(ax, stages, colours, theme)
+        drawings.draw_realised(ax, stages, colours, theme)
         title = "training loss by source, nats per token (pale: every batch; full: running median)"
         ax = charts.add_panel(fig, 354, 164, stages, theme, title, margin=20)
-        charts.draw_losses(ax, stages, colours, theme)
+        drawings.draw_losses(ax, stages, colours, theme)
         buffer = io.BytesIO()
         fig.savefig(buffer, format="png", metadata={"Software": None})
-    return _write(out, buffer.getvalue())
-
-
-# ---- reading a run folder
-
-
-def read_run(run: Path) -> RunRecord:
-    """Read what there is; only `plan.json` has to be."""
-    if not (run / "plan.json").is_file():
-        raise fail("this is not the folder of a run: it holds no plan.json", file=str(run))
-    remarks: list[str] = []
-    plan = json.loads((run / "plan.json").read_text("utf-8"))
-    try:
-        summary = json.loads((run / "summary.json").read_text("utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        summary = {}
-    rows: dict[str, dict[int, Json]] = {}
-    for row in _lines(run / "metrics.jsonl", remarks):  # a resumed run may record a batch again
-        rows.setdefault(row["stage"], {})[row["batch"]] = row
-    evaluations: dict[tuple[Any, ...], Json] = {}
-    for row in _lines(run / "evaluations.jsonl", remarks):
-        evaluations[row["stage"], row["batch"], row["source"]] = row
-    stages = [
-        _stage(s, list(plan["sources"]), rows.get(s["name"], {}), remarks) for s in plan["stages"]
-    ]
-    texts = {
-        name: (run / name).read_text("utf-8", errors="replace")
-        for name in ("curriculum.yaml", "trainer.yaml")
-        if (run / name).is_file()
-    }
-    ordered = sorted(evaluations.values(), key=lambda e: e["tokens"])  # stable: stages in order
-    return RunRecord(
-        plan, summary, stages, ordered, _frames(run / "frames.npz", remarks), texts, remarks
-    )
-
-
-def _lines(path: Path, remarks: list[str]) -> Iterator[Json]:
-    """Objects of a JSON-lines file; a line torn by a kill is passed over."""
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                if line.endswith("\n") and line.strip():
-                    remarks.append(f"{path.name}, line {number} is not readable and was left out.")
-                continue
-            if isinstance(row, dict) and {"stage", "batch", "tokens"} <= row.keys():
-                yield row
-
-
-def _stage(
-    plan: Json, sources: list[str], rows: Mapping[int, Json], remarks: list[str]
-) -> StageRecord:
-    recorded = [rows[b] for b in sorted(rows)]
-    tokens = np.array([r["tokens"] for r in recorded], np.float64)
-    losses, not_finite = {}, 0
-    for source in sources:
-        pairs = [(r["tokens"], r[f"loss/{source}"]) for r in recorded if f"loss/{source}" in r]
-        finite = [(t, v) for t, v in pairs if v is not None and math.isfinite(v)]
-        not_finite += len(pairs) - len(finite)
-        if finite:
-            table = np.array(finite, np.float64)
-            losses[source] = (table[:, 0], table[:, 1])
-    if not_finite:
-        remarks.append(f"Stage {plan['name']}: {not_finite} losses were not finite numbers.")
-    mixture, rate = plan["mixture_curve"], plan["learning_rate_curve"]
-    return StageRecord(
-        name=plan["name"],
-        first_token=plan["first_token"],
-        num_tokens=plan["num_tokens"],
-        num_batches=plan["num_batches"],
-        batch_size=plan["batch_size"],
-        mixture_progress=np.array(mixture["progress"], np.float64),
-        mixture={
-            s: np.array(mixture["weights"][s], np.float64)
-            for s in sources
-            if any(mixture["weights"].get(s, []))
-        },
-        rate_progress=np.array(rate["progress"], np.float64),
-        rate=np.array(rate["rate"], np.float64),
-        tokens=tokens,
-        learning_rate=np.array([r.get("lr", np.nan) for r in recorded], np.float64),
-        counts={
-            s: np.array([r.get(f"count/{s}", 0) for r in recorded], np.float64) for s in sources
-        },
-        losses=losses,
-    )
-
-
-def _frames(path: Path, remarks: list[str]) -> dict[str, tuple[NDArray[np.uint8], Floats, int]]:
-    if not path.is_file():
-        return {}
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            names = [n for n in arrays.files if not n.endswith((".scores", ".alphabet"))]
-            return {
-                n: (arrays[n], arrays[f"{n}.scores"], int(arrays[f"{n}.alphabet"])) for n in names
-            }
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        remarks.append("frames.npz is not readable and was left out.")
-        return {}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, buffer.getvalue())
+    return out
 
 
 # ---- what the page shows
@@ -269,18 +137,18 @@ def _charts(record: RunRecord, colours: dict[str, str]) -> dict[str, Any]:
     with charts.style():
         fig = charts.new_figure(420)
         ax = add(fig, 48, 170, stages, theme, "planned", last=False)
-        charts.draw_planned(ax, stages, colours, theme)
+        drawings.draw_planned(ax, stages, colours, theme)
         ax = add(fig, 250, 130, stages, theme, "realised")
-        charts.draw_realised(ax, stages, colours, theme)
+        drawings.draw_realised(ax, stages, colours, theme)
         svgs["schedule"] = charts.to_svg(fig, "Planned and realised share of samples", "schedule")
 
         fig = charts.new_figure(210)
-        charts.draw_rate(add(fig, 48, 122, stages, theme, "learning rate"), stages, theme)
+        drawings.draw_rate(add(fig, 48, 122, stages, theme, "learning rate"), stages, theme)
         svgs["rate"] = charts.to_svg(fig, "Learning rate over tokens", "rate")
 
         fig = charts.new_figure(408)
         ax = add(fig, 48, 320, stages, theme, "loss, nats per token")
-        charts.draw_losses(ax, stages, colours, theme)
+        drawings.draw_losses(ax, stages, colours, theme)
         svgs["loss"] = charts.to_svg(fig, "Training loss by source over tokens", "loss")
 
         panels = [
@@ -293,7 +161,7 @@ def _charts(record: RunRecord, colours: dict[str, str]) -> dict[str, Any]:
             top = 48.0
             for title, height, series in panels:
                 ax = add(fig, top, height, stages, theme, title, last=title == panels[-1][0])
-                charts.draw_evaluations(ax, series, colours, theme)
+                drawings.draw_evaluations(ax, series, colours, theme)
                 top += height + 34
             svgs["evaluation"] = charts.to_svg(fig, "Evaluations over tokens", "evaluation")
     return {name: Markup(svg) for name, svg in svgs.items()}
@@ -424,12 +292,3 @@ def _perplexity(value: Any) -> str:
 
 def _signed(value: int) -> str:
     return f"+{value:,}" if value > 0 else f"−{-value:,}" if value < 0 else "0"
-
-
-def _write(path: Path, data: bytes) -> Path:
-    """Write whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
-    return path

@@ -35,6 +35,7 @@ _SEGMENTS = (
 )
 _SHARED_MEMORY = Path("/dev/shm")
 _TEMPORARY = "ncamix-"
+_PATIENCE = 20.0
 
 
 class RunFolder:
@@ -61,9 +62,12 @@ class RunFolder:
         Raises:
             UserError: the folder cannot be written, or another process owns it.
         """
+        made = [p for p in [*reversed(self.path.parents), self.path] if not p.exists()]
+        created = made[0] if made else None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("a+")
+            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+            self._lock = os.fdopen(descriptor, "r+")
         except OSError as error:
             raise fail(
                 f"the output folder {self.path} cannot be written ({error.strerror})",
@@ -73,15 +77,16 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
+            self._lock = None
             raise fail(
                 f"another process is working in {self.path}",
                 "wait for it, or choose another folder with --out",
             ) from None
         saved = os.environ.get("TMPDIR")
         try:
-            self._clean_up()
+            left = self._clean_up(_PATIENCE)
             temporary = tempfile.mkdtemp(prefix=_TEMPORARY)
-            self._write({"boot": _boot_id(), "temporary": temporary, "prefixes": []})
+            self._write({"boot": _boot_id(), "temporary": temporary, "prefixes": left})
             os.environ["TMPDIR"] = temporary
             tempfile.tempdir = None
             yield
@@ -92,39 +97,57 @@ class RunFolder:
                 os.environ["TMPDIR"] = saved
             tempfile.tempdir = None
             self._clean_up()
+            self._leave_nothing(created)
             self._lock.close()
+            self._lock = None
+
+    def _leave_nothing(self, created: Path | None) -> None:
+        """Remove the folders that `hold` created, from `created` down, if nothing came of them."""
+        if created is None or any(p.name != ".lock" for p in self.path.iterdir()):
+            return
+        (self.path / ".lock").unlink()
+        for folder in [self.path, *self.path.parents]:
+            if any(folder.iterdir()):
+                return
+            folder.rmdir()
+            if folder == created:
+                return
 
     def add_prefix(self, prefix: int) -> None:
-        """Record a shared-memory prefix that this run uses."""
-        if prefix not in self._record.get("prefixes", []):
-            self._write({**self._record, "prefixes": [*self._record.get("prefixes", []), prefix]})
+        """Record a shared-memory prefix that this run uses; the owner's business alone."""
+        known = self._record.get("prefixes", [])
+        if self._lock is not None and prefix not in known:
+            self._write({**self._record, "prefixes": [*known, prefix]})
 
     def _write(self, record: dict[str, Any]) -> None:
+        """Replace the record: one line, whole at any moment, what is behind it does not count."""
         self._record = record
         self._lock.seek(0)
-        self._lock.truncate()
-        self._lock.write(json.dumps(record))
+        self._lock.write(json.dumps(record) + "\n")
         self._lock.flush()
+        self._lock.truncate()
 
-    def _clean_up(self) -> None:
-        """Remove what the lock file names and no living process, this one included, uses."""
+    def _clean_up(self, patience: float = 0) -> list[int]:
+        """Remove what the lock file names and no living process, this one included, uses; the
+        prefixes that had to be left.
+
+        patience: seconds to wait for the workers of a dead owner, which end soon after it.
+        """
         self._lock.seek(0)
         try:
-            record = json.loads(self._lock.read() or "{}")
+            record = json.loads(self._lock.readline() or "{}")
         except ValueError:
             record = {}
+        left: list[int] = []
         if record.get("boot") == _boot_id():
-            names = [f"{p:06}_{s}" for p in record.get("prefixes", []) for s in _SEGMENTS]
-            present = [n for n in names if (_SHARED_MEMORY / n).exists()]
-            living = _mapped() if present else ""
-            for name in present:
-                path = _SHARED_MEMORY / name
-                if path.stat().st_uid == os.getuid() and f"/{name}" not in living:
-                    path.unlink(missing_ok=True)
-        temporary = Path(record.get("temporary") or "")
-        if temporary.name.startswith(_TEMPORARY) and temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
+            until = time.monotonic() + patience
+            while (left := _remove_shared(record.get("prefixes", []))) and time.monotonic() < until:
+                time.sleep(0.2)
+            temporary = Path(record.get("temporary") or "")
+            if temporary.name.startswith(_TEMPORARY) and temporary.is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
         self._write({})
+        return left
 
     def move_aside(self) -> Path | None:
         """Move what the folder holds to `<name>.<time>` beside it; where it went, if anywhere."""
@@ -147,22 +170,21 @@ def cut_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     """Rewrite a JSON-lines file with the rows to keep; a torn last row is dropped."""
     if not path.exists():
         return
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if keep(row):
-            rows.append(line)
+    rows = [json.dumps(row) for row in read_rows(path) if keep(row)]
     write_whole(path, "".join(f"{line}\n" for line in rows).encode())
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; none if it is missing."""
+    """The rows of a JSON-lines file; none if it is missing. A torn last row does not count."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
 
 
 @contextmanager
@@ -172,6 +194,27 @@ def machine_wide(name: str) -> Iterator[None]:
     with path.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _remove_shared(prefixes: list[int]) -> list[int]:
+    """Remove this user's segments of `prefixes` that no process maps; the prefixes still mapped."""
+    present = [
+        (prefix, path)
+        for prefix in prefixes
+        for path in (_SHARED_MEMORY / f"{prefix:06}_{name}" for name in _SEGMENTS)
+        if path.exists()
+    ]
+    living, left = _mapped() if present else "", set()
+    for prefix, path in present:
+        if f"{path}\n" in living:
+            left.add(prefix)
+            continue
+        try:
+            if path.stat().st_uid == os.getuid():
+                path.unlink()
+        except OSError:  # another was faster
+            pass
+    return sorted(left)
 
 
 def _boot_id() -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from ncamix.compilation import prepare
-from ncamix.errors import fail
+from ncamix.errors import UserError, fail
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
 from ncamix.run_folder import RunFolder
@@ -20,6 +20,7 @@ from ncamix.shards import write_whole
 from ncamix.sources import NcaSource
 from ncamix.sources.nca import NcaGenerator
 from ncamix.trainer import has_gpu
+from ncamix.training.progress import Waiting
 
 if TYPE_CHECKING:
     from ncamix.text_compilation import TextFacts
@@ -36,35 +37,53 @@ def run_plan(
     Raises:
         UserError: something that the user can mend. Stopped: a signal came, the state is saved.
     """
+    _check_device(plan)
     first = int(os.environ.get("RANK", "0")) == 0
     folder = RunFolder(path)
-    with folder.hold() if first else _joined(folder):
-        if first:
-            _take_over(plan, folder, fresh, console)
-            finished = folder.file("summary.json")
-            if finished.is_file():
-                console.print(
-                    f"[bold]{plan.name}[/] is finished: see {path}/report.html "
-                    "(--fresh starts over)"
-                )
-                return dict(json.loads(finished.read_text()))
-            with console.status("compiling text") as status:
-                plan = prepare(plan, lambda what, done: status.update(f"{what}, {done:.0%}"), data)
-            write_whole(folder.file("plan.json"), json.dumps(plan_json(plan), indent=1).encode())
+    if not first:
+        if folder.file("summary.json").is_file() and not fresh:
+            return {}
+        return _train(plan, folder, data, console, first)
+    with folder.hold():
+        _take_over(plan, folder, fresh, console)
+        finished = folder.file("summary.json")
+        if finished.is_file():
+            console.print(
+                f"{plan.name} is finished: see {path}/report.html (--fresh starts over)",
+                markup=False,
+            )
+            return dict(json.loads(finished.read_text()))
+        with Waiting(console, "compiling text") as waiting:
+            plan = prepare(plan, waiting.say, data)
+        for name, document in (("curriculum", plan.curriculum), ("trainer", plan.trainer)):
+            write_whole(folder.file(f"{name}.yaml"), document.document.text.encode())
+        write_whole(folder.file("plan.json"), json.dumps(plan_json(plan), indent=1).encode())
         return _train(plan, folder, data, console, first)
 
 
-class _joined:
-    """Ranks other than the first work in the folder that the first one owns."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *error: object) -> None:
-        return None
+def _check_device(plan: Plan) -> None:
+    trainer = plan.trainer
+    if has_gpu():
+        return
+    problems = []
+    if trainer.trainer.precision != "fp32":
+        problems.append(
+            trainer.document.problem(
+                ("precision",),
+                "this machine has no GPU, and Composer trains on CPUs in fp32 only",
+                "write precision: fp32, or choose another trainer: --trainer cpu",
+            )
+        )
+    if trainer.trainer.parallelism != "ddp":
+        problems.append(
+            trainer.document.problem(
+                ("parallelism",),
+                "this machine has no GPU to shard the model over",
+                "write parallelism: ddp, or choose another trainer: --trainer cpu",
+            )
+        )
+    if problems:
+        raise UserError(problems)
 
 
 def _take_over(plan: Plan, folder: RunFolder, fresh: bool, console: Console) -> None:
@@ -72,7 +91,7 @@ def _take_over(plan: Plan, folder: RunFolder, fresh: bool, console: Console) -> 
     if fresh:
         aside = folder.move_aside()
         if aside is not None:
-            console.print(f"moved the old run to {aside}")
+            console.print(f"moved the old run to {aside}", markup=False)
     known = folder.file("plan.json")
     if known.is_file():
         before = json.loads(known.read_text())
@@ -84,11 +103,7 @@ def _take_over(plan: Plan, folder: RunFolder, fresh: bool, console: Console) -> 
             )
         begun = any((folder.path / "checkpoints").glob("*/ba*.pt"))
         if begun and not folder.file("summary.json").is_file():
-            console.print(f"resuming the run in {folder.path}")
-    else:
-        write_whole(known, json.dumps(plan_json(plan), indent=1).encode())
-    write_whole(folder.file("curriculum.yaml"), plan.curriculum.document.text.encode())
-    write_whole(folder.file("trainer.yaml"), plan.trainer.document.text.encode())
+            console.print(f"resuming the run in {folder.path}", markup=False)
 
 
 def _difference(before: dict[str, Any], plan: Plan) -> str:
@@ -116,16 +131,17 @@ def _train(
 ) -> dict[str, Any]:
     """The part that needs torch: all ranks."""
     device = "gpu" if has_gpu() else "cpu"
-    with console.status("loading torch and Composer") if first else _joined(folder):
+    with Waiting(console if first else None, "loading torch and Composer"):
         _quiet_libraries()
         from composer.utils import dist
 
         from ncamix.text_compilation import text_facts, tokenizer_file
         from ncamix.training.evaluation import evaluation_sets
         from ncamix.training.progress import RunProgress
-        from ncamix.training.stages import is_finished, set_up_ranks, train
+        from ncamix.training.stages import is_finished, set_up_ranks, share_temporary, train
 
         set_up_ranks(device)
+        share_temporary()
         dist.barrier()  # the first rank has compiled the text
         if not first:
             plan = prepare(plan, lambda what, done: None, data)
@@ -139,7 +155,7 @@ def _train(
             train(plan, folder, data, sets, device, progress)
     if not first:
         return {}
-    with console.status("exporting and drawing the report"):
+    with Waiting(console, "exporting and drawing the report"):
         return _finish(plan, folder, facts, device)
 
 

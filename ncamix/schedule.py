@@ -18,8 +18,10 @@ from fractions import Fraction
 from math import isqrt, lcm
 from typing import Any
 
+from pydantic_core import PydanticCustomError
+
 from ncamix.errors import nearest
-from ncamix.quantities import Quantity, parse_quantity, quantity_of, refuse, refuse_all
+from ncamix.quantities import Quantity, parse_quantity, quantity_of, refusals, refuse, refuse_all
 
 SCALE = 1 << 96  # fixed point: the value 1
 EASES = ("linear", "cosine", "step")
@@ -73,13 +75,17 @@ def _shares(written: Any) -> dict[str, Fraction]:
     problems: list[tuple[tuple[str | int, ...], str, str]] = []
     weights: dict[str, Quantity] = {}
     for name, value in written.items():
-        quantity = parse_quantity(value)
+        try:
+            quantity = parse_quantity(value)
+        except PydanticCustomError as error:
+            problems += [((name,), what, way) for _, what, way in refusals(error)]
+            continue
         if not is_name(name):
             problems.append(((name,), f"'{name}' is not a source name", "begin with a letter"))
         elif quantity is None or quantity.unit not in ("", "%"):
             problems.append(((name,), "not a weight", "write a number, or a share such as 80%"))
         elif quantity.value < 0:
-            problems.append(((name,), "a weight is negative", "write 0 or more"))
+            problems.append(((name,), "the weight is negative", "write 0 or more"))
         else:
             weights[name] = quantity
     if problems:
@@ -102,12 +108,10 @@ def _parse(written: Any, value_key: str, read_value: Any) -> Schedule:
     problems: list[tuple[tuple[str | int, ...], str, str]] = []
 
     def attempt(suffix: tuple[str | int, ...], read: Any, *args: Any) -> Any:
-        from pydantic_core import PydanticCustomError
-
         try:
             return read(*args)
         except PydanticCustomError as error:
-            for below, what, remedy in (error.context or {})["problems"]:
+            for below, what, remedy in refusals(error):
                 problems.append(((*suffix, *below), what, remedy))
             return None
 
@@ -168,15 +172,16 @@ class Clock:
     num_batches: int
     tokens_per_batch: int
 
-    def batches(self, at: Quantity) -> Fraction:
-        """A duration or position as batches; negative ones count from the end."""
+    def batches(self, at: Quantity, end: Fraction | None = None) -> Fraction:
+        """A duration or position as batches; negative ones count from `end`, the stage's own."""
+        end = Fraction(self.num_batches) if end is None else end
         if at.unit == "%":
-            x = at.value / 100 * self.num_batches
+            x = at.value / 100 * end
         elif at.unit == "tok":
             x = at.value / self.tokens_per_batch
         else:
             x = at.value
-        return x + self.num_batches if at.value < 0 else x
+        return x + end if at.value < 0 else x
 
 
 @dataclass(frozen=True)
@@ -237,23 +242,14 @@ def resolve(
         ValueError: keyframes out of order, outside the stage, or beyond the cycle; a cycle of
             nothing. The message is for the user.
     """
-    length = clock.num_batches
     period = clock.batches(cycle) if cycle is not None else Fraction(0)
     if cycle is not None:
         if period <= 0:
             raise ValueError("the cycle has no length")
-        # keyframes of a cycle are relative to the cycle, so it is their stage
-        at_clock = [
-            f.at.value / 100 * period if f.at.unit == "%" else clock.batches(f.at) for f in schedule
-        ]
-        at_clock = [
-            x + period if f.at.unit == "%" and f.at.value < 0 else x
-            for x, f in zip(at_clock, schedule, strict=True)
-        ]
-        end, what = period, "the cycle"
+        end, what = period, f"the cycle of {cycle}"
     else:
-        at_clock = [clock.batches(f.at) for f in schedule]
-        end, what = Fraction(length), "the stage"
+        end, what = Fraction(clock.num_batches), "the stage"
+    at_clock = [clock.batches(f.at, end) for f in schedule]  # keyframes are relative to the cycle
     for i, x in enumerate(at_clock):
         if not 0 <= x <= end:
             raise ValueError(f"the keyframe at {schedule[i].at} lies outside {what}")

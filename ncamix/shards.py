@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,7 +89,7 @@ class ShardFormat:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)
@@ -134,8 +135,23 @@ def write_dataset(
 
 def read_index(folder: Path) -> list[dict[str, Any]]:
     """The shard entries of a dataset. Raises OSError or ValueError if there is no readable one."""
-    entries: list[dict[str, Any]] = json.loads((folder / "index.json").read_text())["shards"]
+    index = json.loads((folder / "index.json").read_text())
+    if not isinstance(index, dict) or not isinstance(index.get("shards"), list):
+        raise ValueError(f"{folder / 'index.json'} is not an index")
+    entries: list[dict[str, Any]] = index["shards"]
     return entries
+
+
+def count_samples(folder: Path) -> int:
+    """Samples of a dataset. Raises OSError or ValueError if it is not whole: no index, or a shard
+    is missing or not of the size that the index says."""
+    total = 0
+    for entry in read_index(folder):
+        file = entry["zip_data"] or entry["raw_data"]
+        if (folder / file["basename"]).stat().st_size != file["bytes"]:
+            raise ValueError(f"{folder / file['basename']} is not of {file['bytes']} bytes")
+        total += entry["samples"]
+    return total
 
 
 def read_samples(folder: Path, limit: int | None = None) -> NDArray[np.uint32]:

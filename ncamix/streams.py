@@ -1,12 +1,13 @@
 """From a plan to a stage's dataset: one stream a source, on the fly or from compiled shards.
 
 endless source   ncamix:// remote, shards generated into the stage's cache folder
-text             the compiled cache entry, read in place
+text             the compiled cache entry, read in place through a link
 --data DIR       DIR/<source> as the remote of either, the stage's cache folder as local
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,22 @@ def make_stream(source: PlannedSource, folder: Path, data: Path | None) -> Strea
     if data is not None:
         local.mkdir(parents=True, exist_ok=True)
         return Stream(remote=str(data / source.name), local=str(local))
-    if source.text is not None:
-        return Stream(local=str(cache.entry(source.fingerprint)))
+    if source.text is not None:  # two sources may share an entry, not a path
+        link = folder / f"{source.name}.text"
+        replace_link(link, cache.entry(source.fingerprint))
+        return Stream(local=str(link))
     local.mkdir(parents=True, exist_ok=True)
     remote = remote_of(source)
     url = remote.save(folder / f"{source.name}.json")
     return GeneratedStream(remote, url, str(local))
+
+
+def replace_link(link: Path, target: Path) -> None:
+    """Make `link` a symbolic link to `target`, at once; other ranks do the same."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, link)
 
 
 def make_dataset(

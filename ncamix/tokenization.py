@@ -9,6 +9,7 @@ unused.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ END_OF_TEXT = "<|endoftext|>"
 NUM_BYTE_IDS = 257  # 256 bytes and the end of text
 TRAIN_BYTES = 1 << 30  # a BPE tokenizer is trained on this much text of each source, at most
 VERSION = 1
+_ONE_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")  # SentencePiece's way to write a byte
 _KNOWN_ENDS = (END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>", "[SEP]")
 
 
@@ -35,16 +37,29 @@ def pretrained_file(name: str, folder: Path) -> Path:
         if path.is_file():
             return path
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 
+        cached = try_to_load_from_cache(name, "tokenizer.json")
+        if isinstance(cached, str):
+            return Path(cached)
+        if not constants.HF_HUB_OFFLINE:  # a missing network is told at once; the client retries
+            HfApi().model_info(name, timeout=10)
         return Path(hf_hub_download(name, "tokenizer.json"))
     except Exception as error:  # the hub's client raises many kinds
-        line = (str(error).strip().splitlines() or [repr(error)])[0][:200]
         raise fail(
             f"the tokenizer '{name}' is no local path and cannot be had from the Hugging Face hub "
-            f"({line})",
+            f"({hub_reason(error)})",
             "check its name and the network, or name a local tokenizer.json",
         ) from None
+
+
+def hub_reason(error: Exception) -> str:
+    """Why the hub's client failed, in a line."""
+    from requests import ConnectionError, Timeout
+
+    if isinstance(error, ConnectionError | Timeout):
+        return "there is no connection"
+    return (str(error).strip().splitlines() or [repr(error)])[0][:200]
 
 
 def num_ids(file: Path) -> int:
@@ -99,17 +114,17 @@ def end_of_text_id(tokenizer: HubTokenizer) -> int:
 
 def bytes_per_id(tokenizer: HubTokenizer, size: int) -> list[int]:
     """UTF-8 bytes that each id stands for; the special ones stand for none."""
-    from tokenizers import pre_tokenizers
-
-    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    added = tokenizer.get_added_tokens_decoder()
+    byte_level = "ByteLevel" in json.dumps(json.loads(tokenizer.to_str())["decoder"])
     lengths = []
     for i in range(size):
         token = tokenizer.id_to_token(i)
-        if token is None or i in special:
+        if token is None or (i in added and added[i].special):
             lengths.append(0)
-        elif all(c in alphabet for c in token):  # byte-level: one character a byte
+        elif byte_level and i not in added:  # one character a byte
             lengths.append(len(token))
+        elif _ONE_BYTE.fullmatch(token):
+            lengths.append(1)
         else:
-            lengths.append(len(tokenizer.decode([i], skip_special_tokens=False).encode()))
+            lengths.append(len(token.removeprefix("##").replace("\u2581", " ").encode()))
     return lengths

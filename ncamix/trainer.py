@@ -17,8 +17,16 @@ from pydantic import PlainValidator, WithJsonSchema, field_validator
 from pydantic import model_validator as check
 
 from ncamix.errors import nearest
-from ncamix.quantities import Exact, Positive, Quantity, Whole, quantity_of, refuse
-from ncamix.reading import Document, read_document
+from ncamix.quantities import (
+    AboveZero,
+    NotNegative,
+    Positive,
+    Quantity,
+    Whole,
+    quantity_of,
+    refuse,
+)
+from ncamix.reading import Document, read_document, unknown_key
 from ncamix.schedule import Schedule, is_name, parse_number
 from ncamix.sources.base import Spec
 from ncamix.sources.blend import Cycle
@@ -46,31 +54,31 @@ def parse_learning_rate(written: Any) -> LearningRate | Schedule:
     if isinstance(written, dict) and (not written or all(is_name(str(key)) for key in written)):
         known = ("peak", "warmup", "decay", "floor")
         for key in written:
-            if key == "start":
-                raise refuse(
-                    "'start' belongs to the language, but this version of ncamix does not "
-                    "do it yet",
-                    "write peak, warmup and decay",
-                    (key,),
-                )
             if key not in known:
-                raise refuse(f"unknown key '{key}'", nearest(str(key), known), (key,))
+                raise refuse(*unknown_key(str(key), known, ("start",)), (key,))
         default = LearningRate()
         decay = written.get("decay", default.decay)
         if decay not in DECAYS:
             raise refuse(f"unknown decay '{decay}'", nearest(str(decay), DECAYS), ("decay",))
         warmup = default.warmup
         if "warmup" in written:
-            warmup = quantity_of(written["warmup"], ("%", "tok", "ba"), "10%, 5Mtok or 100ba")
+            units = ("%", "tok", "ba")
+            warmup = quantity_of(written["warmup"], units, "10%, 5Mtok or 100ba", ("warmup",))
             if warmup.value < 0 or (warmup.unit == "%" and warmup.value > 100):
                 raise refuse("a warm-up lies within its stage", "write 10%", ("warmup",))
         rates = {}
         for key in ("peak", "floor"):
             rates[key] = getattr(default, key)
             if key in written:
-                rates[key] = quantity_of(written[key], ("", "x"), "3e-4 or 0.2x")
+                rates[key] = quantity_of(written[key], ("", "x"), "3e-4 or 0.2x", (key,))
                 if rates[key].value < 0:
                     raise refuse("a rate is negative", "write 0 or more", (key,))
+        if "floor" in written and decay not in ("cosine", "linear"):
+            raise refuse(
+                f"a floor is where a decay ends, and {decay} does not end anywhere",
+                "add decay: cosine or decay: linear, or remove the floor",
+                ("floor",),
+            )
         return LearningRate(rates["peak"], warmup, decay, rates["floor"])
     return parse_number(written)
 
@@ -97,9 +105,19 @@ class Optimizer(Spec):
     lr: Rate | None = None
     cycle: Cycle | None = None
     betas: Annotated[tuple[Fraction, Fraction] | None, PlainValidator(_betas)] = None
-    eps: Exact | None = None
-    weight_decay: Exact | None = None
-    clip: Exact | None = None
+    eps: AboveZero | None = None
+    weight_decay: NotNegative | None = None
+    clip: AboveZero | None = None
+
+    @check(mode="after")
+    def _check(self) -> Optimizer:
+        if self.cycle is not None and not isinstance(self.lr, tuple):
+            raise refuse(
+                "a cycle repeats the keyframes of the `lr` beside it, and there are none",
+                "write lr: {0%: 1x, 100%: 0.1x}, or remove the cycle",
+                ("cycle",),
+            )
+        return self
 
     def under(self, stage: Optimizer) -> Optimizer:
         """These values with a stage's own laid over them."""
@@ -123,7 +141,7 @@ class Model(Spec):
     kv_heads: Positive | None = None
     width: Positive
     mlp_width: Positive | None = None
-    rope_theta: Exact = Fraction(10_000)
+    rope_theta: AboveZero = Fraction(10_000)
     tie_embeddings: bool = False
 
     @check(mode="after")
@@ -233,6 +251,8 @@ class Trainer(Spec):
                 "write it as 3e-4",
                 ("optimizer", "lr"),
             )
+        if not any(rate.value for rate in rates):
+            raise refuse("the learning rate is zero", "write it as 3e-4", ("optimizer", "lr"))
         return self
 
     def base_rate(self) -> Fraction:

@@ -6,49 +6,66 @@ way out. Keys of the language that this version does not do yet are refused as s
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from ncamix.errors import Problem, UserError, nearest
-from ncamix.reading import Document, unknown_key
+from ncamix.reading import Document, not_yet, unknown_key
+from ncamix.sources import KINDS, Spec
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound=Spec)
 
 
 def validate(model: type[Model], document: Document) -> Model:
     """Check a document against a model. Raises UserError with every problem found."""
+    checked, problems = examine(model, document)
+    if checked is None or problems:
+        raise UserError(in_order(problems))
+    return checked
+
+
+def examine(model: type[Model], document: Document) -> tuple[Model | None, list[Problem]]:
+    """A document as a model, or None, and every problem of its YAML and of its values."""
+    problems = list(document.problems)
     try:
-        return model.model_validate(document.tree.plain(), context={"file": document.file})
+        return model.model_validate(document.tree.plain()), problems
     except ValidationError as error:
-        raise UserError(problems_of(error, model, document)) from None
+        return None, problems + problems_of(error, model, document)
 
 
-def problems_of(
-    error: ValidationError, model: type[BaseModel], document: Document
-) -> list[Problem]:
-    """The problems behind a pydantic error, in the order of the file."""
+def in_order(problems: list[Problem]) -> list[Problem]:
+    """Problems in the order of the file, each once."""
+    return sorted(dict.fromkeys(problems), key=lambda p: (p.file, p.line, p.column))
+
+
+def problems_of(error: ValidationError, model: type[Spec], document: Document) -> list[Problem]:
+    """The problems behind a pydantic error."""
     problems: list[Problem] = []
     for item in error.errors(include_url=False):
-        path = tuple(item["loc"])
+        loc = item["loc"]  # as the file has it, but with a source's kind behind its name
+        path = (*loc[:2], *loc[3:]) if loc[:1] == ("sources",) else loc
         kind = item["type"]
         context = item.get("ctx") or {}
         if kind == "ncamix":
             for below, what, remedy in context["problems"]:
                 problems.append(document.problem((*path, *below), what, remedy))
         elif kind == "extra_forbidden":
-            owner = _model_at(model, path[:-1], document)
+            owner = _model_at(model, loc[:-1])
             known = list(owner.model_fields) if owner else []
-            later = getattr(owner, "later", ())
+            later = owner.later if owner else ()
             problems.append(document.problem(path, *unknown_key(str(path[-1]), known, later)))
         elif kind == "missing":
             problems.append(document.problem(path, "this key is missing", f"add `{path[-1]}:`"))
         elif kind == "literal_error":
             choices = [c.strip(" '") for c in context["expected"].replace(" or ", ",").split(",")]
-            written = str(item["input"])
-            problems.append(
-                document.problem(path, "not one of the choices", nearest(written, choices))
-            )
+            owner = _model_at(model, loc[:-1])
+            written, later = str(item["input"]), owner.later_values if owner else ()
+            if written in later:
+                problems.append(document.problem(path, *not_yet(written)))
+            else:
+                remedy = nearest(written, choices, "choices")
+                problems.append(document.problem(path, "not one of the choices", remedy))
         elif kind in ("model_type", "model_attributes_type", "dict_type"):
             problems.append(
                 document.problem(
@@ -60,34 +77,26 @@ def problems_of(
         elif kind in ("list_type", "tuple_type"):
             problems.append(document.problem(path, "a list is wanted here", "write [a, b]"))
         elif kind == "string_type":
-            problems.append(document.problem(path, "text is wanted here", "quote the value"))
-        elif kind == "bool_type":
-            problems.append(document.problem(path, "true or false is wanted here", ""))
-        else:
+            problems.append(document.problem(path, "text is wanted here", "write it in quotes"))
+        elif kind in ("bool_type", "bool_parsing"):
+            problems.append(document.problem(path, "not true or false", "write true or false"))
+        else:  # no kind of error that the models of ncamix are known to raise
             problems.append(document.problem(path, item["msg"]))
-    return sorted(problems, key=lambda p: (p.line, p.column))
+    return problems
 
 
-def _model_at(
-    model: type[BaseModel] | None, path: tuple[Any, ...], document: Document
-) -> type[BaseModel] | None:
+def _model_at(model: type[Spec], path: tuple[Any, ...]) -> type[Spec] | None:
     """The model that reads the mapping at `path`."""
-    from typing import get_args
-
-    from ncamix.sources import KINDS
-
-    if model is None or not path:
+    if not path:
         return model
     step, rest = path[0], path[1:]
-    field = model.model_fields.get(str(step))
-    if field is None:
-        return None
     if step == "sources":  # sources.<name>.<tag>
-        return KINDS.get(str(rest[1])) and _model_at(KINDS[str(rest[1])], rest[2:], document)
+        return _model_at(KINDS[str(rest[1])], rest[2:])
     if rest and isinstance(rest[0], int):
         rest = rest[1:]
-    inner = [field.annotation, *get_args(field.annotation)]
-    for annotation in [*inner, *(a for i in inner for a in get_args(i))]:
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            return _model_at(annotation, rest, document)
+    annotation = model.model_fields[str(step)].annotation
+    inner = [annotation, *get_args(annotation)]
+    for choice in [*inner, *(a for i in inner for a in get_args(i))]:
+        if isinstance(choice, type) and issubclass(choice, Spec):
+            return _model_at(choice, rest)
     return None

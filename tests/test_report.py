@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ncamix import charts
+from ncamix import charts, drawings
 from ncamix.errors import UserError
-from ncamix.report import CAVEAT, read_run, write_overview, write_report
+from ncamix.report import CAVEAT, write_overview, write_report
+from ncamix.run_record import read_run
 
 BATCH_SIZE, LENGTH = 8, 256
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -430,7 +431,7 @@ def test_overview_is_a_png_of_1600_by_900(tmp_path: Path) -> None:
 def test_realised_shares_follow_the_counts(tmp_path: Path) -> None:
     plan = make_run(tmp_path)
     stage = read_run(tmp_path).stages[0]
-    edges, shares = charts.realised_shares(stage)
+    edges, shares = drawings.realised_shares(stage)
     assert edges[0] == 0 and edges[-1] == plan["stages"][0]["num_tokens"]
     assert np.allclose(sum(shares.values()), 100)
     for source, share in shares.items():
@@ -440,12 +441,12 @@ def test_realised_shares_follow_the_counts(tmp_path: Path) -> None:
 
 def test_thinning_keeps_the_extremes() -> None:
     values = np.random.default_rng(0).normal(size=20_000)
-    kept = charts.thin(values)
-    assert len(kept) <= charts.MAX_RAW_POINTS + 2 and (np.diff(kept) > 0).all()
+    kept = drawings.thin(values)
+    assert len(kept) <= drawings.MAX_RAW_POINTS + 2 and (np.diff(kept) > 0).all()
     assert {values.argmax(), values.argmin(), 0, 19_999} <= set(kept.tolist())
-    at, medians = charts.smooth(values)
-    assert len(at) == len(medians) <= charts.MAX_SMOOTH_POINTS and abs(medians).max() < 0.3
-    assert [len(a) for a in charts.smooth(values[:1])] == [1, 1]
+    at, medians = drawings.smooth(values)
+    assert len(at) == len(medians) <= drawings.MAX_SMOOTH_POINTS and abs(medians).max() < 0.3
+    assert [len(a) for a in drawings.smooth(values[:1])] == [1, 1]
 
 
 def test_colours_are_stable_and_distinct() -> None:
@@ -461,6 +462,6 @@ def test_colours_are_stable_and_distinct() -> None:
 
 def test_a_paused_source_is_drawn_in_stretches() -> None:
     tokens = np.concatenate([np.arange(0.0, 100), np.arange(900.0, 1000)])
-    assert [len(part) for part in charts._stretches(tokens, 30)] == [100, 100]
-    assert [len(part) for part in charts._stretches(tokens[::50], 30)] == [4]
-    assert [len(part) for part in charts._stretches(tokens[:1], 30)] == [1]
+    assert [len(part) for part in drawings._stretches(tokens, 30)] == [100, 100]
+    assert [len(part) for part in drawings._stretches(tokens[::50], 30)] == [4]
+    assert [len(part) for part in drawings._stretches(tokens[:1], 30)] == [1]

@@ -10,7 +10,7 @@ A sample is `sequence_length + 1` ids; position j of it is trained to predict id
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +26,7 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
     later: ClassVar[tuple[str, ...]] = ()  # keys of the language that this version refuses
+    later_values: ClassVar[tuple[str, ...]] = ()  # and values of choices
 
 
 class SourceSpec(Spec):
@@ -77,6 +78,8 @@ def plain(value: Any) -> Any:
     """JSON for a checked value, for fingerprints: models and tuples opened, numbers exact text."""
     if isinstance(value, BaseModel):
         return {name: plain(getattr(value, name)) for name in type(value).model_fields}
+    if is_dataclass(value):
+        return {part.name: plain(getattr(value, part.name)) for part in fields(value)}
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -8,6 +8,7 @@ so all bands of one automaton share them and their scores.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,6 +20,7 @@ from ncamix.automata import Automaton
 from ncamix.errors import nearest
 from ncamix.keys import derive_key, fingerprint
 from ncamix.quantities import Exact, Positive, Whole, refuse
+from ncamix.reading import not_yet
 from ncamix.sources.base import Generator, Meaning, SourceSpec
 
 MEASURES = ("gzip",)
@@ -43,25 +45,24 @@ def _band(written: Any) -> Band:
         raise refuse("a band is one measure and its interval", example)
     ((measure, interval),) = written.items()
     if measure in LATER_MEASURES:
-        raise refuse(
-            f"the measure '{measure}' belongs to the language, but this version of ncamix does "
-            "not do it yet",
-            "use gzip",
-        )
+        raise refuse(*not_yet(str(measure), "use gzip"), (measure,))
     if measure not in MEASURES:
-        raise refuse(f"unknown measure '{measure}'", nearest(str(measure), MEASURES))
+        raise refuse(f"unknown measure '{measure}'", nearest(str(measure), MEASURES), (measure,))
     if not isinstance(interval, list) or len(interval) != 2:
         raise refuse("a band's interval is [low, high]", example, (measure,))
-    from decimal import Decimal
-
     if not all(isinstance(x, int | Decimal) and not isinstance(x, bool) for x in interval):
         raise refuse("a band's ends are numbers (ratios, not percentages)", example, (measure,))
     low, high = Fraction(interval[0]), Fraction(interval[1])
     if not 0 <= low <= 1 or not 0 <= high <= 1:
-        raise refuse("a band lies between 0 and 1", example, (measure,))
+        raise refuse(
+            f"the band [{float(low):g}, {float(high):g}) does not lie between 0 and 1",
+            example,
+            (measure,),
+        )
     if low >= high:
         raise refuse(
-            f"the band is {'empty' if low == high else 'reversed'}: [{float(low)}, {float(high)})",
+            f"the band [{float(low):g}, {float(high):g}) is "
+            + ("empty" if low == high else "reversed"),
             "write the lower end first, and a higher one behind it",
             (measure,),
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from math import isqrt
 from typing import ClassVar, Literal
 
@@ -67,26 +68,26 @@ class NoiseSource(SourceSpec):
         return f"noise, {shape}, {self.symbols:,} symbols"
 
 
+@lru_cache(maxsize=8)  # a million symbols take seconds, and every shard asks
+def thresholds(symbols: int, exponent: str) -> NDArray[np.uint64]:
+    """Cumulative probabilities as 62-bit integers, uint64 [symbols]; exact integer maths."""
+    twice = int(2 * Fraction(exponent))
+    unit = 1 << 96
+    weights = [unit * unit // isqrt((k + 1) ** twice * unit * unit) for k in range(symbols)]
+    total, running, bounds = sum(weights), 0, []
+    for weight in weights:
+        running += weight
+        bounds.append((running << 62) // total)
+    return np.array(bounds, np.uint64)
+
+
 @dataclass(frozen=True)
 class NoiseGenerator(Generator):
     """Samples of a `noise` source from its full meaning."""
 
-    def thresholds(self) -> NDArray[np.uint64]:
-        """Cumulative probabilities as 62-bit integers, uint64 [symbols]; exact integer maths."""
-        twice = int(2 * Fraction(self.meaning["exponent"]))
-        unit = 1 << 96
-        weights = [
-            unit * unit // isqrt((k + 1) ** twice * unit * unit)
-            for k in range(self.meaning["symbols"])
-        ]
-        total, running, bounds = sum(weights), 0, []
-        for weight in weights:
-            running += weight
-            bounds.append((running << 62) // total)
-        return np.array(bounds, np.uint64)
-
     def samples(self, first: int, count: int, num_threads: int | None = None) -> NDArray[np.uint32]:
-        bounds, length = self.thresholds(), self.meaning["sequence_length"] + 1
+        bounds = thresholds(self.meaning["symbols"], self.meaning["exponent"])
+        length = self.meaning["sequence_length"] + 1
         key = derive_key("noise", fingerprint(self.meaning))
         out = np.empty((count, length), np.uint32)
         for row in range(count):  # each sample owns 2**64 counter steps of its keyed stream

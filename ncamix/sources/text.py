@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import PlainValidator, WithJsonSchema, model_validator
 
-from ncamix.errors import fail
+from ncamix.errors import UserError, fail
 from ncamix.quantities import Exact, refuse
 from ncamix.sources.base import Meaning, SourceSpec, Spec
+from ncamix.tokenization import hub_reason
 
 STDLIB = "python-stdlib"  # the interpreter's own standard library, without its tests
 _STDLIB_SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -31,7 +33,7 @@ _STDLIB_SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages
 class Holdout(Spec):
     """Which documents are kept from training, for evaluation."""
 
-    later: ClassVar[tuple[str, ...]] = ()
+    later_values: ClassVar[tuple[str, ...]] = ("repository",)
 
     share: Exact
     by: Literal["document", "package"] = "document"
@@ -67,6 +69,7 @@ class TextSource(SourceSpec):
     version: ClassVar[int] = 1
     finite: ClassVar[bool] = True
     later: ClassVar[tuple[str, ...]] = (*SourceSpec.later, "attention")
+    later_values: ClassVar[tuple[str, ...]] = ("near",)
 
     kind: Literal["text"]
     files: Annotated[
@@ -81,7 +84,7 @@ class TextSource(SourceSpec):
     revision: str | None = None
     holdout: Holdout | None = None
     duplicates: Literal["keep", "drop"] = "drop"
-    repeat: Annotated[int | None, PlainValidator(_repeat)] = 1
+    repeat: Annotated[int | None, PlainValidator(_repeat)] = 4
 
     @model_validator(mode="after")
     def _check(self) -> TextSource:
@@ -144,13 +147,14 @@ def corpus_files(files: tuple[str, ...], folder: Path) -> list[CorpusFile]:
             root = Path(sysconfig.get_paths()["stdlib"])
             matches = {p: p.relative_to(root).as_posix() for p in _stdlib_files(str(root))}
         else:
-            pattern = str(folder / Path(entry).expanduser())
-            if Path(pattern).is_dir():
-                raise fail(f"'{entry}' is a folder", f"write '{entry}/**/*.txt'")
-            root = _fixed_part(pattern)
+            pattern = os.path.expanduser(entry)
+            if (folder / pattern).is_dir():
+                raise fail(f"'{entry}' is a folder", f"write '{entry.rstrip('/')}/**/*.txt'")
+            root = folder / _fixed_part(pattern)
+            found_here = glob.iglob(pattern, root_dir=folder, recursive=True)
             matches = {
                 p: p.relative_to(root).as_posix()
-                for p in map(Path, glob.iglob(pattern, recursive=True))
+                for p in (folder / found for found in found_here)
                 if p.is_file()
             }
             if not matches:
@@ -213,10 +217,12 @@ def read_documents(
                 )
             if value.strip():
                 yield Document(str(i), str(row.get("repo_name") or i), value)
-    except (OSError, ValueError, RuntimeError) as error:
-        line = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+    except UserError:
+        raise
+    except Exception as error:  # the hub's client raises many kinds
         raise fail(
-            f"the data set {hub['hub']} cannot be had from the Hugging Face hub ({line})",
+            f"the data set {hub['hub']} cannot be had from the Hugging Face hub "
+            f"({hub_reason(error)})",
             "check its name, the network and HF_TOKEN; data sets cached earlier work with "
             "HF_HUB_OFFLINE=1",
         ) from None
@@ -224,7 +230,12 @@ def read_documents(
 
 def _hub_rows(hub: dict[str, str | None]) -> Iterator[dict[str, Any]]:
     import datasets
+    from huggingface_hub import HfApi, constants
 
+    name = str(hub["hub"])
+    if not constants.HF_HUB_OFFLINE and not Path(name).exists():
+        # Asked once, so that a missing network or data set is told at once; the client retries.
+        HfApi().dataset_info(name, revision=hub["revision"], timeout=10)
     datasets.disable_progress_bars()
     yield from datasets.load_dataset(
         hub["hub"], hub["config"], split=hub["split"], revision=hub["revision"], streaming=True

@@ -15,6 +15,8 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import checkpoint, dist
 
+from ncamix.errors import fail
+
 _NAME = re.compile(r"ba(\d{6,})\.pt\Z")
 
 
@@ -47,6 +49,11 @@ class Checkpointer(Callback):
         self.folder, self.every, self.keep = folder, every, keep
         self.num_batches, self.wanted = num_batches, wanted
 
+    def fit_start(self, state: State, logger: Logger) -> None:
+        if dist.get_global_rank() == 0:
+            for torn in self.folder.glob(".saving-*"):  # left by a process that was killed
+                torn.unlink()
+
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         batch = state.timestamp.batch.value
         stop = self.wanted()
@@ -59,7 +66,15 @@ class Checkpointer(Callback):
         """Save the training state after `batch` batches, and prune older checkpoints."""
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".saving-{batch:06}.pt"
-        checkpoint.save_checkpoint(state, str(temporary))
+        try:
+            checkpoint.save_checkpoint(state, str(temporary))
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            temporary.unlink(missing_ok=True)
+            line = str(error).splitlines()[0] if str(error) else repr(error)
+            raise fail(
+                f"the checkpoint in {self.folder} cannot be written: {line}",
+                "free some disk space; the run resumes from the checkpoint before",
+            ) from None
         if dist.get_global_rank() == 0:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())

@@ -124,7 +124,10 @@ class Recorder(Callback):
         *found, self._targets, digest = summed.tolist()
         self._digest = digest % (1 << 64)
         self._rank_samples = len(batch["source"])
-        self._rate = state.optimizers[0].param_groups[0]["lr"]
+        # Set here and not by a Composer scheduler, which lags one batch behind its timestamp.
+        self._rate = self.stage.rate.at(state.timestamp.batch.value)
+        for group in state.optimizers[0].param_groups:
+            group["lr"] = self._rate
         for i, count in enumerate(found):
             self.realised[i] += count
         self.model.reset_sums(num_sources)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import tempfile
 from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
@@ -43,6 +44,15 @@ def set_up_ranks(device: str) -> None:
     """Join the process group of whichever launcher started this process; before any dataset."""
     os.environ.setdefault("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
     dist.initialize_dist(device)
+
+
+def share_temporary() -> None:
+    """Give all ranks the first one's temporary directory, where Streaming keeps its file locks."""
+    held = [os.environ.get("TMPDIR", "")]
+    dist.broadcast_object_list(held)
+    os.makedirs(held[0], exist_ok=True)
+    os.environ["TMPDIR"] = held[0]
+    tempfile.tempdir = None
 
 
 def is_finished(plan: Plan, folder: RunFolder) -> bool:
@@ -132,12 +142,6 @@ def _train_stage(
         model=model,
         train_dataloader=DataSpec(loader, get_num_tokens_in_batch=_num_tokens),
         optimizers=make_optimizer(model, stage),
-        # The optimizer's own rate is 1, so the schedule's multiplier is the rate itself.
-        schedulers=[
-            lambda state, ssr=1.0: stage.rate.at(
-                min(state.timestamp.batch.value, stage.num_batches - 1)
-            )
-        ],
         max_duration=f"{stage.num_batches}ba",
         device=device,
         precision=_PRECISIONS[trainer.precision],
@@ -200,7 +204,7 @@ def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:
 
 
 def make_optimizer(model: torch.nn.Module, stage: PlannedStage) -> torch.optim.Optimizer:
-    """The stage's optimizer, rate 1; weight decay on matrices, none on norms."""
+    """The stage's optimizer; weight decay on matrices alone. The recorder sets its rate."""
     o = stage.optimizer
     decay = float(o.weight_decay or 0)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -228,8 +232,7 @@ def _microbatch(wanted: int | None, share: int, device: str) -> int | str | None
 def _parallelism(wanted: str, device: str) -> dict[str, Any] | None:
     if wanted == "ddp":
         return None
-    if device != "gpu":
-        raise fail("FSDP needs GPUs", "choose a trainer with `parallelism: ddp`")
+    assert device == "gpu", "refused before: FSDP needs GPUs"
     return {
         "fsdp": {
             "sharding_strategy": "FULL_SHARD",

@@ -1,0 +1,173 @@
+"""The record of a run: what its folder says, read for drawing. Only `plan.json` has to be there.
+
+Losses are nats per token, positions are tokens consumed in the run. A torn or damaged file is read
+as far as it goes, and remarked on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ncamix.errors import fail
+
+Floats = NDArray[np.float64]
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One stage as planned and as recorded so far; arrays are float64.
+
+    `mixture` and `rate` are sampled at `mixture_progress` and `rate_progress` (0 to 1, [points]).
+    `tokens` (consumed in the run), `learning_rate` and `counts` (samples so far in the stage) are
+    [recorded batches]; `losses` holds pairs (tokens, nats per token) [batches with that source].
+    """
+
+    name: str
+    first_token: int
+    num_tokens: int
+    num_batches: int
+    batch_size: int
+    mixture_progress: Floats
+    mixture: dict[str, Floats]
+    rate_progress: Floats
+    rate: Floats
+    tokens: Floats
+    learning_rate: Floats
+    counts: dict[str, Floats]
+    losses: dict[str, tuple[Floats, Floats]]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """All that a run folder says; `frames` are (states [rules, frames, H, W], scores, alphabet)."""
+
+    plan: Json
+    summary: Json
+    stages: list[StageRecord]
+    evaluations: list[Json]
+    frames: dict[str, tuple[NDArray[np.uint8], Floats, int]]
+    texts: dict[str, str]
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def batches(self) -> tuple[int, int]:
+        """Batches recorded and planned."""
+        return sum(len(s.tokens) for s in self.stages), sum(s.num_batches for s in self.stages)
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.summary.get("finished"))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens consumed so far."""
+        return int(max((s.tokens[-1] for s in self.stages if len(s.tokens)), default=0))
+
+
+def read_run(run: Path) -> RunRecord:
+    """Read what there is; only `plan.json` has to be."""
+    if not (run / "plan.json").is_file():
+        raise fail("this is not the folder of a run: it holds no plan.json", file=str(run))
+    remarks: list[str] = []
+    plan = json.loads((run / "plan.json").read_text("utf-8"))
+    try:
+        summary = json.loads((run / "summary.json").read_text("utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        summary = {}
+    rows: dict[str, dict[int, Json]] = {}
+    for row in _lines(run / "metrics.jsonl", remarks):  # a resumed run may record a batch again
+        rows.setdefault(row["stage"], {})[row["batch"]] = row
+    evaluations: dict[tuple[Any, ...], Json] = {}
+    for row in _lines(run / "evaluations.jsonl", remarks):
+        evaluations[row["stage"], row["batch"], row["source"]] = row
+    stages = [
+        _stage(s, list(plan["sources"]), rows.get(s["name"], {}), remarks) for s in plan["stages"]
+    ]
+    texts = {
+        name: (run / name).read_text("utf-8", errors="replace")
+        for name in ("curriculum.yaml", "trainer.yaml")
+        if (run / name).is_file()
+    }
+    ordered = sorted(evaluations.values(), key=lambda e: e["tokens"])  # stable: stages in order
+    return RunRecord(
+        plan, summary, stages, ordered, _frames(run / "frames.npz", remarks), texts, remarks
+    )
+
+
+def _lines(path: Path, remarks: list[str]) -> Iterator[Json]:
+    """Objects of a JSON-lines file; a line torn by a kill is passed over."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                if line.endswith("\n") and line.strip():
+                    remarks.append(f"{path.name}, line {number} is not readable and was left out.")
+                continue
+            if isinstance(row, dict) and {"stage", "batch", "tokens"} <= row.keys():
+                yield row
+
+
+def _stage(
+    plan: Json, sources: list[str], rows: Mapping[int, Json], remarks: list[str]
+) -> StageRecord:
+    recorded = [rows[b] for b in sorted(rows)]
+    tokens = np.array([r["tokens"] for r in recorded], np.float64)
+    losses, not_finite = {}, 0
+    for source in sources:
+        pairs = [(r["tokens"], r[f"loss/{source}"]) for r in recorded if f"loss/{source}" in r]
+        finite = [(t, v) for t, v in pairs if v is not None and math.isfinite(v)]
+        not_finite += len(pairs) - len(finite)
+        if finite:
+            table = np.array(finite, np.float64)
+            losses[source] = (table[:, 0], table[:, 1])
+    if not_finite:
+        remarks.append(f"Stage {plan['name']}: {not_finite} losses were not finite numbers.")
+    mixture, rate = plan["mixture_curve"], plan["learning_rate_curve"]
+    return StageRecord(
+        name=plan["name"],
+        first_token=plan["first_token"],
+        num_tokens=plan["num_tokens"],
+        num_batches=plan["num_batches"],
+        batch_size=plan["batch_size"],
+        mixture_progress=np.array(mixture["progress"], np.float64),
+        mixture={
+            s: np.array(mixture["weights"][s], np.float64)
+            for s in sources
+            if any(mixture["weights"].get(s, []))
+        },
+        rate_progress=np.array(rate["progress"], np.float64),
+        rate=np.array(rate["rate"], np.float64),
+        tokens=tokens,
+        learning_rate=np.array([r.get("lr", np.nan) for r in recorded], np.float64),
+        counts={
+            s: np.array([r.get(f"count/{s}", 0) for r in recorded], np.float64) for s in sources
+        },
+        losses=losses,
+    )
+
+
+def _frames(path: Path, remarks: list[str]) -> dict[str, tuple[NDArray[np.uint8], Floats, int]]:
+    if not path.is_file():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            names = [n for n in arrays.files if not n.endswith((".scores", ".alphabet"))]
+            return {
+                n: (arrays[n], arrays[f"{n}.scores"], int(arrays[f"{n}.alphabet"])) for n in names
+            }
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        remarks.append("frames.npz is not readable and was left out.")
+        return {}

@@ -1,0 +1,48 @@
+"""What all tests share: a cache of their own, no network, and plans of small curricula."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ncamix.plan import Plan
+
+TRAINER = """\
+ncamix: 1
+name: small
+model: {layers: 1, heads: 1, width: 8}
+sequence_length: 32
+batch_size: 8
+budget: 10ktok
+optimizer: {lr: 1e-3}
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test sees the user's cache, or the network."""
+    monkeypatch.setenv("NCAMIX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path / "cache"
+
+
+Planner = Callable[..., Plan]
+
+
+@pytest.fixture
+def plan_of(tmp_path: Path) -> Planner:
+    """Plans a curriculum given as its lines below `name`, under a trainer of 39 batches of 8."""
+
+    def plan(body: str, trainer: str = TRAINER, name: str = "c") -> Plan:
+        from ncamix.curriculum import load_curriculum
+        from ncamix.planning import make_plan
+        from ncamix.trainer import load_trainer
+
+        curriculum_file, trainer_file = tmp_path / f"{name}.yaml", tmp_path / "small.yaml"
+        curriculum_file.write_text(f"ncamix: 1\nname: {name}\n{body}")
+        trainer_file.write_text(trainer)
+        return make_plan(load_curriculum(curriculum_file), load_trainer(trainer_file))
+
+    return plan

@@ -1,0 +1,294 @@
+"""Curricula: the grammar of `curricula/*.yaml`, and what names that refer to others must meet."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from plan_files import SOURCES, curriculum, problem, problems, stage
+
+from ncamix.curriculum import Curriculum, Seeds, load_curriculum
+from ncamix.library import shipped
+
+TEXT = SOURCES + "  code: {kind: text, files: [a.txt]}\n"
+BYTES = "tokenizer: bytes\n"
+
+
+def load(folder: Path, text: str) -> Curriculum:
+    (folder / "c.yaml").write_text(text)
+    return load_curriculum(folder / "c.yaml").curriculum
+
+
+@pytest.mark.parametrize("file", sorted(shipped("curricula").glob("*.yaml")), ids=lambda f: f.stem)
+def test_shipped_curricula_are_valid(file: Path) -> None:
+    assert load_curriculum(file).curriculum.name == file.stem
+
+
+def test_seeds_by_purpose(tmp_path: Path) -> None:
+    one = stage("{hiss: 1}")
+    assert load(tmp_path, curriculum(one, rest="seed: 5\n")).seed == Seeds(5, 5, 5)
+    three = "seed: {init: 1, order: 2, rules: 3}\n"
+    assert load(tmp_path, curriculum(one, rest=three)).seed == Seeds(1, 2, 3)
+    for bad in ("{init: 1}", "-1", "1.5", "{init: 1, order: 2, rules: 3, data: 4}"):
+        assert "seed" in problem(load, tmp_path, curriculum(one, rest=f"seed: {bad}\n")).what
+
+
+def test_fingerprints_cover_meaning_not_spelling(tmp_path: Path) -> None:
+    stages = stage("{0%: {simple: 1, rich: 3}, 60%: {hiss: 1}}", more=", batch_size: 4")
+    first = load(tmp_path, curriculum(stages)).fingerprint()
+    again = "# a remark\n" + stage(
+        "[{at: 0.0%, mix: {rich: 75%, simple: 25%}}, {at: 60.0%, mix: {hiss: 7}}]",
+        more=", batch_size: 4.0",
+    )
+    backwards = "".join(reversed(SOURCES.splitlines(keepends=True)))
+    spelled = backwards.replace("0.30", "0.3").replace("1.00", "1")
+    assert load(tmp_path, curriculum(again, spelled)).fingerprint() == first
+    for old, new in (("60%", "61%"), ("rich: 3", "rich: 4"), ("{hiss", "{binary")):
+        changed = load(tmp_path, curriculum(stages.replace(old, new)))
+        assert changed.fingerprint() != first
+
+
+LATER = {
+    "extends: base.yaml": ("rest", "extends"),
+    "until: {plateau: 0.01}": ("stage", "stages.one.until"),
+    "transform: reverse": ("stage", "stages.one.transform"),
+    "draw: {rich: replay}": ("stage", "stages.one.draw"),
+    "enter: {keep_only: [attention]}": ("stage", "stages.one.enter.keep_only"),
+    "enter: {freeze: [attention]}": ("stage", "stages.one.enter.freeze"),
+    "enter: {spare: [nca]}": ("stage", "stages.one.enter.spare"),
+    "enter: {from: RUN/STAGE}": ("stage", "stages.one.enter.from"),
+    "enter: {optimizer_state: keep}": ("stage", "stages.one.enter.optimizer_state"),
+    "enter: {reinitialize: [{attention: 3}]}": ("stage", "stages.one.enter.reinitialize.0"),
+    "optimizer: {lr: {start: continue}}": ("stage", "stages.one.optimizer.lr.start"),
+    "precision: bf16": ("stage", "stages.one.precision"),
+    "sequence_length: 32": ("stage", "stages.one.sequence_length"),
+    "kind: pairs": ("source", "sources.new.kind"),
+    "kind: dyck": ("source", "sources.new.kind"),
+    "kind: mds": ("source", "sources.new.kind"),
+    "kind: noise, transform: shuffle_tokens": ("source", "sources.new.transform"),
+    "kind: noise, loss_weight: 2": ("source", "sources.new.loss_weight"),
+    "kind: noise, max_share: 0.5": ("source", "sources.new.max_share"),
+    "kind: nca, band: {zstd: [0.1, 0.2]}": ("source", "sources.new.band.zstd"),
+    "kind: nca, band: {quantile: [0.5, 1.0]}": ("source", "sources.new.band.quantile"),
+    "kind: nca, band: {change_rate: [0, 1]}": ("source", "sources.new.band.change_rate"),
+    "kind: blend, mixture: {hiss: 1}, clock: run": ("source", "sources.new.clock"),
+    "kind: text, files: [a.txt], attention: whole": ("source", "sources.new.attention"),
+    "kind: text, files: [a.txt], duplicates: near": ("source", "sources.new.duplicates"),
+    "kind: text, files: [a.txt], holdout: {share: 0.1, by: repository}": (
+        "source",
+        "sources.new.holdout.by",
+    ),
+}
+
+
+@pytest.mark.parametrize("written", LATER)
+def test_the_rest_of_the_language_is_refused_as_such(tmp_path: Path, written: str) -> None:
+    where, path = LATER[written]
+    text = curriculum(
+        stage("{hiss: 1}", more=f", {written}" if where == "stage" else ""),
+        SOURCES + (f"  new: {{{written}}}\n" if where == "source" else ""),
+        BYTES + (written + "\n" if where == "rest" else ""),
+    )
+    found = problem(load, tmp_path, text)
+    assert "to the language, but this version of ncamix does not do it yet" in found.what
+    assert found.path == path
+    assert found.remedy
+
+
+def test_epochs_are_refused_as_such(tmp_path: Path) -> None:
+    found = problem(load, tmp_path, curriculum(stage("{hiss: 1}", "10ep")))
+    assert (found.path, found.value) == ("stages.one.duration", "10ep")
+    assert "does not do it yet" in found.what
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "what", "remedy"),
+    [
+        (curriculum(stage("{simpel: 1}")), "stages.one.mixture.simpel", "unknown source", "simple"),
+        (
+            curriculum(stage("[{at: 0%, mix: {hiss: 1}}, {at: 50%, mix: {rihc: 1}}]")),
+            "stages.one.mixture.1.mix.rihc",
+            "unknown source 'rihc'",
+            "did you mean 'rich'?",
+        ),
+        (
+            curriculum(stage("{0%: {hiss: 1}, 50%: {rihc: 0, hiss: 1}}")),
+            "stages.one.mixture.50%.rihc",
+            "unknown source 'rihc'",
+            "did you mean 'rich'?",
+        ),
+        (
+            curriculum(stage("{b: 1}"), SOURCES + "  b: {kind: blend, mixture: {hisz: 1}}\n"),
+            "sources.b.mixture.hisz",
+            "unknown source 'hisz'",
+            "did you mean 'hiss'?",
+        ),
+        (
+            curriculum(stage("{b: 1}"), SOURCES + "  b: {kind: blend, mixture: {b: 1}}\n"),
+            "sources.b",
+            "contains itself",
+            "circle",
+        ),
+        (
+            curriculum(stage("{code: 1}"), TEXT),
+            "tokenizer",
+            "the text source 'code' needs a tokenizer",
+            "bpe: 4096, train_on: [code]",
+        ),
+        (
+            curriculum(stage("{code: 1}"), TEXT, "tokenizer: {bpe: 300, train_on: [code, hiss]}\n"),
+            "tokenizer.train_on.1",
+            "'hiss' is not a text source",
+            "text sources: code",
+        ),
+        (
+            curriculum(stage("{code: 1}"), TEXT, "tokenizer: {bpe: 256, train_on: [code]}\n"),
+            "tokenizer.bpe",
+            "257 to 1,048,576",
+            "bpe: 4096",
+        ),
+        (
+            curriculum(stage("{hiss: 1}"), rest="evaluate: {sources: [his]}\n"),
+            "evaluate.sources.0",
+            "unknown source 'his'",
+            "did you mean 'hiss'?",
+        ),
+        (
+            curriculum(stage("{code: 1}"), TEXT, BYTES + "evaluate: {sources: [code]}\n"),
+            "evaluate.sources.0",
+            "holds nothing out",
+            "holdout",
+        ),
+        (
+            curriculum(stage("{hiss: 1}"), rest="evaluate: {sources: [hiss, hiss]}\n"),
+            "evaluate.sources.1",
+            "'hiss' stands twice",
+            "keep one",
+        ),
+        (
+            curriculum(stage("{hiss: 1}") + stage("{hiss: 1}", "5ba")),
+            "stages.one.name",
+            "two stages are named 'one'",
+            "rename",
+        ),
+        (
+            curriculum(stage("{hiss: 1}") + stage("{hiss: 1}", name="two")),
+            "stages.two.duration",
+            "two stages say `rest`",
+            "duration",
+        ),
+        (curriculum(stage("{hiss: 1}", "half")), "stages.one.duration", "'half' is not", "15%"),
+        (curriculum(stage("{hiss: 1}", "101%")), "stages.one.duration", "more than the", "100%"),
+        (curriculum(stage("{hiss: 1}", "0ba")), "stages.one.duration", "longer than", "500ba"),
+        (curriculum("  []\n"), "stages", "at least one stage", "stages:"),
+        (curriculum("  - 5\n"), "stages.0", "a mapping of keys to values", "key: value"),
+        (
+            curriculum(stage("{hiss: 1}", more=", enter: {reinitialize: [embedings]}")),
+            "stages.one.enter.reinitialize.0",
+            "unknown group 'embedings'",
+            "embedding",
+        ),
+        (
+            curriculum(stage("{hiss: 1}", more=", optimiser: {}")),
+            "stages.one.optimiser",
+            "unknown key 'optimiser'",
+            "did you mean 'optimizer'?",
+        ),
+        (
+            curriculum(stage("{hiss: 1}"), rest="vocabulary: {layout: joint}\n"),
+            "vocabulary.layout",
+            "not one of the choices",
+            "did you mean 'disjoint'?",
+        ),
+    ],
+)
+def test_refused_curricula(tmp_path: Path, text: str, path: str, what: str, remedy: str) -> None:
+    found = problem(load, tmp_path, text)
+    assert found.path == path
+    assert what in found.what
+    assert remedy in found.remedy
+    assert found.line
+    assert found.file.endswith("c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "what"),
+    [
+        ("{band: {gzip: [0.3, 0.4]}}", "", "the source has no `kind`"),
+        ("5", "", "a source is a mapping with a `kind`"),
+        ("{kind: nac}", ".kind", "unknown kind 'nac'"),
+        ("{kind: [nca]}", ".kind", "unknown kind"),
+        ("{kind: nca}", ".band", "this key is missing"),
+        ("{kind: nca, band: 0.3}", ".band", "a band is one measure and its interval"),
+        ("{kind: nca, band: {gzip: 0.3}}", ".band.gzip", "a band's interval is [low, high]"),
+        ("{kind: nca, band: {gzip: [0.3, 1.1]}}", ".band.gzip", "[0.3, 1.1) does not lie betw"),
+        ("{kind: nca, band: {gzip: [0.4, 0.3]}}", ".band.gzip", "[0.4, 0.3) is reversed"),
+        ("{kind: nca, band: {gzip: [0.4, 0.4]}}", ".band.gzip", "[0.4, 0.4) is empty"),
+        ("{kind: nca, band: {gzip: [30%, 40%]}}", ".band.gzip", "ratios, not percentages"),
+        ("{kind: nca, band: {bzip: [0.3, 0.4]}}", ".band.bzip", "unknown measure 'bzip'"),
+        ("{kind: nca, band: {gzip: [0.3, 0.4]}, grid: 13}", "", "multiples of patch 2"),
+        ("{kind: nca, band: {gzip: [0.3, 0.4]}, alphabet: 65}", "", "2 to 64 states"),
+        ("{kind: nca, band: {gzip: [0.3, 0.4]}, rules: 0}", ".rules", "not a pool of rules"),
+        ("{kind: nca, band: {gzip: [0, 1]}, loss_from_frame: -1}", ".loss_from_frame", "whole"),
+        ("{kind: nca, band: {gzip: [0, 1]}, alphabt: 3}", ".alphabt", "unknown key 'alphabt'"),
+        ("{kind: noise, exponent: 1}", "", "uniform noise has no exponent"),
+        ("{kind: noise, symbols: 0}", ".symbols", "not a positive number"),
+        ("{kind: text}", "", "needs either `files` or `hub`"),
+        ("{kind: text, files: [a], hub: b}", "", "needs either `files` or `hub`"),
+        ("{kind: text, files: [a], split: b}", ".split", "belongs to `hub`"),
+        ("{kind: text, files: []}", ".files", "not a list of files"),
+        ("{kind: text, files: [a], holdout: {share: 2}}", ".holdout.share", "between 0 and 1"),
+        ("{kind: text, files: [a], repeat: 0}", ".repeat", "not a number of epochs"),
+        ("{kind: blend}", ".mixture", "this key is missing"),
+        ("{kind: blend, mixture: {hiss: 1}, cycle: 0ba}", ".cycle", "longer than nothing"),
+    ],
+)
+def test_refused_sources(tmp_path: Path, source: str, path: str, what: str) -> None:
+    text = curriculum(stage("{hiss: 1}"), SOURCES + f"  new: {source}\n", BYTES)
+    found = problem(load, tmp_path, text)
+    assert found.path == "sources.new" + path
+    assert what in found.what
+    assert found.line == 9
+    assert found.remedy
+
+
+def test_longer_circles_of_blends_are_refused(tmp_path: Path) -> None:
+    blends = "".join(
+        f"  {a}: {{kind: blend, mixture: {{{b}: 1}}}}\n" for a, b in ("pq", "qr", "rp")
+    )
+    found = problems(load, tmp_path, curriculum(stage("{p: 1}"), SOURCES + blends))
+    assert [p.path for p in found] == ["sources.p", "sources.q", "sources.r"]
+
+
+def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = """\
+ncamix: 1
+name: five
+name: six
+sources:
+  simple: {kind: nca, alphabet: 10, band: {gzip: [0.40, 0.30]}}
+  hiss: {kind: noise, symbls: 5}
+stages:
+  - name: one
+    duration: 50 percent
+    mixture: {simple: 50%, hiss: 40%}
+  - name: two
+    duration: rest
+    mixture: {simpel: 1}
+evaluate: {every: 10%, sources: [hizz]}
+"""
+    found = problems(load, tmp_path, text)
+    assert [(p.line, p.column, p.path) for p in found] == [
+        (3, 1, ""),
+        (5, 44, "sources.simple.band.gzip"),
+        (6, 31, "sources.hiss.symbls"),
+        (9, 15, "stages.one.duration"),
+        (10, 5, "stages.one.mixture"),
+        (13, 23, "stages.two.mixture.simpel"),
+        (14, 34, "evaluate.sources.0"),
+    ]
+    assert found[3].value == "50 percent"
+    assert found[5].value == "1"
+    assert all(p.remedy for p in found)
+    assert all(re.match(r".*c\.yaml:\d+:\d+: ", str(p)) for p in found)

@@ -1,0 +1,106 @@
+"""Imports point one way: from what runs down to what is merely known."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import ncamix
+
+PACKAGE = Path(ncamix.__file__).parent
+
+# Each row may import rows above it and its own.
+RANKS = """
+ncamix
+errors keys
+quantities reading
+schedule
+automata
+cache tokenization
+sources
+validation
+trainer
+curriculum
+apportionment rates
+plan
+inventory
+planning
+library
+plan_output
+order shards
+remote
+dataset
+text_compilation
+compilation
+streams
+run_folder
+training
+run_record
+export charts
+drawings
+summary report
+running
+cli
+__main__
+"""
+RANK = {name: row for row, names in enumerate(RANKS.split("\n")) for name in names.split()}
+
+
+def part(module: str) -> str:
+    """`ncamix.sources.text` is part of `sources`; the package itself is `ncamix`."""
+    return module.split(".")[1] if "." in module else module
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(file: Path) -> Iterator[tuple[str, int]]:
+    """Modules of ncamix that a file imports when it runs, late imports too, and where."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):  # what only type checkers see is no import
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file.name}:{node.lineno}: write imports in full"
+            base = node.module or ""
+            names = [base]
+            if base == "ncamix":
+                names = [f"ncamix.{a.name}" if a.name in RANK else "ncamix" for a in node.names]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == "ncamix":
+                yield name, node.lineno
+
+
+def test_every_module_has_a_rank() -> None:
+    tops = {p.relative_to(PACKAGE).parts[0].removesuffix(".py") for p in modules()}
+    assert tops - {"__init__"} == set(RANK) - {"ncamix"}
+
+
+@pytest.mark.parametrize("file", modules(), ids=lambda f: f.relative_to(PACKAGE).as_posix())
+def test_imports_point_one_way(file: Path) -> None:
+    top = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    own = RANK["ncamix" if top == "__init__" else top]
+    for name, line in imports(file):
+        assert RANK[part(name)] <= own, f"{file.name}:{line} imports {name}, which stands above it"
+
+
+def test_grammar_and_plan_import_no_heavy_library() -> None:
+    code = (
+        "import sys, ncamix.planning, ncamix.plan_output, ncamix.library\n"
+        "heavy = {'torch', 'numba', 'streaming', 'composer', 'transformers', 'datasets',"
+        " 'tokenizers', 'matplotlib', 'scipy', 'pandas'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("[]\n", "")

@@ -1,0 +1,110 @@
+"""Quantities: exact numbers with units."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+from pydantic_core import PydanticCustomError
+
+from ncamix.quantities import (
+    AboveZero,
+    Exact,
+    NotNegative,
+    Positive,
+    Quantity,
+    Whole,
+    format_count,
+    format_fraction,
+    parse_quantity,
+    quantity_of,
+    refusals,
+)
+
+
+@pytest.mark.parametrize(
+    ("written", "value", "unit"),
+    [
+        ("15%", 15, "%"),
+        ("0.1%", Fraction(1, 10), "%"),
+        ("164Mtok", 164 * 10**6, "tok"),
+        ("1.5ktok", 1500, "tok"),
+        ("2Gtok", 2 * 10**9, "tok"),
+        ("3Ttok", 3 * 10**12, "tok"),
+        ("500ba", 500, "ba"),
+        ("2kba", 2000, "ba"),
+        ("10ep", 10, "ep"),
+        ("0.2x", Fraction(1, 5), "x"),
+        ("3e-4", Fraction(3, 10_000), ""),
+        ("-10 %", -10, "%"),
+        (" .5x ", Fraction(1, 2), "x"),
+        (Decimal("1e-4"), Fraction(1, 10_000), ""),
+        (7, 7, ""),
+        ("0x", 0, "x"),
+    ],
+)
+def test_units_are_read_exactly(written: object, value: Fraction | int, unit: str) -> None:
+    assert parse_quantity(written) == Quantity(Fraction(value), unit)
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["", "%", "tok", "15 percent", "1,000tok", "1e4.5", "15%%", "ten", "1Mb", "0x1F", "1 0%", "٣%"]
+    + [None, True, [], {}, 0.5],
+)
+def test_what_is_no_quantity(written: object) -> None:
+    assert parse_quantity(written) is None
+
+
+@pytest.mark.parametrize("written", ["1e999tok", "1e400", "9" * 60, "1e-90%", "-1e19", 10**19])
+def test_absurd_sizes_are_refused(written: object) -> None:
+    with pytest.raises(PydanticCustomError) as caught:
+        parse_quantity(written)
+    assert "out of all bounds" in refusals(caught.value)[0][1]
+
+
+def test_a_wrong_unit_is_refused_with_an_example_and_its_place() -> None:
+    with pytest.raises(PydanticCustomError) as caught:
+        quantity_of("5tok", ("%", "ba"), "10% or 5ba", ("warmup",))
+    assert refusals(caught.value) == [
+        (("warmup",), "'5tok' is not understood here", "write it like 10% or 5ba")
+    ]
+
+
+@given(st.decimals(min_value="1e-6", max_value=10**12, places=6), st.sampled_from(["", "%", "tok"]))
+def test_text_and_value_agree(number: Decimal, unit: str) -> None:
+    quantity = parse_quantity(f"{number:f}{unit}")
+    assert quantity == Quantity(Fraction(number), unit)
+    assert parse_quantity(str(quantity)) == quantity
+
+
+def test_numbers_for_readers() -> None:
+    assert format_fraction(Fraction(1, 8)) == "0.125"
+    assert format_fraction(Fraction(1, 3)) == "0.333333"
+    assert format_fraction(Fraction(1500)) == "1500"
+    assert str(Quantity(Fraction(60), "%")) == "60%"
+    counts = [999, 12_345, 164 * 10**6, 13 * 10**9, 2 * 10**12]
+    assert [format_count(n) for n in counts] == ["999", "12.3k", "164M", "13G", "2T"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (Exact, [0, -1, Decimal("0.5")], ["0.5", "1%", True, None]),
+        (AboveZero, [1, Decimal("1e-8")], [0, -1]),
+        (NotNegative, [0, Decimal("0.1")], [-1, Decimal("-1e-9")]),
+        (Whole, [0, 3, Decimal("1e3")], [-1, Decimal("0.5"), "3", True]),
+        (Positive, [1, 10**6], [0, -1, Decimal("1.5")]),
+    ],
+)
+def test_kinds_of_numbers(kind: object, good: list[object], bad: list[object]) -> None:
+    adapter = TypeAdapter(kind)
+    for value in good:
+        assert adapter.validate_python(value) == value
+    for value in bad:
+        with pytest.raises(ValueError, match="refused"):
+            adapter.validate_python(value)

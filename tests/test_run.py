@@ -1,0 +1,331 @@
+"""`ncamix run` as a user runs it: real processes, real files, killed at bad moments."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CURRICULUM = """
+ncamix: 1
+name: tiny
+seed: 3
+tokenizer: {bpe: 300, train_on: [words]}
+sources:
+  still: {kind: nca, alphabet: 2, grid: 6, band: {gzip: [0.0, 0.30]}}
+  lively: {kind: nca, alphabet: 3, grid: 6, band: {gzip: [0.20, 1.00]}}
+  static: {kind: noise, distribution: zipf, symbols: 50}
+  words: {kind: text, files: ["corpus/*.txt"], holdout: {share: 0.2}, repeat: free}
+stages:
+  - name: warm
+    duration: 40%
+    mixture: {0%: {still: 3, static: 1}, 100%: {lively: 1}}
+    optimizer: {lr: {peak: 0.5x, warmup: 10%, decay: cosine}}
+  - name: text
+    duration: rest
+    enter: {reinitialize: [embeddings]}
+    mixture: {words: 90%, lively: 10%}
+evaluate: {every: 25%, sources: [words, lively], samples: 8}
+"""
+TRAINER = """
+ncamix: 1
+name: small
+model: {layers: 1, heads: 2, width: 16, tie_embeddings: true}
+sequence_length: 32
+batch_size: 4
+budget: 25.6ktok
+optimizer: {kind: adamw, lr: 1e-2, clip: 1.0}
+checkpoint: {every: 15ba, keep: 2}
+"""
+NUM_BATCHES = 200
+FIRST_STAGE = 80
+
+
+class Runner:
+    """One working folder with a curriculum, a trainer, a corpus and a cache."""
+
+    def __init__(self, folder: Path, cache: Path | None = None) -> None:
+        self.folder = folder
+        self.cache = cache or folder / "cache"
+        self.env = {**os.environ, "NCAMIX_CACHE": str(self.cache), "HF_HUB_OFFLINE": "1"}
+        corpus = folder / "corpus"
+        corpus.mkdir(parents=True)
+        for i in range(60):
+            lines = (f"line {j} of {i}: the quick brown fox {i * j} and {i + j}" for j in range(15))
+            (corpus / f"{i}.txt").write_text("\n".join(lines))
+        (folder / "tiny.yaml").write_text(CURRICULUM)
+        (folder / "small.yaml").write_text(TRAINER)
+
+    def command(self, *extra: str) -> list[str]:
+        return [sys.executable, "-m", "ncamix", "run", "tiny.yaml", "-t", "small.yaml", *extra]
+
+    def start(self, *extra: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*extra),
+            cwd=self.folder,
+            env=self.env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def run(self, *extra: str, status: int = 0) -> str:
+        process = self.start(*extra)
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == status, output
+        assert "Traceback" not in output, output
+        assert "leaked" not in output, output
+        return output
+
+    def rows(self, out: str = "runs/tiny", name: str = "metrics.jsonl") -> list[dict]:
+        return [json.loads(line) for line in (self.folder / out / name).read_text().splitlines()]
+
+    def stop_when(
+        self, ready: Callable[[], bool], number: int, group: bool = True
+    ) -> tuple[int, str]:
+        """Start a run, send a signal once `ready` is true; its status and output."""
+        process = self.start()
+        while not ready():
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.001)
+        (os.killpg if group else os.kill)(process.pid, number)
+        output, _ = process.communicate(timeout=120)
+        return process.returncode, output
+
+    def batches(self) -> int:
+        path = self.folder / "runs/tiny/metrics.jsonl"
+        return path.read_text().count("\n") if path.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """An uninterrupted run."""
+    runner = Runner(tmp_path_factory.mktemp("whole"))
+    runner.run()
+    return runner
+
+
+def same_run(runner: Runner, whole: Runner, out: str = "runs/tiny") -> None:
+    """Every batch once, with the digests and the losses of the uninterrupted run, to the bit."""
+    assert runner.rows(out) == whole.rows()
+    assert runner.rows(out, "evaluations.jsonl") == whole.rows(name="evaluations.jsonl")
+
+
+def test_a_run_leaves_what_it_promises(whole: Runner) -> None:
+    rows = whole.rows()
+    assert len(rows) == NUM_BATCHES
+    assert [r["batch"] for r in rows] == [*range(FIRST_STAGE), *range(NUM_BATCHES - FIRST_STAGE)]
+    assert [r["tokens"] for r in rows] == [128 * (i + 1) for i in range(NUM_BATCHES)]
+    folder = whole.folder / "runs/tiny"
+    plan = json.loads((folder / "plan.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
+    for stage, planned in zip(summary["stages"], plan["stages"], strict=True):
+        last = [r for r in rows if r["stage"] == stage["name"]][-1]
+        assert stage["planned"] == stage["realised"] == planned["counts"]
+        assert stage["realised"] == {n: last[f"count/{n}"] for n in planned["counts"]}
+        words = stage["evaluation"]["words"]
+        for when in ("before", "after"):
+            assert 0 < words[when]["bits_per_byte"] < words[when]["bits_per_byte_all_rows"]
+        assert stage["evaluation"]["lively"]["after"]["bits_per_byte"] is None
+    assert summary["plan_fingerprint"] == plan["fingerprint"]
+    after = summary["stages"][1]["evaluation"]["words"]
+    assert after["after"]["loss"] < after["before"]["loss"] - 1  # it learned
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert [p.name for p in sorted((folder / "checkpoints").glob("*/*.pt"))] == [
+        "ba000080.pt",
+        "ba000120.pt",
+    ]
+
+
+def test_the_learning_rate_follows_the_schedule(whole: Runner) -> None:
+    rates = [row["lr"] for row in whole.rows()]
+    assert rates[0] == pytest.approx(0.5e-2 * 0.5 / 8)  # the middle of the first warm-up batch
+    assert max(rates[:FIRST_STAGE]) <= 0.5e-2
+    assert rates[FIRST_STAGE - 1] < 1e-5
+    assert rates[FIRST_STAGE:] == [1e-2] * (NUM_BATCHES - FIRST_STAGE)
+
+
+def test_digests_are_those_of_the_planned_samples(whole: Runner) -> None:
+    """Recomputed from the plan, the generators and the compiled text, without any dataset."""
+    import numpy as np
+    import xxhash
+
+    from ncamix.curriculum import load_curriculum
+    from ncamix.planning import make_plan
+    from ncamix.shards import read_samples
+    from ncamix.sources import open_generator
+    from ncamix.streams import stage_order
+    from ncamix.trainer import load_trainer
+
+    saved = os.environ.get("NCAMIX_CACHE")
+    os.environ["NCAMIX_CACHE"] = str(whole.cache)
+    try:
+        plan = make_plan(
+            load_curriculum(whole.folder / "tiny.yaml"), load_trainer(whole.folder / "small.yaml")
+        )
+    finally:
+        os.environ.pop("NCAMIX_CACHE") if saved is None else os.environ.update(NCAMIX_CACHE=saved)
+    rows = iter(whole.rows())
+    for stage in plan.stages:
+        order = stage_order(plan, stage)
+        text = {
+            name: read_samples(whole.cache / plan.sources[name].fingerprint)
+            for name in stage.sources
+            if plan.sources[name].text
+        }
+        for t in range(stage.num_batches):
+            digest = 0
+            for index, number in zip(*(a.tolist() for a in order.batch(t)), strict=True):
+                name = stage.sources[index]
+                if name in text:
+                    tokens = text[name][number]
+                else:
+                    tokens = open_generator(plan.sources[name].meaning).samples(number, 1)[0]
+                digest += xxhash.xxh64_intdigest(np.asarray(tokens, "<u4").tobytes())
+            assert next(rows)["digest"] == digest % 2**64
+            if t == 12:  # enough of each stage; generating sample by sample is slow
+                for _ in range(stage.num_batches - t - 1):
+                    next(rows)
+                break
+
+
+def test_the_export_generates_without_ncamix(whole: Runner) -> None:
+    program = (
+        "import sys; sys.modules['ncamix'] = None\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "model = AutoModelForCausalLM.from_pretrained('runs/tiny/export')\n"
+        "tokenizer = AutoTokenizer.from_pretrained('runs/tiny/export')\n"
+        "out = model.generate(**tokenizer('the quick', return_tensors='pt'), max_new_tokens=8)\n"
+        "assert model.config.vocab_size == 300 and out.shape[1] > 2\n"
+        "print(tokenizer.decode(out[0]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=whole.folder,
+        env=whole.env,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("the quick")
+
+
+def test_a_finished_run_says_so_and_another_plan_is_refused(whole: Runner) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (whole.folder / "runs/tiny").rglob("*.*")}
+    assert "is finished" in whole.run()
+    other = whole.folder / "small.yaml"
+    other.write_text(TRAINER.replace("lr: 1e-2", "lr: 2e-2"))
+    try:
+        output = whole.run(status=2)
+    finally:
+        other.write_text(TRAINER)
+    assert "planned differently" in output and "--fresh" in output
+    after = {p: p.stat().st_mtime_ns for p in (whole.folder / "runs/tiny").rglob("*.*")}
+    before.pop(whole.folder / "runs/tiny/.lock", None)
+    after.pop(whole.folder / "runs/tiny/.lock", None)
+    assert before == after
+
+
+@pytest.mark.parametrize("moment", ["compilation", "first stage", "second stage"])
+def test_killed_and_rerun_is_the_uninterrupted_run(
+    moment: str, whole: Runner, tmp_path: Path
+) -> None:
+    runner = Runner(tmp_path / "work")
+    ready = {
+        "compilation": lambda: any(runner.cache.glob(".building-*")),
+        "first stage": lambda: runner.batches() >= 37,
+        "second stage": lambda: runner.batches() >= FIRST_STAGE + 50,
+    }[moment]
+    status, _ = runner.stop_when(ready, signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    assert runner.batches() < NUM_BATCHES
+    before = set(os.listdir("/dev/shm"))
+    runner.run()
+    same_run(runner, whole)
+    left = {n for n in set(os.listdir("/dev/shm")) - before if n[:6].isdigit()}
+    assert not left
+
+
+def test_sigterm_saves_and_exits_143(whole: Runner, tmp_path: Path) -> None:
+    runner = Runner(tmp_path / "work", whole.cache)
+    status, output = runner.stop_when(
+        lambda: runner.batches() >= 20, signal.SIGTERM
+    )  # between two regular checkpoints
+    assert status == 143, output
+    assert "again to resume" in output and "Traceback" not in output
+    trained = runner.batches()
+    assert (runner.folder / f"runs/tiny/checkpoints/0-warm/ba{trained:06}.pt").exists()
+    assert "resuming" in runner.run()
+    same_run(runner, whole)
+
+
+def test_fresh_moves_the_old_run_aside(whole: Runner, tmp_path: Path) -> None:
+    runner = Runner(tmp_path / "work", whole.cache)
+    runner.stop_when(lambda: runner.batches() >= 20, signal.SIGKILL)
+    assert "moved the old run to" in runner.run("--fresh")
+    same_run(runner, whole)
+    assert len(list((runner.folder / "runs").glob("tiny.*/metrics.jsonl"))) == 1
+
+
+def test_compiled_datasets_give_the_same_run(whole: Runner, tmp_path: Path) -> None:
+    runner = Runner(tmp_path / "work")
+    compile_command = [
+        sys.executable,
+        "-m",
+        "ncamix",
+        "compile",
+        "tiny.yaml",
+        "-t",
+        "small.yaml",
+        "-o",
+        "data",
+    ]
+    subprocess.run(compile_command, cwd=runner.folder, env=runner.env, check=True)
+    for name in ("still", "lively", "static", "words"):
+        assert (runner.folder / "data" / name / "index.json").exists()
+        assert list((runner.folder / "data" / name).glob("*.mds.zstd"))
+    runner.run("--data", "data")
+    same_run(runner, whole)
+
+
+def test_two_ranks_train_on_the_same_batches(whole: Runner, tmp_path: Path) -> None:
+    runner = Runner(tmp_path / "work", whole.cache)
+    composer = Path(sys.executable).with_name("composer")
+    command = [str(composer), "-n", "2", "-m", *runner.command()[2:]]
+    done = subprocess.run(
+        command,
+        cwd=runner.folder,
+        env={**runner.env, "OMP_NUM_THREADS": "1"},
+        text=True,
+        capture_output=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    ours, theirs = runner.rows(), whole.rows()
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert {k: v for k, v in a.items() if "loss" not in k} == {
+            k: v for k, v in b.items() if "loss" not in k
+        }
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-3)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(whole: Runner, tmp_path: Path) -> None:
+    runner = Runner(tmp_path / "work", whole.cache)
+    process = runner.start()
+    while runner.batches() < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    output = runner.run(status=2)
+    assert "another process is working in" in output
+    process.communicate(timeout=240)
+    assert process.returncode == 0
+    same_run(runner, whole)

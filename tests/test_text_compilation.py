@@ -1,0 +1,466 @@
+"""Text: found, split, tokenized and packed; killed, repeated and refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models
+
+from ncamix import cache, inventory, tokenization
+from ncamix.errors import UserError
+from ncamix.plan import Plan
+from ncamix.shards import read_samples
+from ncamix.sources import text as text_source
+from ncamix.sources.text import (
+    CorpusFile,
+    Document,
+    corpus_files,
+    corpus_hash,
+    read_documents,
+    split_of,
+)
+from ncamix.text_compilation import (
+    _Packer,
+    prepare_text,
+    split_documents,
+    text_facts,
+    tokenizer_file,
+)
+
+CURRICULUM = """\
+tokenizer: {bpe: 300, train_on: [words]}
+sources:
+  words: {kind: text, files: ["corpus/**/*.txt"], holdout: {share: 0.2}, repeat: 10}
+stages:
+  - {name: first, duration: 100%, mixture: {words: 1}}
+"""
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """40 documents in 8 packages."""
+    for i in range(40):
+        path = tmp_path / "corpus" / f"p{i % 8}" / f"{i:02}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            "\n".join(f"line {j} of {i}: seen {i * j} times, {i + j}" for j in range(30))
+        )
+    return tmp_path / "corpus"
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
+
+
+def entries() -> dict[str, dict[str, bytes]]:
+    """All finished entries of the cache."""
+    root = cache.cache_root()
+    found = (p for p in root.iterdir() if p.is_dir()) if root.exists() else ()
+    return {p.name: files_below(p) for p in found if (p / cache.INFO).exists()}
+
+
+# Documents
+
+
+def test_the_standard_library_is_found_sorted_and_without_its_tests() -> None:
+    files = corpus_files(("python-stdlib",), Path("/nowhere"))
+    names = [f.name for f in files]
+    assert len(names) > 400 and {"json/decoder.py", "ast.py"} <= set(names)
+    assert names == sorted(names) and len(set(names)) == len(names)
+    folders = {part for name in names for part in name.split("/")[:-1]}
+    assert not folders & {"test", "tests", "idle_test", "site-packages", "__pycache__"}
+    assert all(f.path.is_file() and f.path.suffix == ".py" for f in files)
+
+
+def test_files_are_named_below_the_first_wildcard_and_come_once(corpus: Path) -> None:
+    folder = corpus.parent
+    files = corpus_files(("corpus/**/*.txt", "corpus/p0/*.txt", "corpus/p0/00.txt"), folder)
+    assert len(files) == 40
+    assert files[0] == CorpusFile(corpus / "p0/00.txt", "p0/00.txt")
+    assert corpus_files((str(corpus / "p0/00.txt"),), Path("/"))[0].name == "00.txt"
+    with pytest.raises(UserError, match="no file matches 'none/"):
+        corpus_files(("none/*.txt",), folder)
+    with pytest.raises(UserError, match="is a folder"):
+        corpus_files(("corpus",), folder)
+
+
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    odd = tmp_path / "a [b] * 'c' ü"
+    odd.mkdir()
+    (odd / "x.txt").write_text("x")
+    assert [f.name for f in corpus_files(("*.txt",), odd)] == ["x.txt"]
+
+
+def test_the_corpus_hash_knows_names_and_contents(corpus: Path) -> None:
+    def now() -> str:
+        return corpus_hash(corpus_files(("**/*.txt",), corpus))
+
+    first = now()
+    (corpus / "p0/00.txt").rename(corpus / "p0/000.txt")
+    renamed = now()
+    (corpus / "p0/000.txt").write_text("other")
+    assert len({first, renamed, now()}) == 3
+
+
+def test_bytes_that_are_not_utf8_and_empty_files(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9 \xff\r\n")
+    (tmp_path / "b.txt").write_bytes(b" \n\t")
+    files = corpus_files(("*.txt",), tmp_path)
+    assert list(read_documents(files, None)) == [Document("a.txt", "a.txt", "caf� �\r\n")]
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(UserError, match=r"cannot read .*a\.txt: No such file"):
+        list(read_documents(files, None))
+
+
+def test_duplicates_are_dropped_unless_kept(corpus: Path, plan_of: Callable[..., Plan]) -> None:
+    text = (corpus / "p1/01.txt").read_text()
+    for name in ("a/copy.txt", "z/copy.txt"):
+        (corpus / name).parent.mkdir()
+        (corpus / name).write_text(text)
+    dropped = list(split_documents(plan_of(CURRICULUM).sources["words"]))
+    assert len(dropped) == 40
+    assert [d.name for d, _ in dropped if d.text == text] == ["a/copy.txt"]
+    body = CURRICULUM.replace("repeat", "duplicates: keep, repeat")
+    kept = list(split_documents(plan_of(body).sources["words"]))
+    assert len(kept) == 42
+    assert len({split for d, split in kept if d.text == text}) == 1  # never on both sides
+
+
+@pytest.mark.parametrize("by", ["document", "package"])
+def test_the_split_depends_on_the_document_or_its_package_alone(by: str) -> None:
+    documents = [Document(f"d{i}", f"p{i % 50}", f"text {i}") for i in range(2000)]
+    holdout = (Fraction(1, 5), by)
+    splits = {d: split_of(d, holdout) for d in documents}
+    share = sum(s == "holdout" for s in splits.values()) / 2000
+    assert 0.15 < share < 0.25 if by == "document" else 0.05 < share < 0.4
+    for d, split in splits.items():
+        other = Document("elsewhere", d.package if by == "package" else "q", d.text)
+        assert split_of(other, holdout) == split
+        if by == "package":
+            assert split_of(Document("x", d.package, "y"), holdout) == split
+        if split == "holdout":  # a larger share takes what a smaller one took
+            assert split_of(d, (Fraction(1, 2), by)) == "holdout"
+    assert split_of(documents[0], None) == "train"
+    assert splits[documents[7]] == split_of(Document("d7", "p7", "text 7"), holdout)
+
+
+# Tokenizers
+
+
+def test_training_is_the_same_for_any_number_of_threads(tmp_path: Path) -> None:
+    code = """
+        import hashlib
+        from ncamix.sources.text import corpus_files, read_documents
+        from ncamix.tokenization import train_bpe
+        from pathlib import Path
+        files = corpus_files(("python-stdlib",), Path("."))[:150]
+        texts = [d.text for d in read_documents(files, None)]
+        made = [train_bpe(iter(texts), 600) for _ in range(2)]
+        a, b = (m.to_str() for m in made)
+        ids = [e.ids for e in made[0].encode_batch_fast(texts, add_special_tokens=False)]
+        print(a == b, hashlib.sha256(a.encode()).hexdigest(), hash(str(ids)))
+    """
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            env={**os.environ, "RAYON_NUM_THREADS": threads, "PYTHONHASHSEED": "0"},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for threads in ("1", "2")
+    }  # fmt: skip
+    assert len(outputs) == 1 and outputs.pop().startswith("True")
+
+
+def test_a_tiny_corpus_leaves_ids_unused() -> None:
+    tokenizer = tokenization.train_bpe(iter(["abab"]), 5000)
+    assert tokenizer.get_vocab_size() < 300
+    assert tokenization.end_of_text_id(tokenizer) == 0
+    lengths = tokenization.bytes_per_id(tokenizer, 5000)
+    assert len(lengths) == 5000 and lengths[0] == 0 and set(lengths[300:]) == {0}
+    assert sum(lengths[i] for i in tokenizer.encode("abab été").ids) == len("abab été".encode())
+
+
+def test_the_byte_tokenizer_has_one_id_a_byte() -> None:
+    tokenizer = tokenization.byte_tokenizer()
+    assert tokenizer.get_vocab_size() == tokenization.NUM_BYTE_IDS
+    assert tokenization.bytes_per_id(tokenizer, 257) == [0] + [1] * 256
+    text = "naïve\n\0 ☃ <|endofte"
+    ids = tokenizer.encode(text).ids
+    assert len(ids) == len(text.encode()) and 0 not in ids
+    assert tokenizer.decode(ids) == text
+
+
+def test_bytes_of_other_kinds_of_tokenizers() -> None:
+    vocabulary = {"</s>": 0, "<0x0A>": 1, "\u2581caf": 2, "\u00e9": 3, "the": 4}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    tokenizer.add_special_tokens(["</s>"])
+    assert tokenization.end_of_text_id(tokenizer) == 0
+    assert tokenization.bytes_per_id(tokenizer, 7) == [0, 1, 4, 2, 3, 0, 0]
+    level = tokenization.byte_tokenizer()
+    level.add_tokens(["\u00e9\u00e9"])  # added as text, not as byte characters
+    assert tokenization.bytes_per_id(level, 258)[257] == 4
+    with pytest.raises(UserError, match="no end-of-text token"):
+        tokenization.end_of_text_id(Tokenizer(models.BPE({"a": 0}, [])))
+
+
+def test_text_that_looks_like_the_end_of_text_still_counts_its_bytes(
+    corpus: Path, plan_of: Callable[..., Plan]
+) -> None:
+    plan = prepare_text(plan_of(CURRICULUM))
+    facts = text_facts(tokenizer_file(plan), 300)  # type: ignore[arg-type]
+    assert facts.end_of_text_id == 0
+    assert facts.bytes_per_id[0] == 0 and min(facts.bytes_per_id[1:257]) == 1
+
+
+# Packing
+
+
+@pytest.mark.parametrize("per_shard", [1, 3, 100])
+@pytest.mark.parametrize("limit", [None, 6])
+def test_every_id_is_a_target_exactly_once(per_shard: int, limit: int | None) -> None:
+    packer, stream, samples = _Packer(8, limit), [], []
+    rng = np.random.default_rng(1)
+    for _ in range(12):
+        ids = rng.integers(1, 99, rng.integers(0, 30)).tolist()
+        stream += [*ids, 0]
+        packer.add(ids, 0)
+        samples += [s for shard in packer.full(per_shard) for s in shard]
+        if packer.is_full:
+            break
+    samples += [s for shard in packer.rest() for s in shard]
+    joined = [samples[0][0], *(i for s in samples for i in s[1:])]
+    assert joined == stream[: len(joined)]
+    if limit is None:
+        assert len(stream) - len(joined) < 8
+    else:
+        assert len(samples) == limit
+
+
+def test_compiled_samples_are_the_token_stream(corpus: Path, plan_of: Callable[..., Plan]) -> None:
+    plan = prepare_text(plan_of(CURRICULUM))
+    source = plan.sources["words"]
+    folder = cache.entry(source.fingerprint)
+    tokenizer = Tokenizer.from_file(str(tokenizer_file(plan)))
+    for split, place in (("train", folder), ("holdout", folder / "holdout")):
+        texts = [d.text for d, s in split_documents(source) if s == split]
+        assert texts
+        stream = [i for t in texts for i in (*tokenizer.encode(t).ids, 0)]
+        samples = read_samples(place)
+        joined = [int(samples[0, 0]), *samples[:, 1:].ravel().tolist()]
+        assert joined == stream[: len(joined)] and len(stream) - len(joined) < 32
+        assert np.array_equal(samples[1:, 0], samples[:-1, -1])
+    info = cache.entry_info(source.fingerprint)
+    assert info and info["num_samples"] == source.num_samples == len(read_samples(folder))
+    assert info["num_documents"] == 40
+    assert plan_of(CURRICULUM).sources["words"].num_samples == source.num_samples
+
+
+def test_the_holdout_is_out_of_training_and_of_the_tokenizer(
+    corpus: Path, plan_of: Callable[..., Plan]
+) -> None:
+    secret = next(
+        d for d, s in split_documents(plan_of(CURRICULUM).sources["words"]) if s == "holdout"
+    )
+    tokenizer = Tokenizer.from_file(str(tokenizer_file(plan_of(CURRICULUM))))
+    path = corpus / secret.name
+    for i in range(10_000):  # another document with another text on the held-out side
+        text = "qqqqzzzzxxxx" * 200 + str(i)
+        if split_of(Document("", "", text), (Fraction(1, 5), "document")) == "holdout":
+            break
+    path.write_text(text)
+    again = Tokenizer.from_file(str(tokenizer_file(plan_of(CURRICULUM))))
+    assert again.to_str() == tokenizer.to_str()
+
+
+# Refusals
+
+
+def test_an_empty_corpus_is_named(corpus: Path, plan_of: Callable[..., Plan]) -> None:
+    for path in corpus.rglob("*.txt"):
+        path.write_text(" \n" * 500)
+    for body in (CURRICULUM, CURRICULUM.replace("{bpe: 300, train_on: [words]}", "bytes")):
+        with pytest.raises(UserError, match=r"sources\.words.*empty"):
+            prepare_text(plan_of(body))
+    assert entries() == {}
+    assert not list(cache.cache_root().glob(".building*"))
+
+
+def test_a_text_that_is_too_small_is_told_in_epochs(
+    corpus: Path, plan_of: Callable[..., Plan]
+) -> None:
+    (corpus / "big.txt").write_text("the same words again and again " * 2000)
+    body = CURRICULUM.replace("repeat: 10", "repeat: refuse").replace("bpe: 300", "bpe: 3000")
+    with pytest.raises(
+        UserError, match=r"sources\.words.*too small.*epochs, 1 allowed.*\n.*repeat: \d"
+    ):
+        prepare_text(plan_of(body))
+    assert len(entries()) == 2  # what was compiled is kept
+
+
+def test_a_holdout_that_takes_nothing_is_told(corpus: Path, plan_of: Callable[..., Plan]) -> None:
+    with pytest.raises(UserError, match=r"sources\.words\.holdout.*no whole sample"):
+        prepare_text(plan_of(CURRICULUM.replace("share: 0.2", "share: 1e-9")))
+
+
+def test_a_cache_that_cannot_be_written_is_told(
+    corpus: Path, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NCAMIX_CACHE", str(corpus / "p0/00.txt" / "cache"))
+    with pytest.raises(UserError, match=r"the cache .* cannot be written.*\n.*NCAMIX_CACHE"):
+        prepare_text(plan_of(CURRICULUM))
+
+
+# The hub
+
+
+def test_without_a_network_the_hub_is_refused_at_once_in_one_line() -> None:
+    code = """
+        from ncamix.errors import UserError
+        from ncamix.sources.text import read_documents
+        from ncamix.tokenization import pretrained_file
+        from pathlib import Path
+        hub = {"hub": "a/b", "config": None, "split": "train", "column": "text", "revision": None}
+        for ask in (lambda: list(read_documents(None, hub)), lambda: pretrained_file("a/b", Path("."))):
+            try:
+                ask()
+            except UserError as error:
+                print(error)
+    """
+    for offline in ("1", "0"):
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            env={**os.environ, "HF_HUB_OFFLINE": offline, "HF_ENDPOINT": "http://127.0.0.1:9"},
+            capture_output=True, text=True, check=True, timeout=20,
+        )  # fmt: skip
+        lines = done.stdout.splitlines()
+        assert len(lines) == 4, done.stdout
+        assert lines[0].startswith("the data set a/b cannot be had from the Hugging Face hub (")
+        assert lines[2].startswith("the tokenizer 'a/b' is no local path and cannot be had from")
+        assert "Retrying" not in done.stderr and "Traceback" not in done.stderr
+
+
+HUB = """\
+tokenizer: {bpe: 300, train_on: [words]}
+sources:
+  words: {kind: text, hub: a/b, column: content, holdout: {share: 0.2}, repeat: free}
+stages:
+  - {name: first, duration: 100%, mixture: {words: 1}}
+"""
+
+
+def test_of_a_hub_data_set_only_what_is_needed_is_packed(
+    plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inventory, "SHARD_TOKENS", 16 * 33)
+    monkeypatch.setattr("ncamix.text_compilation._CHUNK_BYTES", 1000)
+    read: list[int] = []
+
+    def rows(hub: dict[str, Any]) -> Any:
+        assert hub["hub"] == "a/b"
+        for i in range(3000):
+            read.append(i)
+            yield {"content": f"row {i} holds {i * i} and {i % 7} words. " * 8, "id": i}
+
+    monkeypatch.setattr(text_source, "_hub_rows", rows)
+    monkeypatch.setattr(tokenization, "TRAIN_BYTES", 20_000)
+    plan = plan_of(HUB)
+    need = plan.sources["words"].samples_needed
+    plan = prepare_text(plan)
+    source = plan.sources["words"]
+    assert source.num_samples == -(-need // 16) * 16 == source.meaning["limit"]
+    samples = read_samples(cache.entry(source.fingerprint))
+    assert len(samples) == source.num_samples
+    assert len(read) < 1500
+    with pytest.raises(UserError, match="has no text column 'text'\n.*content, id"):
+        prepare_text(plan_of(HUB.replace("column: content, ", "")))
+
+
+def test_a_hub_that_breaks_off_is_told(
+    plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(hub: dict[str, Any]) -> Any:
+        yield {"content": "first"}
+        raise KeyError("broken")
+
+    monkeypatch.setattr(text_source, "_hub_rows", rows)
+    with pytest.raises(UserError, match=r"a/b cannot be had .*'broken'"):
+        prepare_text(plan_of(HUB))
+    assert entries() == {}
+
+
+# Killed, and two at once
+
+COMPILE = """
+import sys, time
+from pathlib import Path
+from ncamix.curriculum import load_curriculum
+from ncamix.planning import make_plan
+from ncamix.trainer import load_trainer
+from ncamix.text_compilation import prepare_text
+plan = make_plan(load_curriculum(Path("c.yaml")), load_trainer(Path("small.yaml")))
+worked = []
+def say(what, share):
+    worked.append(what)
+    if sys.argv[1] == "stop" and "tokenizing" in what:
+        Path("reached").touch()
+        time.sleep(60)
+while Path("wait").exists():
+    time.sleep(0.01)
+prepare_text(plan, say)
+print("worked" if worked else "waited")
+"""
+
+
+def compiler(folder: Path, cache_folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", COMPILE, *arguments], cwd=folder, text=True,
+        stdout=subprocess.PIPE, env={**os.environ, "NCAMIX_CACHE": str(cache_folder)},
+    )  # fmt: skip
+
+
+def test_killed_while_compiling_then_run_again(
+    corpus: Path, tmp_path: Path, plan_of: Callable[..., Plan]
+) -> None:
+    prepare_text(plan_of(CURRICULUM))
+    whole = entries()
+    killed = compiler(tmp_path, tmp_path / "other", "stop")
+    while not (tmp_path / "reached").exists():
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    os.environ["NCAMIX_CACHE"] = str(tmp_path / "other")  # undone by the fixture
+    digest = plan_of(CURRICULUM).sources["words"].fingerprint
+    assert digest not in entries()
+    assert (tmp_path / "other" / f".building-{digest}").is_dir()
+    prepare_text(plan_of(CURRICULUM))
+    assert entries() == whole
+    assert not list((tmp_path / "other").glob(".building*"))
+
+
+def test_two_at_once_and_one_does_the_work(
+    corpus: Path, tmp_path: Path, plan_of: Callable[..., Plan]
+) -> None:
+    plan_of(CURRICULUM)
+    (tmp_path / "wait").touch()
+    both = [compiler(tmp_path, tmp_path / "cache", "go") for _ in range(2)]
+    time.sleep(1)
+    (tmp_path / "wait").unlink()
+    said = sorted(process.communicate(timeout=100)[0].strip() for process in both)
+    assert [p.returncode for p in both] == [0, 0]
+    assert said == ["waited", "worked"]
+    assert len(entries()) == 2
