@@ -11,7 +11,7 @@ run: $(VENV)/.installed
 	$(BIN)/ncamix run curricula/code_target.yaml
 
 test: $(VENV)/.installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -29,6 +29,8 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
+	# Import once, so that the bytecode is there whatever the environment says of writing it.
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -c "import ncamix.training.stages, ncamix.report, datasets"
 	touch $@
 
 clean:

@@ -53,18 +53,18 @@ def check_data(plan: Plan, data: Path) -> Plan:
     way_out = f"compile it again: ncamix compile {plan.curriculum.document.file} --out {data}"
     try:
         compiled = json.loads((data / "plan.json").read_text())["sources"]
-    except (OSError, ValueError, KeyError):
+        found = {name: source["fingerprint"] for name, source in compiled.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise fail(f"{data} holds no finished compilation", way_out) from None
     sources = dict(plan.sources)
     for name, source in plan.sources.items():
-        found = compiled.get(name, {})
-        if found.get("fingerprint") != source.fingerprint:
+        if found.get(name) != source.fingerprint:
             raise fail(f"{data} holds another '{name}' than the curriculum's (or none)", way_out)
         try:
             num_samples = count_samples(data / name)
             if source.text is not None:
                 count_samples(data / name / "holdout")
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, LookupError, TypeError) as error:
             raise fail(f"{data / name} is not whole ({error})", way_out) from None
         if source.text is not None:
             sources[name] = replace(source, num_samples=num_samples)
@@ -129,7 +129,7 @@ def _compile_source(source: PlannedSource, folder: Path, done: Callable[[str, in
                 count_samples(folder / "holdout")
             done(source.name, samples)
             return
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError):
         pass
     building = folder.with_name(f".building-{folder.name}")
     building.mkdir()

@@ -163,13 +163,13 @@ class CurriculumDataset(StreamingDataset):
         if hasattr(self, "_iterator"):
             self._iterator.exit()
         shared = (
-            self._locals_shm,
             self._shared_barrier._arr.shm,
             self._next_epoch.arr.shm,
             self._cache_usage.arr.shm,
             self._shard_states.shm,
             self._shard_access_times.shm,
             getattr(self, "_resume_shm", None),
+            self._locals_shm,  # last: it holds the prefix
         )
         for segment in shared:
             if segment is not None:
@@ -177,7 +177,7 @@ class CurriculumDataset(StreamingDataset):
                 segment.cleanup()
 
     def free_waiting(self) -> None:
-        """Send on whoever waits for a shard in preparation: a worker that was killed leaves some."""
+        """Send on whoever waits for a shard in preparation: killed workers leave such shards."""
         states = self._shard_states.numpy()
         states[states == _ShardState.PREPARING] = _ShardState.LOCAL
 

@@ -1,8 +1,10 @@
 """The run folder: one owner at a time, and nothing of a dead one left behind.
 
 The owner holds `flock` on `.lock` and writes there what lies outside the folder: its temporary
-directory and the prefixes of its shared memory. Whoever takes the lock next removes exactly those,
-if they are the same user's, from the same boot, and mapped by no living process.
+directory, and its shared memory by prefix and identity (device and inode). Whoever takes the lock
+next, on the same boot of the same machine, waits for the workers of a dead owner to end, and then
+removes exactly those. That a process maps a segment says nothing: Streaming maps those of others
+in passing.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ _SEGMENTS = (
     "epoch_shape",
     "epoch_data",
 )
+_FIRST = "locals"  # the segment that takes a prefix; the others come after it
 _SHARED_MEMORY = Path("/dev/shm")
 _TEMPORARY = "ncamix-"
 _PATIENCE = 20.0
@@ -73,9 +76,7 @@ class RunFolder:
                 f"the output folder {self.path} cannot be written ({error.strerror})",
                 "choose another with --out",
             ) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not self._lock_file():
             self._lock.close()
             self._lock = None
             raise fail(
@@ -84,9 +85,9 @@ class RunFolder:
             ) from None
         saved = os.environ.get("TMPDIR")
         try:
-            left = self._clean_up(_PATIENCE)
+            self._clean_up(_PATIENCE)
             temporary = tempfile.mkdtemp(prefix=_TEMPORARY)
-            self._write({"boot": _boot_id(), "temporary": temporary, "prefixes": left})
+            self._write({"boot": _boot_id(), "temporary": temporary, "prefixes": {}})
             os.environ["TMPDIR"] = temporary
             tempfile.tempdir = None
             yield
@@ -103,7 +104,7 @@ class RunFolder:
 
     def _leave_nothing(self, created: Path | None) -> None:
         """Remove the folders that `hold` created, from `created` down, if nothing came of them."""
-        if created is None or any(p.name != ".lock" for p in self.path.iterdir()):
+        if created is None or [p.name for p in self.path.glob("*")] != [".lock"]:
             return
         (self.path / ".lock").unlink()
         for folder in [self.path, *self.path.parents]:
@@ -115,9 +116,17 @@ class RunFolder:
 
     def add_prefix(self, prefix: int) -> None:
         """Record a shared-memory prefix that this run uses; the owner's business alone."""
-        known = self._record.get("prefixes", [])
-        if self._lock is not None and prefix not in known:
-            self._write({**self._record, "prefixes": [*known, prefix]})
+        if self._lock is not None:
+            known = self._record.get("prefixes", {})
+            self._write({**self._record, "prefixes": {**known, f"{prefix:06}": _identity(prefix)}})
+
+    def _lock_file(self) -> bool:
+        """Lock the file that was opened, if it still is the folder's (an owner may remove it)."""
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.path / ".lock"))
+        except OSError:
+            return False
 
     def _write(self, record: dict[str, Any]) -> None:
         """Replace the record: one line, whole at any moment, what is behind it does not count."""
@@ -127,27 +136,27 @@ class RunFolder:
         self._lock.flush()
         self._lock.truncate()
 
-    def _clean_up(self, patience: float = 0) -> list[int]:
-        """Remove what the lock file names and no living process, this one included, uses; the
-        prefixes that had to be left.
+    def _clean_up(self, patience: float = 0) -> None:
+        """Remove what the lock file names, except segments that this process maps.
 
         patience: seconds to wait for the workers of a dead owner, which end soon after it.
         """
         self._lock.seek(0)
         try:
-            record = json.loads(self._lock.readline() or "{}")
-        except ValueError:
-            record = {}
-        left: list[int] = []
-        if record.get("boot") == _boot_id():
+            record = json.loads(self._lock.readline())
+            boot, prefixes = record["boot"], dict(record["prefixes"])
+            temporary = Path(record["temporary"])
+        except (ValueError, LookupError, TypeError):  # none, or not one of ours
+            boot, prefixes, temporary = None, {}, Path()
+        if boot == _boot_id():
             until = time.monotonic() + patience
-            while (left := _remove_shared(record.get("prefixes", []))) and time.monotonic() < until:
+            while _any_process_in(temporary) and time.monotonic() < until:
                 time.sleep(0.2)
-            temporary = Path(record.get("temporary") or "")
+            for prefix, identity in prefixes.items():
+                _remove_shared(prefix, identity)
             if temporary.name.startswith(_TEMPORARY) and temporary.is_dir():
                 shutil.rmtree(temporary, ignore_errors=True)
         self._write({})
-        return left
 
     def move_aside(self) -> Path | None:
         """Move what the folder holds to `<name>.<time>` beside it; where it went, if anywhere."""
@@ -170,21 +179,19 @@ def cut_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     """Rewrite a JSON-lines file with the rows to keep; a torn last row is dropped."""
     if not path.exists():
         return
-    rows = [json.dumps(row) for row in read_rows(path) if keep(row)]
-    write_whole(path, "".join(f"{line}\n" for line in rows).encode())
+    lines = [line for line, row in _lines(path) if keep(row)]
+    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSON-lines file; none if it is missing. A torn last row does not count."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows
+    return [row for _, row in _lines(path)] if path.exists() else []
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for line in path.read_text().split("\n"):
+        with suppress(ValueError):
+            yield line, json.loads(line)
 
 
 @contextmanager
@@ -196,25 +203,38 @@ def machine_wide(name: str) -> Iterator[None]:
         yield
 
 
-def _remove_shared(prefixes: list[int]) -> list[int]:
-    """Remove this user's segments of `prefixes` that no process maps; the prefixes still mapped."""
-    present = [
-        (prefix, path)
-        for prefix in prefixes
-        for path in (_SHARED_MEMORY / f"{prefix:06}_{name}" for name in _SEGMENTS)
-        if path.exists()
-    ]
-    living, left = _mapped() if present else "", set()
-    for prefix, path in present:
-        if f"{path}\n" in living:
-            left.add(prefix)
-            continue
-        try:
-            if path.stat().st_uid == os.getuid():
+def _identity(prefix: int) -> str:
+    """What tells the shared memory under a prefix from a later one; empty where it has no files."""
+    try:
+        status = (_SHARED_MEMORY / f"{prefix:06}_{_FIRST}").stat()
+        return f"{status.st_dev}:{status.st_ino}"
+    except OSError:
+        return ""
+
+
+def _remove_shared(prefix: str, identity: str) -> None:
+    """Remove the segments under a prefix, if they are still those of that identity."""
+    if not identity or _identity(int(prefix)) != identity:
+        return
+    mine = _read(Path("/proc/self/maps"))
+    for name in (*(n for n in _SEGMENTS if n != _FIRST), _FIRST):
+        path = _SHARED_MEMORY / f"{prefix}_{name}"
+        with suppress(OSError):  # not there, or not this user's
+            if f"{path}\n" not in mine:
                 path.unlink()
-        except OSError:  # another was faster
-            pass
-    return sorted(left)
+
+
+def _any_process_in(temporary: Path) -> bool:
+    """Whether a process was started with this temporary directory: a worker of its owner."""
+    wanted = f"TMPDIR={temporary}"
+    return any(wanted in _read(p).split("\0") for p in Path("/proc").glob("[0-9]*/environ"))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:  # another user's, or gone
+        return ""
 
 
 def _boot_id() -> str:
@@ -222,14 +242,3 @@ def _boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
-
-
-def _mapped() -> str:
-    """The memory maps of all processes that may be read, as one text."""
-    parts = []
-    for path in Path("/proc").glob("[0-9]*/maps"):
-        try:
-            parts.append(path.read_text())
-        except OSError:
-            continue
-    return "".join(parts)
