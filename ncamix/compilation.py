@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ncamix import cache
 from ncamix.errors import UserError, fail
+from ncamix.files import LOCK, leave_nothing, make_folder, write_whole
 from ncamix.plan import Plan, PlannedSource, too_small
 from ncamix.plan_output import plan_json
 from ncamix.shards import (
@@ -31,7 +32,6 @@ from ncamix.shards import (
     read_samples,
     width_of,
     write_dataset,
-    write_whole,
 )
 from ncamix.sources import open_generator
 from ncamix.text_compilation import Say, prepare_text, tokenizer_file
@@ -90,29 +90,30 @@ def compile_plan(
     Raises:
         UserError: the folder cannot be written, is another's, or a text cannot be compiled.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
-    except OSError as error:
-        raise fail(
-            f"the output folder {out} cannot be written ({error.strerror})",
-            "choose another with --out",
-        ) from None
-    with lock:
+    created = make_folder(out)
+    with (out / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise fail(f"another process is compiling into {out}", "wait for it") from None
-        plan = prepare_text(plan, say)
-        file = tokenizer_file(plan, say)
-        if file is not None:
-            write_whole(out / "tokenizer.json", file.read_bytes())
-        (out / "plan.json").unlink(missing_ok=True)
-        for left in out.glob(".building-*"):  # by a killed process; the lock is ours
-            shutil.rmtree(left, ignore_errors=True)
-        for source in plan.sources.values():
-            _compile_source(source, out / source.name, done)
-        write_whole(out / "plan.json", json.dumps(plan_json(plan), indent=1).encode())
+        try:
+            return _compile_locked(plan, out, say, done)
+        finally:
+            leave_nothing(out, created)
+
+
+def _compile_locked(plan: Plan, out: Path, say: Say, done: Callable[[str, int], None]) -> Plan:
+    """`compile_plan`, once the folder is this process's."""
+    plan = prepare_text(plan, say)
+    file = tokenizer_file(plan, say)
+    if file is not None:
+        write_whole(out / "tokenizer.json", file.read_bytes())
+    (out / "plan.json").unlink(missing_ok=True)
+    for left in out.glob(".building-*"):  # by a killed process; the lock is ours
+        shutil.rmtree(left, ignore_errors=True)
+    for source in plan.sources.values():
+        _compile_source(source, out / source.name, done)
+    write_whole(out / "plan.json", json.dumps(plan_json(plan), indent=1).encode())
     return plan
 
 

@@ -43,7 +43,9 @@ class Problem:
 class UserError(Exception):
     """What the user wrote or asked for cannot be done; `problems` holds every reason found."""
 
-    def __init__(self, problems: Problem | Sequence[Problem]) -> None:
+    def __init__(self, problems: Problem | Sequence[Problem] | str) -> None:
+        if isinstance(problems, str):  # an error that crossed processes comes back as its text
+            problems = Problem(problems)
         self.problems = [problems] if isinstance(problems, Problem) else list(problems)
         assert self.problems, "a UserError carries at least one problem"
         super().__init__("\n".join(map(str, self.problems)))

@@ -178,7 +178,7 @@ class Inventory:
         shown = {k: v for k, v in tokenizer.items() if k != "file"}
         meaning = {**documents, "sequence_length": length, "tokenizer": fingerprint(shown)}
         if files is None:  # of a data set on the hub, only what is needed is read
-            meaning["limit"] = -(-needed // per_shard) * per_shard
+            meaning["limit"] = max(1, -(-needed // per_shard)) * per_shard
         digest = fingerprint(meaning)
         num_bytes = sum(f.path.stat().st_size for f in files) if files is not None else None
         estimate = None

@@ -19,7 +19,8 @@ from typing import Any
 from streaming.base.storage import download
 from streaming.base.storage.download import CloudDownloader
 
-from ncamix.shards import ShardFormat, shard_name, width_of, write_whole
+from ncamix.files import write_whole
+from ncamix.shards import ShardFormat, shard_name, width_of
 from ncamix.sources import open_generator
 
 SCHEME = "ncamix"

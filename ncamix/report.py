@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncamix import charts, drawings
+from ncamix.files import write_whole
 from ncamix.run_record import Floats, Json, RunRecord, read_run
-from ncamix.shards import write_whole
 
 CAVEAT = (
     "One run with one seed: this shows that the run works, not that the curriculum helps. "

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ncamix.errors import fail
-from ncamix.shards import write_whole
+from ncamix.files import LOCK, leave_nothing, make_folder, write_whole
 
 # Names of MosaicML Streaming's shared memory, behind a six-digit prefix.
 _SEGMENTS = (
@@ -65,17 +65,15 @@ class RunFolder:
         Raises:
             UserError: the folder cannot be written, or another process owns it.
         """
-        made = [p for p in [*reversed(self.path.parents), self.path] if not p.exists()]
-        created = made[0] if made else None
+        created = make_folder(self.path)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-            self._lock = os.fdopen(descriptor, "r+")
+            descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise fail(
                 f"the output folder {self.path} cannot be written ({error.strerror})",
                 "choose another with --out",
             ) from None
+        self._lock = os.fdopen(descriptor, "r+")
         if not self._lock_file():
             self._lock.close()
             self._lock = None
@@ -98,21 +96,9 @@ class RunFolder:
                 os.environ["TMPDIR"] = saved
             tempfile.tempdir = None
             self._clean_up()
-            self._leave_nothing(created)
+            leave_nothing(self.path, created)
             self._lock.close()
             self._lock = None
-
-    def _leave_nothing(self, created: Path | None) -> None:
-        """Remove the folders that `hold` created, from `created` down, if nothing came of them."""
-        if created is None or [p.name for p in self.path.glob("*")] != [".lock"]:
-            return
-        (self.path / ".lock").unlink()
-        for folder in [self.path, *self.path.parents]:
-            if any(folder.iterdir()):
-                return
-            folder.rmdir()
-            if folder == created:
-                return
 
     def add_prefix(self, prefix: int) -> None:
         """Record a shared-memory prefix that this run uses; the owner's business alone."""
@@ -124,7 +110,7 @@ class RunFolder:
         """Lock the file that was opened, if it still is the folder's (an owner may remove it)."""
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.path / ".lock"))
+            return os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.path / LOCK))
         except OSError:
             return False
 
@@ -160,7 +146,7 @@ class RunFolder:
 
     def move_aside(self) -> Path | None:
         """Move what the folder holds to `<name>.<time>` beside it; where it went, if anywhere."""
-        entries = [p for p in self.path.iterdir() if p.name != ".lock"]
+        entries = [p for p in self.path.iterdir() if p.name != LOCK]
         if not entries:
             return None
         stamp = time.strftime("%Y%m%d-%H%M%S")

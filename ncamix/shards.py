@@ -8,8 +8,6 @@ MosaicML's MDSWriter. Files appear whole or not at all.
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +17,8 @@ from typing import Any
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
+
+from ncamix.files import write_whole
 
 SIZE_LIMIT = 1 << 26  # MDSWriter's default, part of every shard's embedded configuration
 
@@ -85,17 +85,6 @@ class ShardFormat:
             zipped = {"basename": f"{name}.zstd", "bytes": zip_bytes, "hashes": {}}
         raw = {"basename": name, "bytes": self.num_bytes(num_samples), "hashes": {}}
         return {**self.config, "samples": num_samples, "raw_data": raw, "zip_data": zipped}
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_index(folder: Path, entries: list[dict[str, Any]]) -> None:

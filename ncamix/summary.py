@@ -9,9 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from statistics import fmean
 from typing import Any
 
+from ncamix.files import write_whole
 from ncamix.plan import Plan
 from ncamix.run_folder import RunFolder, read_rows
-from ncamix.shards import write_whole
 
 _PACKAGES = (
     "ncamix",

@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 
 from ncamix import cache, tokenization
 from ncamix.errors import Problem, UserError, fail
+from ncamix.files import write_whole
 from ncamix.keys import fingerprint
 from ncamix.plan import Plan, PlannedSource, too_small
-from ncamix.shards import ShardFormat, width_of, write_dataset, write_whole
+from ncamix.shards import ShardFormat, width_of, write_dataset
 from ncamix.sources.text import Document, TextSource, read_documents, split_of
 
 if TYPE_CHECKING:

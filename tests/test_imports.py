@@ -18,6 +18,7 @@ PACKAGE = Path(ncamix.__file__).parent
 RANKS = """
 ncamix
 errors keys
+files
 quantities reading
 schedule
 automata

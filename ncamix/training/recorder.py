@@ -22,9 +22,9 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from ncamix.errors import fail
+from ncamix.files import write_whole
 from ncamix.plan import Plan, PlannedStage, weights_as_floats
 from ncamix.run_folder import RunFolder, cut_rows
-from ncamix.shards import write_whole
 from ncamix.sources.base import MASKED
 from ncamix.training.evaluation import EvaluationSet, evaluate
 from ncamix.training.model import CurriculumModel

@@ -10,6 +10,7 @@ Everything is decided by the plan; the folder's checkpoints say how far a run ha
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import shutil
 import tempfile
@@ -159,6 +160,10 @@ def _train_stage(
     try:
         with stop.listen():  # Composer's import and Trainer may have laid handlers of their own
             runner.fit()
+    except BaseException:
+        for worker in multiprocessing.active_children():  # they ignore SIGTERM, and may wait
+            worker.kill()
+        raise
     finally:
         runner.close()
         del runner, loader

@@ -1,0 +1,64 @@
+"""Files and folders: whole or not at all, and never in somebody else's place.
+
+A folder that ncamix fills carries a lock file. One that holds other things and no such file is
+somebody else's: it is neither written into nor moved.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from ncamix.errors import fail
+
+LOCK = ".lock"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def make_folder(path: Path) -> Path | None:
+    """Create a folder to fill, and those above it; the topmost one that was not there before.
+
+    Raises:
+        UserError: it cannot be created, or it holds other things than ncamix's.
+    """
+    missing = [p for p in [*reversed(path.parents), path] if not p.exists()]
+    try:
+        if path.is_dir() and any(path.iterdir()) and not (path / LOCK).exists():
+            raise fail(
+                f"the output folder {path} holds other things",
+                "choose an empty or a new one with --out",
+            )
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise fail(
+            f"the output folder {path} cannot be written ({error.strerror})",
+            "choose another with --out",
+        ) from None
+    return missing[0] if missing else None
+
+
+def leave_nothing(path: Path, created: Path | None) -> None:
+    """Remove what `make_folder` created, from `created` down, if nothing but the lock came there.
+
+    The caller holds the lock.
+    """
+    if created is None or [p.name for p in path.glob("*")] not in ([], [LOCK]):
+        return
+    (path / LOCK).unlink(missing_ok=True)
+    for folder in [path, *path.parents]:
+        if any(folder.iterdir()):
+            return
+        folder.rmdir()
+        if folder == created:
+            return
