@@ -86,6 +86,13 @@ class _Planner:
                     )
         self.stop_if_bad()
         known = {name: source for name, source in sources.items() if source is not None}
+        first: dict[str, str] = {}
+        for name, source in known.items():
+            twin = first.setdefault(source.fingerprint, name)
+            if twin != name:
+                self.warnings.append(
+                    f"the sources '{twin}' and '{name}' mean the same, so their samples are the same"
+                )
         return Plan(
             self.loaded,
             self.loaded_trainer,
