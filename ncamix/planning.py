@@ -91,7 +91,7 @@ class _Planner:
             twin = first.setdefault(source.fingerprint, name)
             if twin != name:
                 self.warnings.append(
-                    f"the sources '{twin}' and '{name}' mean the same, so their samples are the same"
+                    f"the sources '{twin}' and '{name}' mean the same: same samples"
                 )
         return Plan(
             self.loaded,
