@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -44,6 +45,41 @@ batch_size: 4
 budget: 25.6ktok
 optimizer: {kind: adamw, lr: 1e-2, clip: 1.0}
 checkpoint: {every: 15ba, keep: 2}
+"""
+OTHER_CURRICULUM = """
+ncamix: 1
+name: tiny
+seed: {init: 1, order: 2, rules: 3}
+tokenizer: bytes
+vocabulary: {layout: overlay, softmax: all, rows: 400}
+sources:
+  lively: {kind: nca, alphabet: 4, grid: [6, 8], band: {gzip: [0, 1]}, rules: 16}
+  words: {kind: text, files: ["corpus/*.txt"], holdout: {share: 0.2, by: package}}
+stages:
+  - name: one
+    duration: 12ba
+    batch_size: 8
+    mixture: {lively: 1}
+    optimizer:
+      kind: adam
+      lr: [{at: 0%, to: 1e-3, ease: cosine}, {at: 50%, to: 1x, ease: step}, {at: -2ba, to: 0}]
+  - name: two
+    duration: 20ba
+    mixture: {0%: {words: 1}, 50%: {lively: 1}}
+    cycle: 10ba
+    enter: {reinitialize: [embedding, head, attention], initializer: {normal: 0.05}}
+evaluate: {every: 10ba, sources: [words, lively], samples: 8}
+"""
+OTHER_TRAINER = """
+ncamix: 1
+name: small
+model: {layers: 2, heads: 4, kv_heads: 2, width: 32, tie_embeddings: false}
+sequence_length: 32
+batch_size: 4
+microbatch: 3
+workers: 1
+budget: 25.6ktok
+optimizer: {lr: {peak: 1e-2, warmup: 2ba, decay: inverse_sqrt}}
 """
 NUM_BATCHES = 200
 FIRST_STAGE = 80
@@ -340,3 +376,18 @@ def test_two_ranks_train_on_the_same_batches(whole: Runner, tmp_path: Path) -> N
             k: v for k, v in b.items() if "loss" not in k
         }
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-3)
+
+
+def test_overlaid_vocabulary_worker_processes_and_uneven_microbatches(tmp_path: Path) -> None:
+    runner = Runner(tmp_path / "work")
+    (runner.folder / "tiny.yaml").write_text(OTHER_CURRICULUM)
+    (runner.folder / "small.yaml").write_text(OTHER_TRAINER)
+    runner.run()
+    rows = runner.rows()
+    assert [r["stage"] for r in rows] == ["one"] * 12 + ["two"] * 20
+    assert rows[0]["loss"] == pytest.approx(math.log(400), abs=0.1)  # all rows, whatever is emitted
+    words = [r["count/words"] for r in rows[12:]]
+    assert words[0] == 4 and words[1] == 6  # a cycle that begins with words: quotas 3.6 and 6.4
+    assert [r["lr"] for r in rows[10:12]] == [0, 0]  # the last two batches of the first stage
+    last = json.loads((runner.folder / "runs/tiny/summary.json").read_text())["stages"][-1]
+    assert last["planned"] == last["realised"]
