@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -126,7 +128,11 @@ def run(
     made, why = _plan(curriculum, trainer)
     folder = out if out is not None else Path("runs") / made.name
     console.print(plan_line(made, why), highlight=False)
-    summary = run_plan(made, folder, data, fresh, console)
+    try:
+        summary = run_plan(made, folder, data, fresh, console)
+    except KeyboardInterrupt:
+        print("ncamix: interrupted; run the same command again to resume", file=sys.stderr)
+        raise typer.Exit(130) from None
     for line in summary_lines(summary, folder):
         console.print(line, highlight=False, markup=False)
 
@@ -226,9 +232,16 @@ def main() -> None:
         for problem in error.problems:
             print(f"ncamix: {problem}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        print(f"ncamix: {error}; make room and run the same command again", file=sys.stderr)
+        sys.exit(2)
     except Exception as error:
         status = getattr(error, "status", None)
         if status is None:
+            if "WORLD_SIZE" not in os.environ:
+                sys.excepthook = sys.__excepthook__  # torch's prints it twice
             raise
         print(f"ncamix: {error}; run the same command again to resume", file=sys.stderr)
         sys.exit(status)

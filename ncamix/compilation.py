@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ncamix import cache
 from ncamix.errors import UserError, fail
-from ncamix.files import LOCK, leave_nothing, make_folder, write_whole
+from ncamix.files import DATA_LOCK, leave_nothing, make_folder, write_whole
 from ncamix.plan import Plan, PlannedSource, too_small
 from ncamix.plan_output import plan_json
 from ncamix.shards import (
@@ -50,12 +50,15 @@ def check_data(plan: Plan, data: Path) -> Plan:
     Raises:
         UserError: the folder is not complete, was compiled for something else, or has too little.
     """
-    way_out = f"compile it again: ncamix compile {plan.curriculum.document.file} --out {data}"
+    files = f"{plan.curriculum.document.file} --trainer {plan.trainer.document.file}"
+    way_out = f"compile it: ncamix compile {files} --out {data}"
     try:
         compiled = json.loads((data / "plan.json").read_text())["sources"]
         found = {name: source["fingerprint"] for name, source in compiled.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise fail(f"{data} holds no finished compilation", way_out) from None
+    if plan.vocabulary.text_rows and not (data / "tokenizer.json").is_file():
+        raise fail(f"{data} holds no tokenizer.json", way_out)
     sources = dict(plan.sources)
     for name, source in plan.sources.items():
         if found.get(name) != source.fingerprint:
@@ -90,8 +93,8 @@ def compile_plan(
     Raises:
         UserError: the folder cannot be written, is another's, or a text cannot be compiled.
     """
-    created = make_folder(out)
-    with (out / LOCK).open("w") as lock:
+    created = make_folder(out, DATA_LOCK)
+    with (out / DATA_LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -99,7 +102,7 @@ def compile_plan(
         try:
             return _compile_locked(plan, out, say, done)
         finally:
-            leave_nothing(out, created)
+            leave_nothing(out, created, DATA_LOCK)
 
 
 def _compile_locked(plan: Plan, out: Path, say: Say, done: Callable[[str, int], None]) -> Plan:

@@ -29,7 +29,7 @@ from ncamix.order import StageOrder
 from ncamix.remote import Remote
 from ncamix.shards import SIZE_LIMIT, shard_name
 
-_BATCHES_KEPT = 64  # three threads ask for each index, at different times
+_BATCHES_KEPT = 160  # three threads ask for each index, at different times
 
 
 class GeneratedStream(Stream):

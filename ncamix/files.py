@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ncamix.errors import fail
 
-LOCK = ".lock"
+RUN_LOCK, DATA_LOCK = ".lock", ".data.lock"  # of a run's folder, and of compiled datasets
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -26,15 +26,17 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
-def make_folder(path: Path) -> Path | None:
+def make_folder(path: Path, lock: str) -> Path | None:
     """Create a folder to fill, and those above it; the topmost one that was not there before.
 
+    lock: the name of its lock file, which says what it is for.
+
     Raises:
-        UserError: it cannot be created, or it holds other things than ncamix's.
+        UserError: it cannot be created, or it holds other things.
     """
     missing = [p for p in [*reversed(path.parents), path] if not p.exists()]
     try:
-        if path.is_dir() and any(path.iterdir()) and not (path / LOCK).exists():
+        if path.is_dir() and any(path.iterdir()) and not (path / lock).exists():
             raise fail(
                 f"the output folder {path} holds other things",
                 "choose an empty or a new one with --out",
@@ -48,14 +50,14 @@ def make_folder(path: Path) -> Path | None:
     return missing[0] if missing else None
 
 
-def leave_nothing(path: Path, created: Path | None) -> None:
+def leave_nothing(path: Path, created: Path | None, lock: str) -> None:
     """Remove what `make_folder` created, from `created` down, if nothing but the lock came there.
 
     The caller holds the lock.
     """
-    if created is None or [p.name for p in path.glob("*")] not in ([], [LOCK]):
+    if created is None or [p.name for p in path.glob("*")] not in ([], [lock]):
         return
-    (path / LOCK).unlink(missing_ok=True)
+    (path / lock).unlink(missing_ok=True)
     for folder in [path, *path.parents]:
         if any(folder.iterdir()):
             return

@@ -74,6 +74,13 @@ class Inventory:
             problem = error.problems[0]
             self.bad(("tokenizer", "pretrained"), problem.what, problem.remedy)
             return None
+        for i, name in enumerate(wanted.train_on):
+            if name not in used:
+                self.bad(
+                    ("tokenizer", "train_on", i),
+                    f"no stage uses the source '{name}' that the tokenizer is trained on",
+                    "use it in a stage, or train the tokenizer on one that is used",
+                )
         documents = {name: self.documents(name) for name in wanted.train_on}
         return {
             "kind": "bpe",
@@ -215,7 +222,9 @@ class Inventory:
         allowed, epochs = source.text.epochs_allowed, source.epochs()
         at_most = source.num_samples
         if at_most is None and source.text.num_bytes is not None:
-            at_most = max(1, source.text.num_bytes // source.sequence_length + 1)  # a byte a token
+            # a token is a byte at least; a byte that is no UTF-8 becomes three, a file ends in one
+            ids = 3 * source.text.num_bytes + len(source.text.files or ())
+            at_most = max(1, ids // source.sequence_length)
         if at_most is not None and source.samples_needed > allowed * at_most:
             self.problems.append(too_small(self.loaded, source, at_most))
         elif epochs is not None and epochs > allowed:

@@ -203,6 +203,7 @@ class Plan:
                 "ranges": self.vocabulary.ranges,
                 "softmax": self.vocabulary.softmax,
                 "seeds": repr(self.seeds),
+                "evaluate": plain(self.curriculum.curriculum.evaluate),
                 "sources": {name: s.fingerprint for name, s in self.sources.items()},
                 "stages": [_stage_meaning(stage) for stage in self.stages],
             }
@@ -254,7 +255,7 @@ def too_small(loaded: LoadedCurriculum, source: PlannedSource, num_samples: int)
     return loaded.document.problem(
         ("sources", source.name),
         f"the text is too small for its share: {source.samples_needed:,} "
-        f"samples are needed, it has {num_samples:,} ({need:.1f} epochs, "
+        f"samples are needed, it has {num_samples:,} at most ({need:.1f} epochs, "
         f"{source.text.epochs_allowed} allowed)",
         "add text, shorten the stages that use it, or allow more with `repeat: "
         f"{-(-source.samples_needed // num_samples)}`",

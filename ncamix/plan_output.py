@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ncamix.plan import Plan, PlannedSource, PlannedStage, VocabularyPlan, weights_as_floats
 from ncamix.quantities import format_count
+from ncamix.sources.base import plain
 from ncamix.trainer import Model
 
 CURVE_POINTS = 101
@@ -48,6 +49,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 for name, (first, size) in vocabulary.ranges.items()
             ],
         },
+        "evaluate": plain(plan.curriculum.curriculum.evaluate),
         "num_tokens": plan.num_tokens,
         "sources": {name: _source(source) for name, source in plan.sources.items()},
         "stages": [_stage(plan, stage) for stage in plan.stages],
@@ -247,6 +249,6 @@ def summary_lines(summary: dict[str, Any], folder: Any) -> list[str]:
             f"{after['perplexity']:.1f}" + (f", {bits:.3f} bits per byte" if bits else "")
         )
     export = folder / "export"
-    model = f"; the model is in {export}" if export.is_dir() else ""
-    lines.append(f"see {folder}/report.html{model}")
+    model = f"the model is in {export}" if export.is_dir() else "without text, nothing to export"
+    lines.append(f"see {folder}/report.html; {model}")
     return lines

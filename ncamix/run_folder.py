@@ -9,6 +9,7 @@ in passing.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ncamix.errors import fail
-from ncamix.files import LOCK, leave_nothing, make_folder, write_whole
+from ncamix.files import RUN_LOCK, leave_nothing, make_folder, write_whole
 
 # Names of MosaicML Streaming's shared memory, behind a six-digit prefix.
 _SEGMENTS = (
@@ -65,9 +66,9 @@ class RunFolder:
         Raises:
             UserError: the folder cannot be written, or another process owns it.
         """
-        created = make_folder(self.path)
+        created = make_folder(self.path, RUN_LOCK)
         try:
-            descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(self.path / RUN_LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise fail(
                 f"the output folder {self.path} cannot be written ({error.strerror})",
@@ -95,10 +96,13 @@ class RunFolder:
             else:
                 os.environ["TMPDIR"] = saved
             tempfile.tempdir = None
-            self._clean_up()
-            leave_nothing(self.path, created)
-            self._lock.close()
-            self._lock = None
+            try:
+                self._clean_up()
+            finally:  # also where a full disk takes not even the record
+                leave_nothing(self.path, created, RUN_LOCK)
+                with contextlib.suppress(OSError):
+                    self._lock.close()
+                self._lock = None
 
     def add_prefix(self, prefix: int) -> None:
         """Record a shared-memory prefix that this run uses; the owner's business alone."""
@@ -110,9 +114,14 @@ class RunFolder:
         """Lock the file that was opened, if it still is the folder's (an owner may remove it)."""
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.path / LOCK))
-        except OSError:
+            return os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.path / RUN_LOCK))
+        except BlockingIOError:
             return False
+        except OSError as error:
+            raise fail(
+                f"{self.path} cannot be locked ({error.strerror})",
+                "choose a folder on another file system with --out",
+            ) from None
 
     def _write(self, record: dict[str, Any]) -> None:
         """Replace the record: one line, whole at any moment, what is behind it does not count."""
@@ -146,7 +155,7 @@ class RunFolder:
 
     def move_aside(self) -> Path | None:
         """Move what the folder holds to `<name>.<time>` beside it; where it went, if anywhere."""
-        entries = [p for p in self.path.iterdir() if p.name != LOCK]
+        entries = [p for p in self.path.iterdir() if p.name != RUN_LOCK]
         if not entries:
             return None
         stamp = time.strftime("%Y%m%d-%H%M%S")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,8 +95,12 @@ def _take_over(plan: Plan, folder: RunFolder, fresh: bool, console: Console) -> 
             console.print(f"moved the old run to {aside}", markup=False)
     known = folder.file("plan.json")
     if known.is_file():
-        before = json.loads(known.read_text())
-        if before["fingerprint"] != plan.fingerprint:
+        try:
+            before = json.loads(known.read_text())
+            same = before["fingerprint"] == plan.fingerprint
+        except (ValueError, LookupError, TypeError):
+            raise fail(f"{known} is damaged", "start over with --fresh") from None
+        if not same:
             raise fail(
                 f"the run in {folder.path} was planned differently: {_difference(before, plan)}",
                 "go on with the curriculum and trainer it was started with, start over with "
@@ -109,10 +114,10 @@ def _take_over(plan: Plan, folder: RunFolder, fresh: bool, console: Console) -> 
 def _difference(before: dict[str, Any], plan: Plan) -> str:
     """The first thing in which two plans differ, in words."""
     now = json.loads(json.dumps(plan_json(plan)))
-    for key in ("trainer", "seeds", "vocabulary"):
+    for key in ("trainer", "seeds", "vocabulary", "evaluate"):
         for item, value in now[key].items():
-            if item != "file" and before[key].get(item) != value:
-                return f"{key}.{item} was {before[key].get(item)}, is {value}"
+            if item != "file" and before.get(key, {}).get(item) != value:
+                return f"{key}.{item} was {before.get(key, {}).get(item)}, is {value}"
     for name in sorted({*before["sources"], *now["sources"]}):
         old, new = (p["sources"].get(name, {}).get("fingerprint") for p in (before, now))
         if old != new:
@@ -177,6 +182,7 @@ def _finish(plan: Plan, folder: RunFolder, facts: TextFacts | None, device: str)
             facts.end_of_text_id,
             plan.trainer.trainer.sequence_length,
         )
+    shutil.rmtree(folder.path / "data", ignore_errors=True)  # the stages' caches, empty by now
     summary = write_summary(plan, folder, device_name(device))
     write_report(folder.path)
     return summary

@@ -29,7 +29,7 @@ from ncamix.errors import Problem, UserError, fail
 from ncamix.files import write_whole
 from ncamix.keys import fingerprint
 from ncamix.plan import Plan, PlannedSource, too_small
-from ncamix.shards import ShardFormat, width_of, write_dataset
+from ncamix.shards import ShardFormat, count_samples, width_of, write_dataset
 from ncamix.sources.text import Document, TextSource, read_documents, split_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str, float], None]  # (what is being done, share done 0..1)
 HOLDOUT_SAMPLES = 4096  # held-out samples kept, at most
-_CHUNK_BYTES = 1 << 22  # documents are encoded in chunks of about so many characters
+_CHUNK_CHARACTERS = 1 << 22  # documents are encoded in chunks of about so many characters
 
 
 def quiet(what: str, share: float) -> None:
@@ -103,7 +103,7 @@ def _make_tokenizer(plan: Plan, meaning: dict[str, Any], say: Say) -> HubTokeniz
                 if split == "train":
                     yield document.text
                     size += len(document.text)
-                    if size > tokenization.TRAIN_BYTES:
+                    if size > tokenization.TRAIN_CHARACTERS:
                         break
             if not size:
                 raise _empty(plan, source)
@@ -216,7 +216,7 @@ def _chunks(pairs: Iterator[tuple[Document, str]]) -> Iterator[list[tuple[Docume
     for pair in pairs:
         chunk.append(pair)
         size += len(pair[0].text)
-        if size >= _CHUNK_BYTES:
+        if size >= _CHUNK_CHARACTERS:
             yield chunk
             chunk, size = [], 0
     if chunk:
@@ -278,11 +278,23 @@ class _Packer:
         return samples
 
 
+def _is_whole(digest: str) -> bool:
+    """Whether an entry is there, with every shard that its index names."""
+    info = cache.entry_info(digest)
+    if info is None or info.get("kind") != "text":
+        return info is not None
+    try:
+        count_samples(cache.entry(digest) / "holdout")
+        return count_samples(cache.entry(digest)) == info["num_samples"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
 @contextmanager
 def _building(digest: str) -> Iterator[Path | None]:
     """A fresh folder to build a cache entry in, or None if the entry exists. Locks others out."""
     final = cache.entry(digest)
-    if cache.entry_info(digest) is not None:
+    if _is_whole(digest):
         yield None
         return
     try:
@@ -295,7 +307,7 @@ def _building(digest: str) -> Iterator[Path | None]:
         ) from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if cache.entry_info(digest) is not None:  # another process was faster
+        if _is_whole(digest):  # another process was faster
             yield None
             return
         folder = final.parent / f".building-{digest}"

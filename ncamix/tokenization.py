@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 NUM_BYTE_IDS = 257  # 256 bytes and the end of text
-TRAIN_BYTES = 1 << 30  # a BPE tokenizer is trained on this much text of each source, at most
+TRAIN_CHARACTERS = 1 << 30  # a BPE tokenizer is trained on about so much of each source
 VERSION = 1
 _ONE_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")  # SentencePiece's way to write a byte
 _KNOWN_ENDS = (END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>", "[SEP]")

@@ -27,8 +27,13 @@ def checkpoint_path(folder: Path, batch: int) -> Path:
 
 def latest_checkpoint(folder: Path) -> tuple[Path, int] | None:
     """The newest checkpoint of a stage and its batch, or None."""
-    found = [(int(m[1]), p) for p in folder.glob("ba*.pt") if (m := _NAME.match(p.name))]
-    return (max(found)[1], max(found)[0]) if found else None
+    found = checkpoints(folder)
+    return (found[-1][1], found[-1][0]) if found else None
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(batch, checkpoint) of a stage, in the order of batches."""
+    return sorted((int(m[1]), p) for p in folder.glob("ba*.pt") if (m := _NAME.match(p.name)))
 
 
 class Checkpointer(Callback):
@@ -79,9 +84,7 @@ class Checkpointer(Callback):
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, checkpoint_path(self.folder, batch))
-            for old in sorted(self.folder.glob("ba*.pt"))[: -self.keep]:
+            keep = 1 if batch == self.num_batches else self.keep
+            for _, old in checkpoints(self.folder)[:-keep]:
                 old.unlink()
-            if batch == self.num_batches:
-                for old in sorted(self.folder.glob("ba*.pt"))[:-1]:
-                    old.unlink()
         dist.barrier()

@@ -77,11 +77,15 @@ def evaluate(
     own = ActiveIds([(source.first_id, source.first_id + source.num_ids)])
     sums = torch.zeros(2, dtype=torch.float64)
     step = max(1, BATCH_TOKENS // source.sequence_length)
-    mine = held.samples[dist.get_global_rank() :: dist.get_world_size()].astype(np.int64)
-    for first in range(0, len(mine), step):
-        tokens = torch.from_numpy(mine[first : first + step]).to(device)
+    ranks = dist.get_world_size()
+    mine = held.samples[dist.get_global_rank() :: ranks].astype(np.int64)
+    for first in range(0, -(-len(held.samples) // ranks), step):
+        chunk = mine[first : first + step]
+        # A rank without a sample left passes one without loss: sharded models move in step.
+        tokens = torch.from_numpy(chunk if len(chunk) else held.samples[:1].astype(np.int64))
+        tokens = tokens.to(device)
         labels = tokens[:, 1:].clone()
-        labels[:, : source.loss_start - 1] = MASKED
+        labels[:, : source.loss_start - 1 if len(chunk) else None] = MASKED
         batch = {"input_ids": tokens[:, :-1].contiguous(), "labels": labels}
         sums[0] += model.eval_losses(batch, own).double().sum().cpu()
         if all_rows:

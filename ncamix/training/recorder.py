@@ -114,7 +114,8 @@ class Recorder(Callback):
             self._evaluate(state, "start")
 
     def batch_start(self, state: State, logger: Logger) -> None:
-        self._began = time.monotonic()
+        if not self._began:  # the first batch after a pause; later ones count their wait for data
+            self._began = time.monotonic()
         batch: dict[str, torch.Tensor] = state.batch
         num_sources = len(self.stage.sources)
         counts = torch.bincount(batch["source"], minlength=num_sources)
@@ -165,7 +166,8 @@ class Recorder(Callback):
         if self._metrics is not None:
             self._metrics.write(json.dumps(row) + "\n")
             self._metrics.flush()
-        self.seconds += time.monotonic() - self._began
+        now = time.monotonic()
+        self.seconds, self._began = self.seconds + now - self._began, now
         self.progress.update(stage.name, tokens, weights_as_floats(stage.mixture, done - 1), loss)
         self.stop.agree(self._device())
         if done == stage.num_batches:
@@ -206,6 +208,7 @@ class Recorder(Callback):
 
     def _evaluate(self, state: State, when: str) -> None:
         self.progress.pause()
+        self._began = 0.0
         stage, done = self.stage, state.timestamp.batch.value
         tokens = stage.first_token + done * stage.batch_size * stage.sequence_length
         rows = []

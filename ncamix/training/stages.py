@@ -1,8 +1,7 @@
 """The loop over stages: one Composer Trainer a stage, weights handed from each to the next.
 
-    plan -> text compiled -> for each stage: model (fresh, handed over, or from the stage's own
-    checkpoint) -> transition -> dataset -> Trainer.fit -> last checkpoint -> next stage
-    -> export, summary, report
+    for each stage: model (fresh, handed over, or from the stage's own checkpoint) -> transition
+    -> dataset -> Trainer.fit -> last checkpoint -> next stage
 
 Everything is decided by the plan; the folder's checkpoints say how far a run has come.
 """
@@ -38,13 +37,14 @@ from ncamix.training.progress import RunProgress
 from ncamix.training.recorder import Recorder, StopSignal
 from ncamix.training.transitions import reinitialize
 
+RENDEZVOUS_SECONDS = 24 * 3600.0  # the first rank may be tokenizing for hours
 _PRECISIONS = {"fp32": "fp32", "bf16": "amp_bf16", "fp16": "amp_fp16"}
 
 
 def set_up_ranks(device: str) -> None:
     """Join the process group of whichever launcher started this process; before any dataset."""
     os.environ.setdefault("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
-    dist.initialize_dist(device)
+    dist.initialize_dist(device, timeout=RENDEZVOUS_SECONDS)
 
 
 def share_temporary() -> None:
@@ -139,25 +139,26 @@ def _train_stage(
         home, _interval(plan, stage), trainer.checkpoint.keep, stage.num_batches, stop.wanted
     )
     clip = stage.optimizer.clip
-    runner = Trainer(
-        model=model,
-        train_dataloader=DataSpec(loader, get_num_tokens_in_batch=_num_tokens),
-        optimizers=make_optimizer(model, stage),
-        max_duration=f"{stage.num_batches}ba",
-        device=device,
-        precision=_PRECISIONS[trainer.precision],
-        device_train_microbatch_size=_microbatch(trainer.microbatch, share, device),
-        algorithms=[GradientClipping("norm", float(clip))] if clip else [],
-        callbacks=[Recorder(plan, stage, folder, model, sets, progress, stop), checkpointer],
-        run_name=f"{plan.name}-{stage.index}",
-        seed=plan.seeds.init,
-        progress_bar=False,
-        log_to_console=False,
-        load_path=str(found[0]) if found else None,
-        load_progress_bar=False,
-        parallelism_config=_parallelism(trainer.parallelism, device),
-    )
+    runner: Trainer | None = None
     try:
+        runner = Trainer(
+            model=model,
+            train_dataloader=DataSpec(loader, get_num_tokens_in_batch=_num_tokens),
+            optimizers=make_optimizer(model, stage),
+            max_duration=f"{stage.num_batches}ba",
+            device=device,
+            precision=_PRECISIONS[trainer.precision],
+            device_train_microbatch_size=_microbatch(trainer.microbatch, share, device),
+            algorithms=[GradientClipping("norm", float(clip))] if clip else [],
+            callbacks=[Recorder(plan, stage, folder, model, sets, progress, stop), checkpointer],
+            run_name=f"{plan.name}-{stage.index}",
+            seed=plan.seeds.init,
+            progress_bar=False,
+            log_to_console=False,
+            load_path=str(found[0]) if found else None,
+            load_progress_bar=False,
+            parallelism_config=_parallelism(trainer.parallelism, device),
+        )
         with stop.listen():  # Composer's import and Trainer may have laid handlers of their own
             runner.fit()
     except BaseException:
@@ -165,7 +166,8 @@ def _train_stage(
             worker.kill()
         raise
     finally:
-        runner.close()
+        if runner is not None:
+            runner.close()
         del runner, loader
         dataset.release()
         gc.collect()
