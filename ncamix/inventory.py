@@ -226,7 +226,8 @@ class Inventory:
             ids = 3 * source.text.num_bytes + len(source.text.files or ())
             at_most = max(1, ids // source.sequence_length)
         if at_most is not None and source.samples_needed > allowed * at_most:
-            self.problems.append(too_small(self.loaded, source, at_most))
+            exact = source.num_samples is not None
+            self.problems.append(too_small(self.loaded, source, at_most, bound=not exact))
         elif epochs is not None and epochs > allowed:
             self.warnings.append(
                 f"the source '{source.name}' may be too small: about {epochs:.1f} epochs are "

@@ -248,14 +248,17 @@ def _stage_meaning(stage: PlannedStage) -> Any:
     ]
 
 
-def too_small(loaded: LoadedCurriculum, source: PlannedSource, num_samples: int) -> Problem:
+def too_small(
+    loaded: LoadedCurriculum, source: PlannedSource, num_samples: int, bound: bool = False
+) -> Problem:
     """The problem of a finite source that would be repeated more often than it allows."""
     assert source.text is not None
     need = source.samples_needed / num_samples
     return loaded.document.problem(
         ("sources", source.name),
         f"the text is too small for its share: {source.samples_needed:,} "
-        f"samples are needed, it has {num_samples:,} at most ({need:.1f} epochs, "
+        f"samples are needed, it has {'at most ' if bound else ''}{num_samples:,} "
+        f"({need:.1f} epochs, "
         f"{source.text.epochs_allowed} allowed)",
         "add text, shorten the stages that use it, or allow more with `repeat: "
         f"{-(-source.samples_needed // num_samples)}`",

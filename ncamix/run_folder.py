@@ -115,7 +115,7 @@ class RunFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.path / RUN_LOCK))
-        except BlockingIOError:
+        except (BlockingIOError, FileNotFoundError):
             return False
         except OSError as error:
             raise fail(

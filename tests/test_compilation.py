@@ -49,7 +49,7 @@ def small_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    found = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".lock")
+    found = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".data.lock")
     return {str(p.relative_to(folder)): p.read_bytes() for p in found}
 
 
@@ -59,7 +59,7 @@ def test_the_samples_are_those_of_a_run(plan_of: Callable[..., Plan], tmp_path: 
     plan = compile_plan(
         plan_of(CURRICULUM), out, quiet, lambda n, s: told.update({n: told.get(n, 0) + s})
     )
-    tops = {"alive", "static", "words", "tokenizer.json", "plan.json", ".lock"}
+    tops = {"alive", "static", "words", "tokenizer.json", "plan.json", ".data.lock"}
     assert {p.name for p in out.iterdir()} == tops
     assert json.loads((out / "plan.json").read_text())["fingerprint"] == plan.fingerprint
     for name, source in plan.sources.items():
@@ -148,7 +148,7 @@ def test_only_the_finished_folder_of_the_same_curriculum_is_taken(
         with pytest.raises(UserError, match=why) as caught:
             check_data(planned, out)
         assert len(caught.value.problems) == 1
-        assert "compile it again" in caught.value.problems[0].remedy or "repeat" in why
+        assert "compile it: ncamix compile" in caught.value.problems[0].remedy or "repeat" in why
 
     refused("holds no finished compilation")
     exact = compile_plan(plan, out, quiet)
@@ -194,7 +194,7 @@ def test_a_folder_that_cannot_be_written_is_told(
 
 def test_a_second_compiler_is_refused(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with (tmp_path / "out" / ".lock").open("w") as lock:
+    with (tmp_path / "out" / ".data.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another process is compiling into"):
             compile_plan(plan_of(CURRICULUM), tmp_path / "out", quiet)

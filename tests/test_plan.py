@@ -405,8 +405,8 @@ def test_text_that_can_never_suffice_is_refused(tmp_path: Path) -> None:
     text = curriculum(stage("{code: 1}"), text_source(tmp_path, 6400), BYTES)
     found = problem(plan_of, tmp_path, text)
     assert found.path == "sources.code"
-    assert "400 samples are needed, it has 101 (4.0 epochs, 1 allowed)" in found.what
-    assert "`repeat: 4`" in found.remedy
+    assert "400 samples are needed, it has at most 300 (1.3 epochs, 1 allowed)" in found.what
+    assert "`repeat: 2`" in found.remedy
     for repeat in ("4", "free"):
         more = f", repeat: {repeat}"
         plan_of(tmp_path, curriculum(stage("{code: 1}"), text_source(tmp_path, 6400, more), BYTES))

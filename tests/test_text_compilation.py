@@ -371,7 +371,7 @@ def test_of_a_hub_data_set_only_what_is_needed_is_packed(
     plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inventory, "SHARD_TOKENS", 16 * 33)
-    monkeypatch.setattr("ncamix.text_compilation._CHUNK_BYTES", 1000)
+    monkeypatch.setattr("ncamix.text_compilation._CHUNK_CHARACTERS", 1000)
     read: list[int] = []
 
     def rows(hub: dict[str, Any]) -> Any:
@@ -381,7 +381,7 @@ def test_of_a_hub_data_set_only_what_is_needed_is_packed(
             yield {"content": f"row {i} holds {i * i} and {i % 7} words. " * 8, "id": i}
 
     monkeypatch.setattr(text_source, "_hub_rows", rows)
-    monkeypatch.setattr(tokenization, "TRAIN_BYTES", 20_000)
+    monkeypatch.setattr(tokenization, "TRAIN_CHARACTERS", 20_000)
     plan = plan_of(HUB)
     need = plan.sources["words"].samples_needed
     plan = prepare_text(plan)
