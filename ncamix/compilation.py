@@ -71,9 +71,9 @@ def check_data(plan: Plan, data: Path) -> Plan:
             raise fail(f"{data / name} is not whole ({error})", way_out) from None
         if source.text is not None:
             sources[name] = replace(source, num_samples=num_samples)
-            allowed = source.text.epochs_allowed
-            if allowed is not None and source.samples_needed > allowed * num_samples:
-                raise UserError(too_small(plan.curriculum, source, num_samples))
+            problem = too_small(plan.curriculum, source, num_samples)
+            if problem is not None:
+                raise UserError(problem)
         elif num_samples < source.samples_needed:
             raise fail(
                 f"{data / name} has {num_samples:,} samples, {source.samples_needed:,} are needed",

@@ -225,9 +225,10 @@ class Inventory:
             # a token is a byte at least; a byte that is no UTF-8 becomes three, a file ends in one
             ids = 3 * source.text.num_bytes + len(source.text.files or ())
             at_most = max(1, ids // source.sequence_length)
-        if at_most is not None and source.samples_needed > allowed * at_most:
-            exact = source.num_samples is not None
-            self.problems.append(too_small(self.loaded, source, at_most, bound=not exact))
+        exact = source.num_samples is not None
+        problem = too_small(self.loaded, source, at_most, bound=not exact) if at_most else None
+        if problem is not None:
+            self.problems.append(problem)
         elif epochs is not None and epochs > allowed:
             self.warnings.append(
                 f"the source '{source.name}' may be too small: about {epochs:.1f} epochs are "

@@ -250,16 +250,18 @@ def _stage_meaning(stage: PlannedStage) -> Any:
 
 def too_small(
     loaded: LoadedCurriculum, source: PlannedSource, num_samples: int, bound: bool = False
-) -> Problem:
-    """The problem of a finite source that would be repeated more often than it allows."""
-    assert source.text is not None
+) -> Problem | None:
+    """The problem of a finite source of `num_samples` samples (an upper bound of them, if `bound`)
+    that would be repeated more often than it allows; None if they suffice."""
+    allowed = source.text.epochs_allowed if source.text is not None else None
+    if allowed is None or source.samples_needed <= allowed * num_samples:
+        return None
     need = source.samples_needed / num_samples
     return loaded.document.problem(
         ("sources", source.name),
         f"the text is too small for its share: {source.samples_needed:,} "
         f"samples are needed, it has {'at most ' if bound else ''}{num_samples:,} "
-        f"({need:.1f} epochs, "
-        f"{source.text.epochs_allowed} allowed)",
+        f"({need:.1f} epochs, {allowed} allowed)",
         "add text, shorten the stages that use it, or allow more with `repeat: "
         f"{-(-source.samples_needed // num_samples)}`",
     )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ncamix.text_compilation import TextFacts
 
 PICTURED_RULES = 4
-PICTURED_FRAMES = 12
+PICTURED_FRAMES = 10
 
 
 def run_plan(

@@ -57,9 +57,9 @@ def prepare_text(plan: Plan, say: Say = quiet) -> Plan:
             continue
         info = compile_text(plan, source, say)
         sources[name] = replace(source, num_samples=info["num_samples"])
-        allowed = source.text.epochs_allowed
-        if allowed is not None and source.samples_needed > allowed * info["num_samples"]:
-            problems.append(too_small(plan.curriculum, source, info["num_samples"]))
+        problem = too_small(plan.curriculum, source, info["num_samples"])
+        if problem is not None:
+            problems.append(problem)
     if problems:
         raise UserError(problems)
     return replace(plan, sources=sources)

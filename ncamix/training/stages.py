@@ -88,7 +88,7 @@ def train(
                 "choose a multiple",
             )
     stop = StopSignal()
-    with stop.listen():
+    with stop.listen():  # after Composer's import, which lays handlers of its own
         for stage in plan.stages:
             if not _final(folder, stage).is_file():
                 _train_stage(plan, stage, folder, data, sets, device, progress, stop)
@@ -159,8 +159,7 @@ def _train_stage(
             load_progress_bar=False,
             parallelism_config=_parallelism(trainer.parallelism, device),
         )
-        with stop.listen():  # Composer's import and Trainer may have laid handlers of their own
-            runner.fit()
+        runner.fit()
     except BaseException:
         for worker in multiprocessing.active_children():  # they ignore SIGTERM, and may wait
             worker.kill()
