@@ -10,9 +10,8 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from ncamix import random
 from ncamix.automata import Automaton, UnreachableBand, band_share, complexity, kernel, twin
 from ncamix.automata import rule as rule_module
 
@@ -23,63 +22,7 @@ def u64(value):
     return np.uint64(value)
 
 
-# Random numbers and elementary functions
-
-
-@pytest.mark.parametrize(
-    ("counter", "key", "words"),
-    [  # Random123, kat_vectors
-        (
-            "00000000 00000000 00000000 00000000",
-            "00000000 00000000",
-            "6627e8d5 e169c58d bc57ac4c 9b00dbd8",
-        ),
-        (
-            "ffffffff ffffffff ffffffff ffffffff",
-            "ffffffff ffffffff",
-            "408f276d 41c83b0e a20bc7c6 6d5451fd",
-        ),
-        (
-            "243f6a88 85a308d3 13198a2e 03707344",
-            "a4093822 299f31d0",
-            "d16cfe09 94fdcceb 5001e420 24126ea1",
-        ),
-    ],
-)
-def test_philox_gives_the_published_answers(counter, key, words):
-    c, k, w = ([int(word, 16) for word in text.split()] for text in (counter, key, words))
-    key, stream = u64(k[0] | k[1] << 32), u64(c[2] | c[3] << 32)
-    assert list(kernel.philox(key, stream, u64(c[1]), u64(c[0]))) == w
-
-
-@given(st.floats(-60, 0))
-@settings(deadline=None)
-def test_exp_is_accurate(x):
-    assert abs(kernel.exp(x) - math.exp(x)) <= 2 * math.ulp(math.exp(x))
-
-
-@given(st.floats(1e-20, 1))
-@settings(deadline=None)
-def test_log_is_accurate(x):
-    assert abs(kernel.log(x) - math.log(x)) <= 2 * math.ulp(math.log(x))
-
-
-def test_truncated_normal_is_the_quantile_function():
-    def distribution(z):
-        return 0.5 * math.erfc(-z / math.sqrt(2))
-
-    below, inside = distribution(-2), distribution(2) - distribution(-2)
-    for word in [*range(0, 2**32, 2**26 - 77), 2**32 - 1]:
-        z = kernel.truncated_normal(u64(word))
-        assert abs(z) <= 2
-        assert (distribution(z) - below) / inside == pytest.approx((word + 0.5) / 2**32, abs=1e-8)
-
-
-def test_normals_have_normal_moments():
-    key = kernel.derive(1, kernel.SAMPLES)
-    z = np.array([kernel.normal(key, u64(i), u64(0), u64(3)) for i in range(20_000)])
-    assert abs(z.mean()) < 0.03 and abs(z.std() - 1) < 0.03
-    assert abs((np.abs(z) > 2).mean() - 0.0455) < 0.006
+# Draws
 
 
 @pytest.mark.parametrize("alphabet", [2, 10])
@@ -98,7 +41,7 @@ def test_rules_are_lecun_normal(alphabet):
 
 def test_initial_grids_draw_from_softmax_of_normals():
     grids = np.empty((4000, 144), np.uint8)
-    key = kernel.derive(5, kernel.SAMPLES)
+    key = random.derive(5, kernel.SAMPLES)
     kernel.draw_grids(key, np.arange(4000, dtype=np.uint64), 2, grids)
     share = grids.mean(axis=1)  # sigmoid of a normal of variance 2
     assert share.mean() == pytest.approx(0.5, abs=0.02)
@@ -125,7 +68,7 @@ def test_kernel_equals_its_numpy_twin(automaton):
     indices, num_frames = [0, 7, 2**40 - 1], 6
     rules = automaton.rules(11, [1, 2, 3], [0, 4, 9])
     frames = automaton.rollout(rules, 12, indices, num_frames)
-    key = kernel.derive(12, kernel.SAMPLES)
+    key = random.derive(12, kernel.SAMPLES)
     grids = np.empty((3, math.prod(automaton.grid)), np.uint8)
     kernel.draw_grids(key, np.array(indices, np.uint64), automaton.alphabet, grids)
     for i, index in enumerate(indices):
@@ -217,7 +160,7 @@ def test_the_score_is_the_gzip_ratio_of_int32_tokens():
     slots, attempts = [3, 4, 5], [0, 1, 2]
     scores = automaton.scores(8, slots, attempts)
     rules = automaton.rules(8, slots, attempts)
-    key = kernel.derive(8, kernel.SCORING)
+    key = random.derive(8, kernel.SCORING)
     streams = np.array([s + (a << 40) for s, a in zip(slots, attempts, strict=True)], np.uint64)
     frames = automaton._frames(rules, key, streams, 10).reshape(3, 10, 12, 12)
     per_frame = automaton.tokens(frames, 380).reshape(3, 10, 38)

@@ -17,7 +17,7 @@ PACKAGE = Path(ncamix.__file__).parent
 # Each row may import rows above it and its own.
 RANKS = """
 ncamix
-errors keys
+errors keys random
 files
 quantities reading
 schedule

@@ -101,10 +101,11 @@ class Automaton:
     def rules(self, rules_key: int, slots: ArrayLike, attempts: ArrayLike) -> NDArray[np.float32]:
         """Candidate rules (slot, attempt), int [N] each: float32 [N, num_weights] (paper)."""
         from ncamix.automata import kernel
+        from ncamix.random import derive
 
         streams = _candidates(slots, attempts)
         rules = np.empty((len(streams), self.num_weights), np.float32)
-        key = kernel.derive(_key(rules_key), kernel.RULES)
+        key = derive(_key(rules_key), kernel.RULES)
         kernel.draw_rules(key, streams, self.alphabet, rules)
         return rules
 
@@ -122,10 +123,11 @@ class Automaton:
         """
         from ncamix.automata import kernel
         from ncamix.automata.tokens import tokenize
+        from ncamix.random import derive
 
         slots, attempts = np.broadcast_arrays(_ids(slots, "slots"), _ids(attempts, "attempts"))
         streams = _candidates(slots, attempts)
-        key = kernel.derive(_key(rules_key), kernel.SCORING)
+        key = derive(_key(rules_key), kernel.SCORING)
         scores = np.empty(len(streams), np.float64)
 
         def score(block: slice) -> None:
@@ -197,6 +199,7 @@ class Automaton:
         is the state after burn_in + f * stride steps.
         """
         from ncamix.automata import kernel
+        from ncamix.random import derive
 
         streams = _ids(sample_indices, "sample_indices").astype(np.uint64)
         rules = np.ascontiguousarray(rules, np.float32)
@@ -205,7 +208,7 @@ class Automaton:
             f"rules must be [{len(streams)}, {self.num_weights}], not {list(rules.shape)}",
         )
         _demand(num_frames > 0, f"num_frames must be positive, not {num_frames}")
-        key = kernel.derive(_key(grid_key), kernel.SAMPLES)
+        key = derive(_key(grid_key), kernel.SAMPLES)
         frames = np.empty((len(streams), num_frames, *self.grid), np.uint8)
 
         def roll(block: slice) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ncamix.automata.kernel import compiled
+from ncamix.random import compiled
 
 
 @compiled

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ncamix import random
 from ncamix.automata import kernel
 
 
@@ -45,9 +46,9 @@ def frames(
         second, best = np.sort(scores, axis=0)[-2:]
         for y, x in np.argwhere(best - second < margin):
             gaps = (scores[:, y, x].astype(np.float64) - float(best[y, x])) / temperature
-            cumulative = np.cumsum([kernel.exp(gap) for gap in gaps])
+            cumulative = np.cumsum([random.exp(gap) for gap in gaps])
             column = np.uint64(y * grid.shape[1] + x)
-            u = kernel.uniform(key, stream, kernel.STEP_ROW + np.uint64(step), column)
+            u = random.uniform(key, stream, kernel.STEP_ROW + np.uint64(step), column)
             state[y, x] = np.searchsorted(cumulative, u * cumulative[-1], side="right")
         states.append(state)
     return np.stack(states)
