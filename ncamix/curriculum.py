@@ -29,11 +29,21 @@ from ncamix.keys import fingerprint
 from ncamix.quantities import Positive, Quantity, Whole, quantity_of, refuse
 from ncamix.reading import Document, not_yet, read_document
 from ncamix.schedule import is_name
-from ncamix.sources import KINDS, LATER_KINDS, BlendSource, NcaSource, NoiseSource, Spec, TextSource
+from ncamix.sources import (
+    KINDS,
+    LATER_KINDS,
+    BlendSource,
+    DyckSource,
+    NcaSource,
+    NoiseSource,
+    SourceSpec,
+    Spec,
+    TextSource,
+)
 from ncamix.sources.base import plain
 from ncamix.sources.blend import Cycle, MixtureSchedule
 from ncamix.trainer import Optimizer
-from ncamix.validation import examine, in_order
+from ncamix.validation import examine, in_order, problems_of, validate
 
 GROUPS = ("embedding", "head", "embeddings", "attention", "mlp", "norms", "final_norm")
 
@@ -222,10 +232,13 @@ def _check_kind(written: Any) -> Any:
     return written
 
 
+_Kinded = Annotated[dict[str, Any], BeforeValidator(_check_kind)]
+
 Source = Annotated[
     Annotated[NcaSource, Tag("nca")]
     | Annotated[TextSource, Tag("text")]
     | Annotated[NoiseSource, Tag("noise")]
+    | Annotated[DyckSource, Tag("dyck")]
     | Annotated[BlendSource, Tag("blend")],
     Discriminator(lambda written: written["kind"]),
     BeforeValidator(_check_kind),
@@ -288,6 +301,15 @@ def load_curriculum(file: str | Path) -> LoadedCurriculum:
     if curriculum is None or problems:
         raise UserError(in_order(problems))
     return LoadedCurriculum(curriculum, document)
+
+
+def read_source(document: Document) -> SourceSpec:
+    """Check a document that is one source alone. Raises UserError with every problem found."""
+    try:
+        written = TypeAdapter(_Kinded).validate_python(document.tree.plain())
+    except ValidationError as error:
+        raise UserError(problems_of(error, Curriculum, document)) from None
+    return validate(KINDS[written["kind"]], document)
 
 
 def _readable_part(document: Document) -> Curriculum:

@@ -1,6 +1,6 @@
 """Compiled random numbers: Philox4x32-10 of an address, and distributions made of them.
 
-    (key, stream, row, column) -> four 32-bit words -> uniforms, normals, truncated normals
+    (key, stream, row, column) -> four 32-bit words -> integers, uniforms, normals, truncated ones
 
 A number depends on its address alone, so the order in which work is done changes nothing. All
 floating-point arithmetic is + - * / and sqrt in a written order, without fast-math and without
@@ -69,6 +69,16 @@ def derive(key: int, purpose: np.uint64) -> np.uint64:
     """A 64-bit key of its own for one purpose."""
     low, high, _, _ = philox(np.uint64(key), np.uint64(0), np.uint64(0), purpose)
     return np.uint64(low | high << 32)  # compiled code returns int, and typed by size at that
+
+
+@compiled
+def below(bits: np.uint64, bound: np.uint64) -> np.uint64:
+    """Uniform integer in [0, bound) from 64 random bits: floor(bits * bound / 2**64).
+
+    bound is at most 2**32; the probability of each value is 1 / bound to within 2**-64.
+    """
+    high, low = bits >> BITS32, bits & LOW32
+    return (high * bound + (low * bound >> BITS32)) >> BITS32
 
 
 @compiled

@@ -141,6 +141,15 @@ def read_document(file: str | Path) -> Document:
 
 def parse_document(text: str, file: str) -> Document:
     """Parse YAML `text` that stood in `file`. Raises UserError like `read_document`."""
+    document = parse_part(text, file)
+    problem = _version_problem(document)
+    if problem is not None:  # in another language, nothing else can be judged
+        raise UserError(problem)
+    return document
+
+
+def parse_part(text: str, file: str) -> Document:
+    """Parse a part of a document, which says no version. Raises UserError like `read_document`."""
     try:
         with warnings.catch_warnings():  # YAML 1.2 allows an anchor to be set anew
             warnings.simplefilter("ignore")
@@ -173,11 +182,7 @@ def parse_document(text: str, file: str) -> Document:
         raise fail("the file is empty", f"begin it with `ncamix: {LANGUAGE_VERSION}`", file=file)
     reader = _Reader(file, text)
     tree = reader.build(node, [])
-    document = Document(file, text, tree, tuple(reader.problems))
-    problem = _version_problem(document)
-    if problem is not None:  # in another language, nothing else can be judged
-        raise UserError(problem)
-    return document
+    return Document(file, text, tree, tuple(reader.problems))
 
 
 def _version_problem(document: Document) -> Problem | None:

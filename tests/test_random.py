@@ -40,6 +40,12 @@ def test_philox_gives_the_published_answers(counter, key, words):
     assert list(random.philox(key, stream, u64(c[1]), u64(c[0]))) == w
 
 
+@given(st.integers(0, 2**64 - 1), st.integers(1, 2**32))
+@settings(deadline=None)
+def test_below_is_the_high_half_of_the_product(bits, bound):
+    assert random.below(u64(bits), u64(bound)) == bits * bound >> 64
+
+
 @given(st.floats(-60, 0))
 @settings(deadline=None)
 def test_exp_is_accurate(x):

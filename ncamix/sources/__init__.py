@@ -2,6 +2,7 @@
 
     nca    rollouts of cellular automata in a complexity band     endless
     noise  independent symbols, a control                         endless
+    dyck   brackets that match: nested, or shuffled               endless
     text   documents from files or the hub                        finite, compiled ahead
     blend  a mixture of others that changes by itself             no samples of its own
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from ncamix.sources.base import Generator, Meaning, SourceSpec, Spec
 from ncamix.sources.blend import BlendSource
+from ncamix.sources.dyck import DyckGenerator, DyckSource
 from ncamix.sources.nca import NcaGenerator, NcaSource
 from ncamix.sources.noise import NoiseGenerator, NoiseSource
 from ncamix.sources.text import TextSource
@@ -20,10 +22,15 @@ KINDS: dict[str, type[SourceSpec]] = {
     "nca": NcaSource,
     "text": TextSource,
     "noise": NoiseSource,
+    "dyck": DyckSource,
     "blend": BlendSource,
 }
-GENERATORS: dict[str, type[Generator]] = {"nca": NcaGenerator, "noise": NoiseGenerator}
-LATER_KINDS = ("pairs", "dyck", "mds")  # of the language, not yet of this version
+GENERATORS: dict[str, type[Generator]] = {
+    "nca": NcaGenerator,
+    "noise": NoiseGenerator,
+    "dyck": DyckGenerator,
+}
+LATER_KINDS = ("pairs", "mds")  # of the language, not yet of this version
 
 
 def open_generator(meaning: Meaning) -> Generator:
@@ -36,6 +43,7 @@ __all__ = [
     "KINDS",
     "LATER_KINDS",
     "BlendSource",
+    "DyckSource",
     "Generator",
     "Meaning",
     "NcaSource",
