@@ -1,6 +1,7 @@
 # make run    install into .venv and run the main job
 # make test   install into .venv and run all tests
 # make check  lint and type-check
+# make bench  time the parts that matter, print tables and write build/bench/*.json
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,6 +24,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/bench_automata.py
 	$(BIN)/python tests/benchmarks/bench_throughput.py
 
 $(VENV)/.installed: pyproject.toml

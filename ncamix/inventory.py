@@ -9,15 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 from ncamix import cache, tokenization
-from ncamix.automata import band_share
+from ncamix.automata import Spread
+from ncamix.bands import Say, spread_of
 from ncamix.curriculum import LoadedCurriculum
 from ncamix.errors import Problem, UserError, fail
 from ncamix.keys import fingerprint
 from ncamix.plan import PlannedSource, TextPlan, VocabularyPlan, too_small
 from ncamix.sources import NcaSource, TextSource
+from ncamix.sources.nca import Quantiles
 from ncamix.sources.text import CorpusFile, corpus_files, corpus_hash
 
 RARE = 0.01  # a band that fewer rules reach deserves a remark
+LUMP = 0.05  # and so do quantiles that hold so much more or less of the rules than they say
 SHARD_TOKENS = 1 << 18  # ids in a shard, about; a shard is what is generated or fetched at once
 # A text's size in tokens is known only once it is tokenized; before that, a rough guess.
 BYTES_PER_TOKEN = {"bytes": 1.0, "bpe": 3.4, "pretrained": 3.8}
@@ -28,7 +31,8 @@ Documents = tuple[tuple[CorpusFile, ...] | None, dict[str, Any]]
 class Inventory:
     """Looks after the sources of one curriculum; `problems` and `warnings` grow on the way."""
 
-    def __init__(self, loaded: LoadedCurriculum, sequence_length: int) -> None:
+    def __init__(self, loaded: LoadedCurriculum, sequence_length: int, say: Say) -> None:
+        self.say = say
         self.loaded, self.c, self.sequence_length = loaded, loaded.curriculum, sequence_length
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
@@ -37,20 +41,39 @@ class Inventory:
     def bad(self, path: tuple[str | int, ...], what: str, remedy: str = "") -> None:
         self.problems.append(self.loaded.document.problem(path, what, remedy))
 
-    def check_bands(self) -> None:
+    def check_bands(self, used: set[str]) -> None:
+        """Refuse the bands of used automata that no rule reaches, and remark on rare ones."""
         for name, spec in self.c.sources.items():
-            if isinstance(spec, NcaSource):
-                share = band_share(spec.automaton, float(spec.band.low), float(spec.band.high))
-                if share is not None and 0 < share < RARE:
+            if not isinstance(spec, NcaSource) or name not in used:
+                continue
+            measure = "gzip" if isinstance(spec.band, Quantiles) else spec.band.measure
+            spread = spread_of(spec.automaton, measure, self.say)
+            band = spec.scored_band()
+            share = 0.0 if band is None else spread.share(band)
+            if band is None:
+                self.bad(
+                    ("sources", name, "band"),
+                    f"no score lies between the quantiles {float(spec.band.low):g} and "
+                    f"{float(spec.band.high):g} of {spec.alphabet} states",
+                    "widen it: rules of one score stay together",
+                )
+            elif not share:
+                self.bad(
+                    ("sources", name, "band"),
+                    f"no rule with {spec.alphabet} states reaches the band {spec.band}",
+                    f"choose another band or alphabet; {_reach(spread)}",
+                )
+            elif share < RARE:
+                self.warnings.append(
+                    f"the source '{name}' is slow to generate: only {share:.2%} of random "
+                    f"rules reach the band {spec.band}"
+                )
+            elif isinstance(spec.band, Quantiles):
+                wanted = float(spec.band.high - spec.band.low)
+                if abs(share - wanted) > LUMP:
                     self.warnings.append(
-                        f"the source '{name}' is slow to generate: only {share:.2%} of random "
-                        f"rules reach the band {spec.band}"
-                    )
-                if share == 0:
-                    self.bad(
-                        ("sources", name, "band"),
-                        f"no rule with {spec.alphabet} states reaches the band {spec.band}",
-                        f"choose another band or alphabet; {_reach(spec)}",
+                        f"the source '{name}' draws from {share:.0%} of the rules where its "
+                        f"quantiles say {wanted:.0%}: many rules share one score"
                     )
 
     def tokenizer(self, used: set[str]) -> dict[str, Any] | None:
@@ -236,11 +259,10 @@ class Inventory:
             )
 
 
-def _reach(spec: NcaSource) -> str:
-    """The measured spread, which a reader needs to choose another band."""
+def _reach(spread: Spread) -> str:
+    """How the rules spread, which a reader needs to choose another band."""
     parts = []
-    for i in range(20):
-        share = band_share(spec.automaton, i / 20, (i + 1) / 20)
+    for i, share in enumerate(spread.shares(20)):
         if share:
             parts.append(f"{share:.1%} at {i / 20:.2f}-{(i + 1) / 20:.2f}")
-    return f"of random rules, {spec.band.measure} finds " + ", ".join(parts)
+    return f"of {spread.num_rules:,} random rules, {spread.measure} finds " + ", ".join(parts)

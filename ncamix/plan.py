@@ -16,15 +16,19 @@ from functools import cached_property
 from typing import Any
 
 from ncamix.apportionment import Apportionment
+from ncamix.automata import Automaton
+from ncamix.bands import sample_seconds, scoring_seconds, spread_of
 from ncamix.curriculum import Enter, LoadedCurriculum, Seeds, Stage
 from ncamix.errors import Problem
 from ncamix.keys import derive_key, fingerprint
 from ncamix.rates import RateCurve
 from ncamix.schedule import SCALE, Curve, normalised
-from ncamix.sources import SourceSpec
+from ncamix.sources import NcaSource, SourceSpec
 from ncamix.sources.base import plain
 from ncamix.sources.text import CorpusFile
 from ncamix.trainer import LoadedTrainer, Optimizer
+
+SYMBOL_SECONDS = 1e-7  # of one core, for a symbol of noise or a bracket
 
 
 @dataclass(frozen=True)
@@ -208,6 +212,33 @@ class Plan:
                 "stages": [_stage_meaning(stage) for stage in self.stages],
             }
         )
+
+    @cached_property
+    def generation_seconds(self) -> dict[str, float]:
+        """Core-seconds that generating each endless source takes, about.
+
+        Bands of one automaton share their candidates' scores, which are counted with the band that
+        needs most of them.
+        """
+        seconds: dict[str, float] = {}
+        rarest: dict[tuple[Automaton, str], tuple[float, str]] = {}
+        for name, source in self.sources.items():
+            num_tokens = source.sequence_length + 1
+            if source.text is not None:
+                continue
+            if not isinstance(source.spec, NcaSource):
+                seconds[name] = source.samples_needed * num_tokens * SYMBOL_SECONDS
+                continue
+            automaton, band = source.spec.automaton, source.spec.scored_band()
+            assert band is not None
+            seconds[name] = source.samples_needed * sample_seconds(automaton, num_tokens)
+            slots = min(source.samples_needed, source.spec.rules or source.samples_needed)
+            candidates = slots / spread_of(automaton, band.measure).share(band)
+            family = (automaton, band.measure)
+            rarest[family] = max(rarest.get(family, (0.0, name)), (candidates, name))
+        for (automaton, measure), (candidates, name) in rarest.items():
+            seconds[name] += candidates * scoring_seconds(automaton, measure)
+        return seconds
 
     def order_key(self, source: str) -> int:
         """Key of the permutations of a finite source."""

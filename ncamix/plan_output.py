@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ncamix.plan import Plan, PlannedSource, PlannedStage, VocabularyPlan, weights_as_floats
-from ncamix.quantities import format_count
+from ncamix.quantities import format_count, format_seconds
 from ncamix.sources.base import plain
+from ncamix.threads import count_threads
 from ncamix.trainer import Model
 
 CURVE_POINTS = 101
@@ -51,7 +52,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         },
         "evaluate": plain(plan.curriculum.curriculum.evaluate),
         "num_tokens": plan.num_tokens,
-        "sources": {name: _source(source) for name, source in plan.sources.items()},
+        "sources": {name: _source(plan, source) for name, source in plan.sources.items()},
         "stages": [_stage(plan, stage) for stage in plan.stages],
         "warnings": list(plan.warnings),
     }
@@ -65,7 +66,7 @@ def model_json(model: Model) -> dict[str, Any]:
     }
 
 
-def _source(source: PlannedSource) -> dict[str, Any]:
+def _source(plan: Plan, source: PlannedSource) -> dict[str, Any]:
     return {
         "kind": source.kind,
         "summary": source.spec.summary(),
@@ -78,6 +79,7 @@ def _source(source: PlannedSource) -> dict[str, Any]:
         "first_id": source.first_id,
         "num_ids": source.num_ids,
         "loss_tokens_per_sample": source.loss_tokens,
+        "generation_core_seconds": plan.generation_seconds.get(source.name),
     }
 
 
@@ -144,6 +146,7 @@ def print_plan(plan: Plan, chosen: str, console: Console) -> None:
             Text("sources", "bold"),
             _source_table(plan),
             Text("loss: tokens with a loss, of all tokens of a sample", "dim"),
+            Text(_generation(plan), "dim"),
             blank,
             _vocabulary_title(vocabulary),
             _vocabulary_table(vocabulary),
@@ -212,6 +215,17 @@ def _source_table(plan: Plan) -> Table:
             source.fingerprint[:12],
         )
     return table
+
+
+def _generation(plan: Plan) -> str:
+    """How long the endless sources take to generate, in words."""
+    cores = count_threads()
+    seconds = {name: s / cores for name, s in plan.generation_seconds.items()}
+    total = f"generating takes about {format_seconds(sum(seconds.values()))} on {cores} cores"
+    if sum(seconds.values()) < 1:
+        return "generating takes under a second"
+    slowest = max(seconds, key=seconds.__getitem__)
+    return f"{total}, most of it '{slowest}' ({format_seconds(seconds[slowest])})"
 
 
 def _vocabulary_title(vocabulary: VocabularyPlan) -> Text:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from ncamix.apportionment import Apportionment, apportion
+from ncamix.bands import Say
 from ncamix.curriculum import LoadedCurriculum, Stage
 from ncamix.errors import UserError
 from ncamix.inventory import Inventory
@@ -27,18 +28,28 @@ MAX_BATCHES = 5_000_000
 MAX_EVALUATIONS = 10_000
 
 
-def make_plan(curriculum: LoadedCurriculum, trainer: LoadedTrainer) -> Plan:
-    """Plan a curriculum under a trainer. Raises UserError with every problem found."""
-    return _Planner(curriculum, trainer).plan()
+def make_plan(
+    curriculum: LoadedCurriculum,
+    trainer: LoadedTrainer,
+    say: Say = lambda what, share: None,
+) -> Plan:
+    """Plan a curriculum under a trainer.
+
+    say: told what takes a while and how far it is: automata of uncommon settings are measured once.
+
+    Raises:
+        UserError: it cannot work; with every problem found.
+    """
+    return _Planner(curriculum, trainer, say).plan()
 
 
 class _Planner:
     """Builds a Plan, collecting problems on the way."""
 
-    def __init__(self, curriculum: LoadedCurriculum, trainer: LoadedTrainer) -> None:
+    def __init__(self, curriculum: LoadedCurriculum, trainer: LoadedTrainer, say: Say) -> None:
         self.loaded, self.loaded_trainer = curriculum, trainer
         self.c, self.t = curriculum.curriculum, trainer.trainer
-        self.inventory = Inventory(curriculum, self.t.sequence_length)
+        self.inventory = Inventory(curriculum, self.t.sequence_length, say)
         self.problems, self.warnings = self.inventory.problems, self.inventory.warnings
         self.bad = self.inventory.bad
         self.run_tokens = 0
@@ -52,7 +63,7 @@ class _Planner:
         for name, spec in self.c.sources.items():
             if name not in used and not isinstance(spec, BlendSource):
                 self.warnings.append(f"the source '{name}' is declared but never used")
-        self.inventory.check_bands()
+        self.inventory.check_bands(used)
         tokenizer = self.inventory.tokenizer(used)
         vocabulary = self.inventory.vocabulary(used, tokenizer)
         lengths = self.stage_lengths()

@@ -88,6 +88,15 @@ def format_fraction(value: Fraction) -> str:
     return f"{float(value):.6g}"
 
 
+def format_seconds(seconds: float) -> str:
+    """A duration for people: `0.4 s`, `12 s`, `3 min`, `2.5 h`, `40 h`."""
+    if seconds < 99.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    if seconds < 99.5 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 9.95 * 3600 else f"{seconds / 3600:,.0f} h"
+
+
 def format_count(value: float, unit: str = "") -> str:
     """A count for a reader: 999, 12.3k, 164M."""
     for power, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):

@@ -1,4 +1,4 @@
-"""Automata: random numbers, twin, known automata, scores, bands, threads, forks, settings."""
+"""Automata: draws, twin, known automata, scores, samples, threads, forks, settings."""
 
 import gzip
 import hashlib
@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from ncamix import random
-from ncamix.automata import Automaton, UnreachableBand, band_share, complexity, kernel, twin
+from ncamix.automata import Automaton, Band, UnreachableBand, draws, kernel, search, twin
 from ncamix.automata import rule as rule_module
 
-ANY_BAND = (0.0, 2.0)
+ANY_BAND = Band(0, 1)
 
 
 def u64(value):
@@ -28,7 +28,7 @@ def u64(value):
 @pytest.mark.parametrize("alphabet", [2, 10])
 def test_rules_are_lecun_normal(alphabet):
     automaton = Automaton(alphabet)
-    rules = automaton.rules(3, np.arange(2000), np.zeros(2000, int))
+    rules = automaton.rules(3, np.arange(2000))
     assert rules.shape == (2000, automaton.num_weights) and rules.dtype == np.float32
     layers = np.split(rules, [36 * alphabet, 36 * alphabet + 64], axis=1)
     for weights, fan_in in zip(layers, (9 * alphabet, 4, 16), strict=True):
@@ -41,8 +41,8 @@ def test_rules_are_lecun_normal(alphabet):
 
 def test_initial_grids_draw_from_softmax_of_normals():
     grids = np.empty((4000, 144), np.uint8)
-    key = random.derive(5, kernel.SAMPLES)
-    kernel.draw_grids(key, np.arange(4000, dtype=np.uint64), 2, grids)
+    key = random.derive(5, draws.SAMPLES)
+    draws.draw_grids(key, np.arange(4000, dtype=np.uint64), 2, grids)
     share = grids.mean(axis=1)  # sigmoid of a normal of variance 2
     assert share.mean() == pytest.approx(0.5, abs=0.02)
     assert share.var() == pytest.approx(0.0684 + 0.0013, abs=0.005)  # between grids, and within
@@ -65,24 +65,51 @@ def test_initial_grids_draw_from_softmax_of_normals():
     ids=str,
 )
 def test_kernel_equals_its_numpy_twin(automaton):
-    indices, num_frames = [0, 7, 2**40 - 1], 6
-    rules = automaton.rules(11, [1, 2, 3], [0, 4, 9])
-    frames = automaton.rollout(rules, 12, indices, num_frames)
-    key = random.derive(12, kernel.SAMPLES)
-    grids = np.empty((3, math.prod(automaton.grid)), np.uint8)
-    kernel.draw_grids(key, np.array(indices, np.uint64), automaton.alphabet, grids)
-    for i, index in enumerate(indices):
-        expected = twin.frames(
-            rules[i],
-            grids[i].reshape(automaton.grid),
-            key,
-            u64(index),
-            automaton.temperature,
-            np.float32(automaton.temperature * rule_module.CLOSE),
-            automaton.identity_bias,
-            automaton.burn_in + (num_frames - 1) * automaton.stride,
-        )
-        np.testing.assert_array_equal(frames[i], expected[automaton.burn_in :: automaton.stride])
+    first, num_rules, num_frames = 2**40 - 5, 5, 6
+    rules = automaton.rules(11, [1, 2, 3, 4, 5], [0, 4, 9, 0, 0])
+    frames = automaton.rollout(rules, num_frames, seed=12, first=first)
+    key = random.derive(12, draws.SAMPLES)
+    streams = np.arange(first, first + num_rules, dtype=np.uint64)
+    grids = np.empty((num_rules, math.prod(automaton.grid)), np.uint8)
+    draws.draw_grids(key, streams, automaton.alphabet, grids)
+    for i in range(num_rules):
+        expected = twin_frames(automaton, rules[i], grids[i], key, streams[i], num_frames)
+        np.testing.assert_array_equal(frames[i], expected)
+
+
+def twin_frames(automaton, rule, grid, key, stream, num_frames):
+    states = twin.frames(
+        rule,
+        grid.reshape(automaton.grid),
+        key,
+        stream,
+        automaton.temperature,
+        np.float32(automaton.temperature * rule_module.CLOSE),
+        automaton.identity_bias,
+        automaton.burn_in + (num_frames - 1) * automaton.stride,
+    )
+    return states[automaton.burn_in :: automaton.stride]
+
+
+@pytest.mark.parametrize("burn_in", [0, 7])
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("temperature", [1e-4, 0.02])
+def test_states_that_come_back_are_copied_exactly(burn_in, stride, temperature):
+    """Two states on a small grid die out, blink or go round: the kernel's short cut."""
+    automaton = Automaton(2, (4, 6), burn_in=burn_in, stride=stride, temperature=temperature)
+    num_rules, num_frames = 60, 25
+    rules = automaton.rules(4, np.arange(num_rules))
+    frames = automaton.rollout(rules, num_frames, seed=5)
+    key = random.derive(5, draws.SAMPLES)
+    grids = np.empty((num_rules, 24), np.uint8)
+    draws.draw_grids(key, np.arange(num_rules, dtype=np.uint64), 2, grids)
+    periods = set()
+    for i in range(num_rules):
+        expected = twin_frames(automaton, rules[i], grids[i], key, u64(i), num_frames)
+        np.testing.assert_array_equal(frames[i], expected)
+        back = [p for p in range(1, 20) if (expected[-1] == expected[-1 - p]).all()]
+        periods.add(back[0] if back else None)
+    assert len(periods - {None}) > 1  # there were fixed points and longer periods
 
 
 def game_of_life():
@@ -129,7 +156,7 @@ def test_temperature_draws_from_the_softmax():
     rule[0, 36 * 3] = 1  # and hidden unit 0
     logits = np.array([0.3, 0.0, 0.6])
     rule[0, 36 * 3 + 64 :: 16] = logits
-    frames = automaton.rollout(rule, 1, [0], 4)
+    frames = automaton.rollout(rule, 4, seed=1)
     shares = np.bincount(frames.ravel(), minlength=3) / frames.size
     expected = np.exp(logits / 0.5)
     np.testing.assert_allclose(shares, expected / expected.sum(), atol=0.02)
@@ -157,100 +184,74 @@ def test_tokens_are_patches_between_delimiters(alphabet, patch):
 
 def test_the_score_is_the_gzip_ratio_of_int32_tokens():
     automaton = Automaton(alphabet=6, stride=2, burn_in=5)
-    slots, attempts = [3, 4, 5], [0, 1, 2]
-    scores = automaton.scores(8, slots, attempts)
-    rules = automaton.rules(8, slots, attempts)
-    key = random.derive(8, kernel.SCORING)
-    streams = np.array([s + (a << 40) for s, a in zip(slots, attempts, strict=True)], np.uint64)
-    frames = automaton._frames(rules, key, streams, 10).reshape(3, 10, 12, 12)
-    per_frame = automaton.tokens(frames, 380).reshape(3, 10, 38)
+    scores = automaton.scores(8, 3, first=3)
+    frames = automaton._frames(
+        automaton.rules(8, [3, 4, 5]), 8, np.array([3, 4, 5]), 10, purpose=draws.SCORING
+    )
+    per_frame = automaton.tokens(frames.reshape(3, 10, 12, 12), 380).reshape(3, 10, 38)
     for score, tokens in zip(scores, per_frame[:, :, 1:-1], strict=True):
         data = tokens.astype("<i4").tobytes()
         assert len(data) == 1440
         assert score == len(gzip.compress(data, 9, mtime=0)) / 1440
 
 
-@pytest.mark.parametrize(
-    ("alphabet", "shares"),
-    [
-        (2, (0.674, 0.278, 0.048, 0, 0, 0, 0, 0)),
-        (3, (0.451, 0.238, 0.197, 0.114, 0, 0, 0, 0)),
-        (10, (0.142, 0.055, 0.071, 0.096, 0.179, 0.341, 0.116, 0)),
-        (15, (0.097, 0.041, 0.036, 0.068, 0.110, 0.256, 0.384, 0.008)),
-    ],
-)
-def test_bands_hold_the_shares_of_the_reference(alphabet, shares):
-    """4,000 rules on either side: four standard errors of the difference."""
-    edges = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1]
-    for low, high, share in zip(edges, edges[1:], shares, strict=False):
-        error = 4 * math.sqrt(2 * share * (1 - share) / 4000) + 0.001
-        assert band_share(Automaton(alphabet), low, high) == pytest.approx(share, abs=error)
-
-
-def test_the_table_is_what_measuring_gives():
-    entry = next(e for e in complexity._table() if e["automaton"]["alphabet"] == 3)
-    assert complexity.measure_bands(Automaton(3), entry["num_rules"]) == entry
-    assert band_share(Automaton(3, stride=2), 0, 1) is None
-
-
-# Sampling
+# Samples
 
 
 def test_the_first_attempt_inside_the_band_is_taken():
-    automaton, band = Automaton(alphabet=4), (0.2, 0.4)
+    automaton, band = Automaton(alphabet=4), Band(0.2, 0.4)
     slots = np.array([9, 2, 2**40 - 1, 40])
-    attempts, scores = automaton.sample_rules(1, band, slots)
+    attempts, scores = automaton.find_rules(1, band, slots)
     for slot, attempt, score in zip(slots, attempts, scores, strict=True):
-        tried = automaton.scores(1, np.full(attempt + 1, slot), np.arange(attempt + 1))
-        inside = (band[0] <= tried) & (tried < band[1])
-        assert inside[-1] and not inside[:-1].any() and tried[-1] == score
-    singles = [automaton.sample_rules(1, band, [slot])[0][0] for slot in slots]
+        tried = automaton._amounts(1, "gzip", np.full(attempt + 1, slot), np.arange(attempt + 1))
+        inside = (tried >= 0.2 * 1440) & (tried < 0.4 * 1440)
+        assert inside[-1] and not inside[:-1].any() and tried[-1] / 1440 == score
+    search.MEMORY.forget()
+    singles = [automaton.find_rules(1, band, [slot])[0][0] for slot in slots]
     assert attempts.tolist() == singles
 
 
-def test_an_unreachable_band_is_refused(monkeypatch):
-    monkeypatch.setattr(rule_module, "MAX_ATTEMPTS", 300)
-    with pytest.raises(UnreachableBand, match="300 attempts"):
-        Automaton(alphabet=2).sample_rules(0, (0.6, 0.7), range(50))
-
-
-def test_samples_depend_on_their_own_index_only():
-    automaton, band = Automaton(alphabet=5), (0.3, 0.6)
-    indices = np.arange(40)
-    together = automaton.samples(1, 2, band, indices, 100)
-    apart = automaton.samples(1, 2, band, [31, 6], 100, num_threads=1)
-    np.testing.assert_array_equal(together[[31, 6]], apart)
+def test_samples_depend_on_their_own_number_only():
+    automaton, band = Automaton(alphabet=5), Band(0.3, 0.6)
+    together = automaton.samples(1, band, 40, 100, grid_seed=2)
+    search.MEMORY.forget()
+    for first, count in ((31, 1), (6, 9)):
+        apart = automaton.samples(1, band, count, 100, first=first, grid_seed=2, num_threads=1)
+        np.testing.assert_array_equal(together[first : first + count], apart)
     assert len(np.unique(together, axis=0)) == 40
-    np.testing.assert_array_equal(together[:, :80], automaton.samples(1, 2, band, indices, 80))
+    np.testing.assert_array_equal(together[:, :80], automaton.samples(1, band, 40, 80, grid_seed=2))
+    assert not (together == automaton.samples(1, band, 40, 100)).all(axis=1).any()
 
 
 def test_a_pool_repeats_rules_with_fresh_grids():
-    automaton, band = Automaton(), (0.5, 1.0)
-    indices = [1, 4, 7]
-    tokens = automaton.samples(1, 2, band, indices, 500, pool=3)
-    assert len(np.unique(tokens, axis=0)) == 3
-    attempts, _ = automaton.sample_rules(1, band, [1])
-    rules = automaton.rules(1, [1], attempts).repeat(3, axis=0)
-    frames = automaton.rollout(rules, 2, indices, 14)
-    np.testing.assert_array_equal(tokens, automaton.tokens(frames, 500))
+    automaton, band = Automaton(), Band(0.5, 1)
+    tokens = automaton.samples(1, band, 7, 500, grid_seed=2, pool=3)
+    assert len(np.unique(tokens, axis=0)) == 7
+    attempts, _ = automaton.find_rules(1, band, [1])
+    rules = automaton.rules(1, [1], attempts)
+    for sample in (1, 4):
+        frames = automaton.rollout(rules, 14, seed=2, first=sample)
+        np.testing.assert_array_equal(tokens[sample], automaton.tokens(frames, 500)[0])
 
 
 def test_empty_requests_give_empty_answers():
     automaton = Automaton()
-    assert automaton.samples(0, 0, ANY_BAND, [], 100).shape == (0, 100)
-    assert automaton.scores(0, [], []).shape == (0,)
+    assert automaton.samples(0, ANY_BAND, 0, 100).shape == (0, 100)
+    assert automaton.scores(0, 0).shape == (0,)
 
 
 # The same bytes everywhere
 
 DIGEST = """
 import hashlib, sys
-from ncamix.automata import Automaton
+from ncamix.automata import Automaton, Band
 threads = int(sys.argv[1])
 digest = hashlib.sha256()
-for automaton in (Automaton(), Automaton(3, (6, 9), 3, 0.5, 0.2)):
-    digest.update(automaton.scores(5, range(40), [1] * 40, threads).tobytes())
-    digest.update(automaton.samples(5, 6, (0.1, 0.9), range(40), 200, None, threads).tobytes())
+for automaton in (Automaton(), Automaton(3, (6, 9), 3, 0.5, 0.2), Automaton(2, temperature=1.0)):
+    for measure in ("gzip", "change_rate"):
+        digest.update(automaton.scores(5, 40, measure=measure, num_threads=threads).tobytes())
+    samples = automaton.samples(5, Band(0.1, 0.9), 40, 200, num_threads=threads)
+    digest.update(samples.tobytes())
 print(digest.hexdigest())
 """
 
@@ -265,7 +266,7 @@ def test_every_instruction_set_and_thread_count_gives_the_same_bytes():
 
 
 def digest_into(connection):
-    tokens = Automaton().samples(1, 2, ANY_BAND, range(100), 200, num_threads=2)
+    tokens = Automaton().samples(1, ANY_BAND, 100, 200, num_threads=2)
     connection.send(hashlib.sha256(tokens.tobytes()).hexdigest())
 
 
@@ -280,9 +281,7 @@ def test_a_forked_child_can_compute_too():
 
 
 def test_settings_need_no_compiler():
-    code = (
-        "import ncamix.automata as a, sys; a.band_share(a.Automaton(), 0, 1); print(*sys.modules)"
-    )
+    code = "import ncamix.automata as a, sys; a.shipped_spread(a.Automaton()); print(*sys.modules)"
     modules = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert "ncamix.automata.rule" in modules and "numba" not in modules
 
@@ -308,12 +307,22 @@ def test_impossible_settings_are_refused(changes, message):
 def test_impossible_requests_are_refused():
     automaton = Automaton()
     with pytest.raises(ValueError, match="low < high"):
-        automaton.sample_rules(0, (0.5, 0.5), [0])
+        Band(0.5, 0.5)
+    with pytest.raises(ValueError, match="measure must be one of"):
+        automaton.scores(0, 1, measure="bzip2")
+    with pytest.raises(ValueError, match="num_rules"):
+        automaton.scores(0, -1)
+    with pytest.raises(ValueError, match="first must be"):
+        automaton.samples(0, ANY_BAND, 1, 10, first=-1)
     with pytest.raises(ValueError, match="negative"):
-        automaton.rules(0, [-1], [0])
+        automaton.rules(0, [-1])
     with pytest.raises(ValueError, match="64 bits"):
-        automaton.rules(-1, [0], [0])
+        automaton.rules(-1, [0])
     with pytest.raises(ValueError, match="rules must be"):
-        automaton.rollout(np.zeros((1, 3), np.float32), 0, [0], 1)
+        automaton.rollout(np.zeros((1, 3), np.float32), 1)
+    with pytest.raises(ValueError, match="num_frames"):
+        automaton.rollout(np.zeros((1, automaton.num_weights), np.float32), 0)
     with pytest.raises(ValueError, match="do not hold"):
         automaton.tokens(np.zeros((1, 1, 12, 12), np.uint8), 39)
+    with pytest.raises(UnreachableBand, match="none of 4,000 random rules"):
+        Automaton(2).samples(0, Band(0.6, 0.7), 5, 100)

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from meanings import LENGTH, meaning
 
 from ncamix.keys import fingerprint
 from ncamix.sources import GENERATORS, KINDS, open_generator
 from ncamix.sources.base import plain
 from ncamix.sources.nca import NcaGenerator, NcaSource
-from ncamix.sources.noise import NoiseSource, thresholds
-
-LENGTH = 32
-
-
-def meaning(kind: str, first_id: int = 0, seed: Any = 0, **keys: Any) -> dict[str, Any]:
-    """A full meaning, as the plan builds it."""
-    spec = KINDS[kind](kind=kind, **keys)  # type: ignore[call-arg]
-    return {**spec.meaning(), "sequence_length": LENGTH, "first_id": first_id, "seed": seed}
+from ncamix.sources.noise import NoiseSource
 
 
 def nca(low: float = 0, high: float = 1, **keys: Any) -> dict[str, Any]:
@@ -32,16 +26,16 @@ def nca(low: float = 0, high: float = 1, **keys: Any) -> dict[str, Any]:
     return meaning("nca", **{**defaults, "band": band, **keys})
 
 
-def noise(**keys: Any) -> dict[str, Any]:
-    from decimal import Decimal
-
-    if "exponent" in keys:
-        keys["exponent"] = Decimal(str(keys["exponent"]))
-    return meaning("noise", **keys)
-
-
-ALL = [nca(), nca(rules=3), nca(alphabet=3, grid=[6, 8]), noise(symbols=50), noise(
-    distribution="zipf", symbols=50)]  # fmt: skip
+ALL = [
+    nca(),
+    nca(rules=3),
+    nca(alphabet=3, grid=[6, 8]),
+    meaning("noise", symbols=50),
+    meaning("noise", symbols=50, distribution="zipf"),
+    meaning("dyck", style="nested"),
+    meaning("dyck", style="shuffle", symbols=20, depth=4),
+]
+NOISE, NESTED, SHUFFLE = ALL[3], ALL[5], ALL[6]
 
 
 LIVELY = nca(
@@ -74,14 +68,17 @@ def test_any_split_of_a_range_gives_the_same_rows(full: dict[str, Any]) -> None:
 @pytest.mark.parametrize("full", ALL)
 @pytest.mark.parametrize("first_id", [0, 70_000])
 def test_ids_lie_in_their_range(full: dict[str, Any], first_id: int) -> None:
-    size = {2: 18, 3: 83}.get(full.get("alphabet", 0), 50)
+    if full["kind"] == "nca":
+        size = {2: 18, 3: 83}[full["alphabet"]]
+    else:
+        size = full["symbols"] * (2 if full["kind"] == "dyck" else 1)
     keys = {"first_id": first_id}
     rows = open_generator({**full, **keys}).samples(0, 200)
     assert rows.min() >= first_id and rows.max() < first_id + size
     assert len(np.unique(rows)) > 10
 
 
-@pytest.mark.parametrize("full", [LIVELY, ALL[3]])
+@pytest.mark.parametrize("full", [LIVELY, NOISE, NESTED, SHUFFLE])
 def test_every_part_of_the_meaning_matters(full: dict[str, Any]) -> None:
     rows = [open_generator(full).samples(0, 8)]
     for change in ({"seed": 1}, {"seed": "evaluation"}, {"seed": "0"}):
@@ -104,14 +101,15 @@ def test_bands_of_one_automaton_share_rules_and_their_scores() -> None:
     assert low.rules_key() == high.rules_key() == wide.rules_key()
     assert len({g.grid_key() for g in (low, high, wide)}) == 3
     automaton, slots = wide.automaton(), np.arange(20)
-    first = automaton.sample_rules(wide.rules_key(), wide.band(), slots)
+    first = automaton.find_rules(wide.rules_key(), wide.band(), slots)
     assert (first[0] == 0).all()  # any rule lies in [0, 1)
     for generator in (low, high):
-        attempts, scores = automaton.sample_rules(generator.rules_key(), generator.band(), slots)
-        inside = (first[1] >= generator.band()[0]) & (first[1] < generator.band()[1])
+        band = generator.band()
+        attempts, scores = automaton.find_rules(generator.rules_key(), band, slots)
+        inside = (first[1] >= band.low) & (first[1] < band.high)
         assert np.array_equal(attempts == 0, inside)
         assert np.array_equal(scores[inside], first[1][inside])
-        assert ((generator.band()[0] <= scores) & (scores < generator.band()[1])).all()
+        assert ((band.low <= scores) & (scores < band.high)).all()
     for other in (nca(seed=1), nca(burn_in=3), nca(grid=8), nca(stride=2), nca(alphabet=3)):
         assert NcaGenerator(other).rules_key() != wide.rules_key()
     assert NcaGenerator(nca(first_id=9, rules=5)).rules_key() == wide.rules_key()
@@ -142,40 +140,24 @@ def test_pictured_frames_are_those_of_the_samples() -> None:
     assert np.array_equal(tokens, generator.samples(0, 3))
 
 
-@pytest.mark.parametrize("exponent", [None, 0.5, 1, 1.5, 2, 4])
-def test_noise_has_its_distribution(exponent: float | None) -> None:
-    shape = {} if exponent is None else {"distribution": "zipf", "exponent": exponent}
-    full = noise(symbols=20, seed=7, **shape)
-    rows = open_generator(full).samples(0, 1000)
-    counts = np.bincount(rows.ravel(), minlength=20)
-    share = 1 / np.arange(1, 21, dtype=float) ** (exponent or 0)
-    expected = share / share.sum() * rows.size
-    large = expected > 5
-    chi = ((counts - expected)[large] ** 2 / expected[large]).sum()
-    freedom = large.sum() - 1
-    assert abs(chi - freedom) < 4 * np.sqrt(2 * freedom) + 2
-    pairs = np.corrcoef(rows[:, :-1].ravel(), rows[:, 1:].ravel())[0, 1]
-    assert abs(pairs) < 0.03  # neighbours are independent
+def rows_into(connection: Any, full: dict[str, Any]) -> None:
+    connection.send(open_generator(full).samples(0, 100, num_threads=2))
 
 
-@pytest.mark.parametrize(("symbols", "exponent"), [(1, "0"), (2, "4"), (3, "1/2"), (4096, "4")])
-def test_noise_thresholds_end_exactly_at_one(symbols: int, exponent: str) -> None:
-    bounds = thresholds(symbols, exponent)
-    assert len(bounds) == symbols and bounds[-1] == 1 << 62
-    assert (np.diff(bounds.astype(np.int64)) > 0).all()
-    uniform = np.diff(np.r_[0, thresholds(4, "0").astype(np.int64)])
-    assert (uniform == 1 << 60).all()
-
-
-def test_noise_bytes_stay_what_they_are() -> None:
-    """A change here needs a new generator version."""
-    row = open_generator(noise(symbols=50, distribution="zipf")).samples(3, 1)[0]
-    assert fingerprint({"row": row.tolist()}) == "fc9db87faca39ee34793cae100d95983"
+@pytest.mark.parametrize("full", [NOISE, NESTED, SHUFFLE])
+def test_a_forked_child_makes_the_same(full: dict[str, Any]) -> None:
+    here, there = multiprocessing.Pipe()
+    own = open_generator(full).samples(0, 100, num_threads=2)
+    child = multiprocessing.get_context("fork").Process(target=rows_into, args=(there, full))
+    child.start()
+    assert np.array_equal(here.recv(), own)
+    child.join(60)
+    assert child.exitcode == 0
 
 
 def test_nca_bytes_stay_what_they_are() -> None:
     rows = open_generator(nca(low=0.1, high=0.4)).samples(3, 2)
-    assert fingerprint({"rows": rows.tolist()}) == "b5df516c93633232bf9060b17a66e4cf"
+    assert fingerprint({"rows": rows.tolist()}) == "7b40e18e773fbf9c357d1999c7d46783"
 
 
 def test_every_endless_kind_has_a_generator() -> None:

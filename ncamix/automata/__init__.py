@@ -3,7 +3,31 @@
 Depends on NumPy and Numba alone, and on Numba only once something is computed.
 """
 
-from ncamix.automata.complexity import band_share, measure_bands
-from ncamix.automata.rule import Automaton, UnreachableBand
+from ncamix.automata.complexity import (
+    MEASURES,
+    SPREAD_RULES,
+    Band,
+    Spread,
+    measure_spread,
+    scored_steps,
+    shipped_spread,
+    spread_from_json,
+    whole,
+)
+from ncamix.automata.rule import VERSION, Automaton
+from ncamix.automata.search import UnreachableBand
 
-__all__ = ["Automaton", "UnreachableBand", "band_share", "measure_bands"]
+__all__ = [
+    "MEASURES",
+    "SPREAD_RULES",
+    "VERSION",
+    "Automaton",
+    "Band",
+    "Spread",
+    "UnreachableBand",
+    "measure_spread",
+    "scored_steps",
+    "shipped_spread",
+    "spread_from_json",
+    "whole",
+]

@@ -1,29 +1,30 @@
-"""Compiled core of the automata: rule weights, initial grids, rollouts.
+"""Compiled core of the automata: rollouts.
 
-    key, streams -> rules [N, 52 n + 64] float32 --.
-    key, streams -> grids [N, cells] uint8 --------+-> frames [N, F, cells] uint8
+    rules [N, 52 n + 64] float32, grids [N, cells] uint8 -> frames [N, F, cells] uint8
 
-Every random number is Philox4x32-10 of an address (key, stream, row, column), so nothing depends
-on the order in which the work is done. All floating-point arithmetic is + - * / and sqrt in a
-written order, without fast-math and without libm, so every instruction set gives the same bits.
+A step has three parts: neighbourhoods to table indices, the 3x3 convolution of a one-hot state as
+look-ups, and the two 1x1 layers with the best two logits of every cell. The last two are written as
+vector instructions of LLVM, for it does not find them itself: they keep a cell's four channels, or
+sixteen cells' hidden units, in registers. They are lane by lane + and * in a written order, without
+fast-math and without contraction, so every instruction set gives the same bits, whatever its width.
 
-A rule is one row of float32, in this order (c channels, k hidden units, s cell states):
-3x3 convolution [4 c, 3 dy, 3 dx, n s], 1x1 [16 k, 4 c], ReLU, 1x1 [n s, 16 k]. No biases: they are
-zero in the paper. Tap (dy, dx) looks at the cell dy - 1 below and dx - 1 to the right.
-
-Inner loops run over all cells of a grid (contiguous float32 lanes), which is what vectorises.
-Apart from random numbers it stays in one file: numba's disk cache sees no change in another one.
+Cells are padded to `lanes`, a multiple of 16; what the padding computes is never looked at. Apart
+from random numbers all of it stays in one file: numba's disk cache sees no change in another one.
 """
 
 from __future__ import annotations
 
-import math
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from ncamix.random import TRUNCATED_STD, compiled, exp, normal, philox, truncated_normal, uniform
+from ncamix.automata.draws import STEP_ROW
+from ncamix.random import compiled, exp, uniform
 
 Floats: TypeAlias = NDArray[np.float32]
 Cells: TypeAlias = NDArray[np.uint8]
@@ -31,36 +32,217 @@ Codes: TypeAlias = NDArray[np.uint16]
 State: TypeAlias = NDArray[np.int32]
 Streams: TypeAlias = NDArray[np.uint64]
 
+WIDTH = 16  # cells that a vector holds: a register of AVX-512, two of AVX, four of SSE or NEON
+LOWEST = -3e38
+vector_code: Any = intrinsic  # typed as a decorator that keeps the signature, which it does not
+FLOAT, INT, INDEX = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
-# Streams of one user key. Rows of a trajectory's stream: logits, initial cells, then the steps.
-RULES, SCORING, SAMPLES = np.uint64(0), np.uint64(1), np.uint64(2)
-LOGIT_ROW, CELL_ROW, STEP_ROW = np.uint64(0), np.uint64(1), np.uint64(2)
 
-ZERO = np.float32(0)
-LOWEST = np.float32(-3e38)
+def _vector(kind: Any, size: int) -> Any:
+    return ir.VectorType(kind, size)
+
+
+def _load(builder: Any, base: Any, at: Any, kind: Any) -> Any:
+    address = builder.bitcast(builder.gep(base, [at]), kind.as_pointer())
+    return builder.load(address, align=4)
+
+
+def _store(builder: Any, value: Any, base: Any, at: Any) -> None:
+    address = builder.bitcast(builder.gep(base, [at]), value.type.as_pointer())
+    builder.store(value, address, align=4)
+
+
+def _shuffle(builder: Any, a: Any, b: Any, order: list[int]) -> Any:
+    return builder.shuffle_vector(a, b, ir.Constant(_vector(INT, len(order)), order))
+
+
+def _splat(builder: Any, scalar: Any) -> Any:
+    """The scalar in every lane of a vector."""
+    undefined = ir.Constant(_vector(scalar.type, WIDTH), ir.Undefined)
+    one = builder.insert_element(undefined, scalar, ir.Constant(INT, 0))
+    return _shuffle(builder, one, undefined, [0] * WIDTH)
+
+
+def _scalar(builder: Any, base: Any, at: Any) -> Any:
+    """The scalar at base[at], in every lane."""
+    return _splat(builder, builder.load(builder.gep(base, [at])))
+
+
+@vector_code
+def convolve(
+    context: Any,
+    left: Any,
+    right: Any,
+    pairs: Any,
+    rights: Any,
+    width: Any,
+    channels: Any,
+    start: Any,
+) -> Any:
+    """Channels [4, lanes] of the four cells from `start`: the 3x3 convolution as look-ups.
+
+    left [3 dy, 4 n n] holds the sums of the left and centre taps, right [3 dy, 4 n] the right ones,
+    four channels side by side; pairs and rights say where a cell's stand, rows of `width` cells
+    apart. Order of the sum: (left + centre) + right in each row, then (upper + middle) + lower.
+    """
+    signature = types.void(left, right, pairs, rights, width, channels, start)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def array(k: int) -> Any:
+            return context.make_array(signature.args[k])(context, builder, arguments[k])
+
+        def plus(index: Any, offset: Any, times: int = 1) -> Any:
+            return builder.add(index, builder.mul(offset, ir.Constant(INDEX, times)))
+
+        tables, codes = (array(0), array(1)), (array(2).data, array(3).data)
+        width, channels, start = arguments[4], array(5), arguments[6]
+        four = _vector(FLOAT, 4)
+        cells = []
+        for lane in range(4):
+            rows = []
+            for dy in range(3):
+                at = plus(plus(start, ir.Constant(INDEX, lane)), width, dy)
+                taps = []
+                for table, code in zip(tables, codes, strict=True):
+                    entry = builder.zext(builder.load(builder.gep(code, [at])), INDEX)
+                    entry = plus(entry, builder.extract_value(table.shape, 1), dy)
+                    taps.append(_load(builder, table.data, entry, four))
+                rows.append(builder.fadd(*taps))
+            cells.append(builder.fadd(builder.fadd(rows[0], rows[1]), rows[2]))
+        # Four cells of four channels become four channels of four cells.
+        lows = [_shuffle(builder, cells[k], cells[k + 1], [0, 4, 1, 5]) for k in (0, 2)]
+        highs = [_shuffle(builder, cells[k], cells[k + 1], [2, 6, 3, 7]) for k in (0, 2)]
+        lanes = builder.extract_value(channels.shape, 1)
+        for c in range(4):
+            low, high = lows if c < 2 else highs
+            order = [0, 1, 4, 5] if c % 2 == 0 else [2, 3, 6, 7]
+            channel = _shuffle(builder, low, high, order)
+            _store(builder, channel, channels.data, plus(start, lanes, c))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@vector_code
+def decide(
+    context: Any,
+    inner: Any,
+    outer: Any,
+    channels: Any,
+    identity_bias: Any,
+    margin: Any,
+    logits: Any,
+    best: Any,
+    second: Any,
+    state: Any,
+    start: Any,
+) -> Any:
+    """The WIDTH cells from `start` after the 1x1 layers; non-zero if any is within the margin.
+
+    channels [4, lanes] -> 16 hidden units, ReLU -> logits [n, lanes], best and second [lanes], and
+    the new state [lanes], the argmax (lowest index of a tie). inner [64] and outer [16 n] are the
+    weights, identity_bias is added to the logit of the old state. Sums run over inputs in order.
+    """
+    signature = types.int64(
+        inner, outer, channels, identity_bias, margin, logits, best, second, state, start
+    )
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def array(k: int) -> Any:
+            return context.make_array(signature.args[k])(context, builder, arguments[k])
+
+        def index(value: int) -> Any:
+            return ir.Constant(INDEX, value)
+
+        def weighted(weights: Any, first: Any, inputs: list[Any]) -> Any:
+            total = builder.fmul(_scalar(builder, weights, first), inputs[0])
+            for k in range(1, len(inputs)):
+                weight = _scalar(builder, weights, builder.add(first, index(k)))
+                total = builder.fadd(total, builder.fmul(weight, inputs[k]))
+            return total
+
+        def larger(a: Any, b: Any) -> tuple[Any, Any]:
+            above = builder.fcmp_ordered(">", a, b)
+            return above, builder.select(above, a, b)
+
+        inner, outer, channels, logits = array(0).data, array(1).data, array(2), array(5)
+        identity_bias, margin, start = arguments[3], arguments[4], arguments[9]
+        best, second, state = array(6).data, array(7).data, array(8).data
+        floats, ints = _vector(FLOAT, WIDTH), _vector(INT, WIDTH)
+        lanes = builder.extract_value(channels.shape, 1)
+        inputs = [
+            _load(builder, channels.data, builder.add(builder.mul(lanes, index(c)), start), floats)
+            for c in range(4)
+        ]
+        # A loop keeps LLVM from doing all products first, which overflows any set of registers.
+        units = cgutils.alloca_once(builder, ir.ArrayType(floats, 16))
+        with cgutils.for_range(builder, index(16)) as loop:
+            unit = weighted(inner, builder.mul(loop.index, index(4)), inputs)
+            _, unit = larger(unit, ir.Constant(floats, [0.0] * WIDTH))
+            builder.store(unit, builder.gep(units, [index(0), loop.index]))
+        hidden = [builder.load(builder.gep(units, [index(0), index(k)])) for k in range(16)]
+        old = _load(builder, state, start, ints)
+        bias = _splat(builder, identity_bias)
+        lowest = ir.Constant(floats, [LOWEST] * WIDTH)
+        top = cgutils.alloca_once_value(builder, lowest)
+        runner_up = cgutils.alloca_once_value(builder, lowest)
+        argmax = cgutils.alloca_once_value(builder, ir.Constant(ints, [0] * WIDTH))
+        with cgutils.for_range(builder, builder.extract_value(logits.shape, 0)) as loop:
+            value = weighted(outer, builder.mul(loop.index, index(16)), hidden)
+            state_j = _splat(builder, builder.trunc(loop.index, INT))
+            stays = builder.icmp_signed("==", state_j, old)
+            value = builder.select(stays, builder.fadd(value, bias), value)
+            _store(builder, value, logits.data, builder.add(builder.mul(lanes, loop.index), start))
+            above, higher = larger(value, builder.load(top))
+            lesser = builder.select(above, builder.load(top), value)
+            builder.store(larger(lesser, builder.load(runner_up))[1], runner_up)
+            builder.store(higher, top)
+            builder.store(builder.select(above, state_j, builder.load(argmax)), argmax)
+        top, runner_up = builder.load(top), builder.load(runner_up)
+        _store(builder, top, best, start)
+        _store(builder, runner_up, second, start)
+        _store(builder, builder.load(argmax), state, start)
+        gap = builder.fsub(top, runner_up)
+        close = builder.fcmp_ordered("<", gap, _splat(builder, margin))
+        return builder.zext(builder.bitcast(close, ir.IntType(WIDTH)), INDEX)
+
+    return signature, generate
 
 
 @compiled
-def draw_rules(key: np.uint64, streams: Streams, alphabet: int, rules: Floats) -> None:
-    """Fill rules [N, 52 n + 64] with LeCun-normal weights, one row a stream (paper)."""
-    num_weights = rules.shape[1]
-    first, second = 36 * alphabet, 36 * alphabet + 64
-    unit = np.empty(num_weights + 3, np.float64)
-    for i in range(rules.shape[0]):
-        for block in range((num_weights + 3) // 4):
-            a, b, c, d = philox(key, streams[i], np.uint64(0), np.uint64(block))
-            unit[4 * block] = truncated_normal(a)
-            unit[4 * block + 1] = truncated_normal(b)
-            unit[4 * block + 2] = truncated_normal(c)
-            unit[4 * block + 3] = truncated_normal(d)
-        for start, stop, fan_in in (
-            (0, first, 9.0 * alphabet),
-            (first, second, 4.0),
-            (second, num_weights, 16.0),
-        ):
-            scale = 1.0 / (TRUNCATED_STD * math.sqrt(fan_in))
-            for w in range(start, stop):
-                rules[i, w] = np.float32(unit[w] * scale)
+def encode(
+    state: State, cells: int, width: int, alphabet: int, pairs: Codes, rights: Codes
+) -> None:
+    """From state [cells]: where the taps of (left, centre) and of the right neighbour stand.
+
+    Both [cells + 2 * width] carry a wrapped row above and below, so that all three rows of the
+    stencil are one contiguous run of cells each, shifted by a row.
+    """
+    scale = 4 * alphabet
+    pairs_of, rights_of = pairs[width:], rights[width:]
+    for i in range(1, cells):
+        pairs_of[i] = np.uint16(state[i - 1] * scale + state[i] * 4)
+    for i in range(cells - 1):
+        rights_of[i] = np.uint16(state[i + 1] * 4)
+    for start in range(0, cells, width):
+        last = start + width - 1
+        pairs_of[start] = np.uint16(state[last] * scale + state[start] * 4)
+        rights_of[last] = np.uint16(state[start] * 4)
+    for x in range(width):
+        pairs[x], rights[x] = pairs[cells + x], rights[cells + x]
+        pairs[cells + width + x], rights[cells + width + x] = pairs[width + x], rights[width + x]
+
+
+@compiled
+def tabulate(rule: Floats, alphabet: int, left: Floats, right: Floats) -> None:
+    """Fill the look-up tables of `convolve` from a rule: left [3, 4 n n], right [3, 4 n]."""
+    for c in range(4):
+        for dy in range(3):
+            taps = rule[(9 * c + 3 * dy) * alphabet :]
+            for b in range(alphabet):
+                right[dy, 4 * b + c] = taps[2 * alphabet + b]
+                for a in range(alphabet):
+                    left[dy, 4 * (a * alphabet + b) + c] = taps[a] + taps[alphabet + b]
 
 
 @compiled
@@ -73,131 +255,6 @@ def pick(weights: NDArray[np.float64], total: float, u: float, otherwise: int) -
         if target < cumulative:
             return j
     return otherwise  # rounding can leave the target at the very end
-
-
-@compiled
-def draw_grids(key: np.uint64, streams: Streams, alphabet: int, grids: Cells) -> None:
-    """Fill grids [N, cells]: cells of one categorical whose n logits are N(0, 1), per stream."""
-    weights = np.empty(alphabet, np.float64)
-    for i in range(grids.shape[0]):
-        best = 0
-        for j in range(alphabet):
-            weights[j] = normal(key, streams[i], LOGIT_ROW, np.uint64(j))
-            if weights[j] > weights[best]:
-                best = j
-        top, total = weights[best], 0.0
-        for j in range(alphabet):
-            weights[j] = exp(weights[j] - top)
-            total += weights[j]
-        for cell in range(grids.shape[1]):
-            u = uniform(key, streams[i], CELL_ROW, np.uint64(cell))
-            grids[i, cell] = np.uint8(pick(weights, total, u, best))
-
-
-@compiled
-def encode(
-    state: State, height: int, width: int, alphabet: int, pairs: Codes, rights: Codes
-) -> None:
-    """From state [cells]: (left, centre) codes and right neighbours [(height + 2) * width].
-
-    Both carry a wrapped row above and below, so that all three rows of the stencil are one
-    contiguous run of cells each, shifted by a row.
-    """
-    cells = height * width
-    for start in range(0, cells, width):
-        above = start + width
-        pairs[above] = state[start + width - 1] * alphabet + state[start]
-        rights[above + width - 1] = state[start]
-        for x in range(1, width):
-            pairs[above + x] = state[start + x - 1] * alphabet + state[start + x]
-            rights[above + x - 1] = state[start + x]
-    for x in range(width):
-        pairs[x], rights[x] = pairs[cells + x], rights[cells + x]
-        pairs[cells + width + x], rights[cells + width + x] = pairs[width + x], rights[width + x]
-
-
-@compiled
-def convolve(
-    rule: Floats,
-    pair_sums: Floats,
-    alphabet: int,
-    pairs: Codes,
-    rights: Codes,
-    width: int,
-    channels: Floats,
-) -> None:
-    """The 3x3 convolution of a one-hot state as look-ups: channels [4, cells].
-
-    Order of the sum: (left + centre) + right in each row of taps, then (upper + middle) + lower.
-    pair_sums [4, 3, n * n] holds left + centre.
-    """
-    cells = channels.shape[1]
-    left_0, left_1, left_2 = pairs[:cells], pairs[width:], pairs[2 * width :]
-    right_0, right_1, right_2 = rights[:cells], rights[width:], rights[2 * width :]
-    for c in range(4):
-        a, b, d = pair_sums[c, 0], pair_sums[c, 1], pair_sums[c, 2]
-        taps = rule[9 * c * alphabet : 9 * (c + 1) * alphabet]
-        e, f, g = taps[2 * alphabet :], taps[5 * alphabet :], taps[8 * alphabet :]
-        out = channels[c]
-        for i in range(cells):
-            out[i] = ((a[left_0[i]] + e[right_0[i]]) + (b[left_1[i]] + f[right_1[i]])) + (
-                d[left_2[i]] + g[right_2[i]]
-            )
-
-
-@compiled
-def perceive(rule: Floats, alphabet: int, channels: Floats, hidden: Floats, logits: Floats) -> None:
-    """From channels [4, cells] the 1x1 layers: hidden [16, cells], ReLU, logits [n, cells].
-
-    Sums run over inputs in order, first to last.
-    """
-    cells = channels.shape[1]
-    inner = rule[36 * alphabet : 36 * alphabet + 64]
-    outer = rule[36 * alphabet + 64 :]
-    x0, x1, x2, x3 = channels[0], channels[1], channels[2], channels[3]
-    for k in range(16):
-        a, b, c, d = inner[4 * k], inner[4 * k + 1], inner[4 * k + 2], inner[4 * k + 3]
-        out = hidden[k]
-        for i in range(cells):
-            total = a * x0[i] + b * x1[i] + c * x2[i] + d * x3[i]
-            out[i] = total if total > ZERO else ZERO
-    # Eight inputs a pass: enough terms a loop to hide its loads and stores, few enough registers.
-    for j in range(alphabet):
-        out = logits[j]
-        for half in range(2):
-            w = outer[16 * j + 8 * half : 16 * j + 8 * half + 8]
-            a, b, c, d, e, f, g, h = w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7]
-            y = hidden[8 * half : 8 * half + 8]
-            y0, y1, y2, y3, y4, y5, y6, y7 = y[0], y[1], y[2], y[3], y[4], y[5], y[6], y[7]
-            if half == 0:
-                for i in range(cells):
-                    low = a * y0[i] + b * y1[i] + c * y2[i] + d * y3[i]
-                    out[i] = low + e * y4[i] + f * y5[i] + g * y6[i] + h * y7[i]
-            else:
-                for i in range(cells):
-                    low = out[i] + a * y0[i] + b * y1[i] + c * y2[i] + d * y3[i]
-                    out[i] = low + e * y4[i] + f * y5[i] + g * y6[i] + h * y7[i]
-
-
-@compiled
-def decide(logits: Floats, margin: np.float32, best: Floats, second: Floats, state: State) -> int:
-    """Set state [cells] to the argmax (lowest index of a tie); count cells within the margin."""
-    cells = state.shape[0]
-    for i in range(cells):
-        best[i], second[i], state[i] = logits[0, i], LOWEST, np.int32(0)
-    for j in range(1, logits.shape[0]):
-        row, index = logits[j], np.int32(j)
-        for i in range(cells):
-            value = row[i]
-            higher = value > best[i]
-            lesser = best[i] if higher else value
-            second[i] = lesser if lesser > second[i] else second[i]
-            best[i] = value if higher else best[i]
-            state[i] = index if higher else state[i]
-    num_close = 0
-    for i in range(cells):
-        num_close += best[i] - second[i] < margin
-    return num_close
 
 
 @compiled
@@ -219,31 +276,31 @@ def roll_out(
     Frame f is the state after burn_in + f * stride steps. Where the best two logits are closer
     than the margin the next state is drawn from softmax(logits / temperature), elsewhere it is
     the argmax: the margin is wide enough for the difference to be one in 1e10.
+
+    A state that comes back after steps without a draw will come back for ever: whole periods are
+    skipped, and further frames copied (Brent's search, with one state kept).
     """
     num_cells, alphabet = grids.shape[1], (rules.shape[1] - 64) // 52
-    width = num_cells // height
-    pairs = np.empty((height + 2) * width, np.uint16)
-    rights = np.empty((height + 2) * width, np.uint16)
-    pair_sums = np.empty((4, 3, alphabet * alphabet), np.float32)
-    channels = np.empty((4, num_cells), np.float32)
-    hidden = np.empty((16, num_cells), np.float32)
-    logits = np.empty((alphabet, num_cells), np.float32)
-    best = np.empty(num_cells, np.float32)
-    second = np.empty(num_cells, np.float32)
-    state = np.empty(num_cells, np.int32)
+    num_frames, width = frames.shape[1], num_cells // height
+    lanes = (num_cells + WIDTH - 1) // WIDTH * WIDTH
+    pairs, rights = np.zeros(lanes + 2 * width, np.uint16), np.zeros(lanes + 2 * width, np.uint16)
+    left = np.empty((3, 4 * alphabet * alphabet), np.float32)
+    right = np.empty((3, 4 * alphabet), np.float32)
+    channels = np.empty((4, lanes), np.float32)
+    logits = np.empty((alphabet, lanes), np.float32)
+    best, second = np.empty(lanes, np.float32), np.empty(lanes, np.float32)
+    state, kept = np.zeros(lanes, np.int32), np.zeros(num_cells, np.int32)
     weights = np.empty(alphabet, np.float64)
     for r in range(rules.shape[0]):
         rule = rules[r]
-        for c in range(4):
-            for dy in range(3):
-                taps = rule[(9 * c + 3 * dy) * alphabet :]
-                for a in range(alphabet):
-                    for b in range(alphabet):
-                        pair_sums[c, dy, a * alphabet + b] = taps[a] + taps[alphabet + b]
+        inner, outer = rule[36 * alphabet : 36 * alphabet + 64], rule[36 * alphabet + 64 :]
+        tabulate(rule, alphabet, left, right)
         for i in range(num_cells):
             state[i] = np.int32(grids[r, i])
-        frame, next_frame = 0, burn_in
-        step = 0
+            kept[i] = state[i]
+        step, frame, next_frame = 0, 0, burn_in
+        age, limit = 0, 1  # of the kept state, in steps, and when a later one takes its place
+        period, first_copy = 0, num_frames
         while True:
             if step == next_frame:
                 out = frames[r, frame]
@@ -251,18 +308,31 @@ def roll_out(
                     out[i] = np.uint8(state[i])
                 frame += 1
                 next_frame += stride
-                if frame == frames.shape[1]:
+                if frame >= first_copy:
                     break
-            encode(state, height, width, alphabet, pairs, rights)
-            convolve(rule, pair_sums, alphabet, pairs, rights, width, channels)
-            perceive(rule, alphabet, channels, hidden, logits)
-            if identity_bias != ZERO:
-                for i in range(num_cells):
-                    logits[state[i], i] += identity_bias
-            if decide(logits, margin, best, second, state) > 0:
+            encode(state, num_cells, width, alphabet, pairs, rights)
+            for i in range(0, lanes, 4):
+                convolve(left, right, pairs, rights, width, channels, i)
+            close = 0
+            for i in range(0, lanes, WIDTH):
+                close |= decide(
+                    inner,
+                    outer,
+                    channels,
+                    identity_bias,
+                    margin,
+                    logits,
+                    best,
+                    second,
+                    state,
+                    i,
+                )
+            drawn = False
+            if close != 0:  # perhaps of the padding
                 row = STEP_ROW + np.uint64(step)
                 for i in range(num_cells):
                     if best[i] - second[i] < margin:
+                        drawn = True
                         total, top = 0.0, float(best[i])
                         for j in range(alphabet):
                             weights[j] = exp((float(logits[j, i]) - top) / temperature)
@@ -270,3 +340,21 @@ def roll_out(
                         u = uniform(key, streams[r], row, np.uint64(i))
                         state[i] = np.int32(pick(weights, total, u, state[i]))
             step += 1
+            if period > 0:
+                continue
+            age += 1
+            same = not drawn
+            i = 0
+            while same and i < num_cells:
+                same = state[i] == kept[i]
+                i += 1
+            if same:
+                period = age
+                step += (next_frame - step) // period * period
+                first_copy = min(frame + period, num_frames)
+            elif drawn or age == limit:
+                kept[:] = state[:num_cells]
+                limit = 1 if drawn else 2 * limit
+                age = 0
+        for f in range(first_copy, num_frames):
+            frames[r, f] = frames[r, f - period]

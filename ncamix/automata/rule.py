@@ -1,35 +1,37 @@
 """The automaton: settings, candidate rules and their scores, rollouts, token samples.
 
-A source of NCA data is an automaton, a key for its rules and a key for its grids and noise:
+A source of NCA data is an automaton, a seed for its rules and a seed for its grids and noise:
 
-    (rules_key, slot, attempt) -> candidate rule -> score
-    (rules_key, band, slot)    -> first attempt whose score lies in the band -> rule
-    (rule, grid_key, sample)   -> rollout -> frames -> tokens
+    (seed, slot, attempt)          -> candidate rule -> score
+    (seed, band, slot)             -> first attempt whose score lies in the band -> rule
+    (rule, grid seed, sample)      -> rollout -> frames -> tokens
 
 Each arrow is a pure function, whatever the number of threads, processes or the instruction set.
-Tokens are ids; frames are grids of cell states; scores are compressed bytes per byte.
-Compiled code is imported when first used, so that settings alone cost no start-up time.
+Tokens are ids; frames are grids of cell states; scores are shares of 1. Compiled code is imported
+when first used, so that settings alone cost no start-up time.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ncamix.automata.complexity import SCORED_FRAMES, gzip_bytes
+from ncamix.automata.complexity import (
+    SCORED_FRAMES,
+    Band,
+    measure_frames,
+    shipped_spread,
+    whole,
+)
+from ncamix.automata.search import UnreachableBand, search
+from ncamix.threads import spread
 
+VERSION = 2  # of the bytes: raise it when rules, frames or scores change
 SLOT_BITS = 40  # a candidate's stream number is slot + attempt * 2**40
-MAX_ATTEMPTS = 20_000
 CLOSE = 23.025850929940457  # ln 1e10: a logit this much lower is drawn once in 1e10
-
-
-class UnreachableBand(ValueError):
-    """No rule of a slot scored inside the band within the allowed number of attempts."""
+BLOCK = 32  # slots or samples that a thread takes at a time
 
 
 @dataclass(frozen=True)
@@ -98,128 +100,104 @@ class Automaton:
         """Weights of a rule: 9 n x 4, then 4 x 16, then 16 x n."""
         return 52 * self.alphabet + 64
 
-    def rules(self, rules_key: int, slots: ArrayLike, attempts: ArrayLike) -> NDArray[np.float32]:
-        """Candidate rules (slot, attempt), int [N] each: float32 [N, num_weights] (paper)."""
-        from ncamix.automata import kernel
-        from ncamix.random import derive
+    def rules(self, seed: int, slots: ArrayLike, attempts: ArrayLike = 0) -> NDArray[np.float32]:
+        """Candidate rules (slot, attempt), int [N] each: float32 [N, num_weights] (paper 3.1).
 
-        streams = _candidates(slots, attempts)
-        rules = np.empty((len(streams), self.num_weights), np.float32)
-        key = derive(_key(rules_key), kernel.RULES)
-        kernel.draw_rules(key, streams, self.alphabet, rules)
-        return rules
+        Every weight is LeCun-normal: variance 1 / fan-in, truncated at two standard deviations.
+        """
+        slots, attempts = np.broadcast_arrays(_ids(slots, "slots"), _ids(attempts, "attempts"))
+        _demand(bool((slots < 2**SLOT_BITS).all()), f"slots must be below 2**{SLOT_BITS}")
+        _demand(bool((attempts < 2 ** (63 - SLOT_BITS)).all()), "attempts must be below 2**23")
+        return self._draw(seed, _stream(slots, attempts))
 
     def scores(
         self,
-        rules_key: int,
-        slots: ArrayLike,
-        attempts: ArrayLike,
+        seed: int,
+        num_rules: int,
+        *,
+        measure: str = "gzip",
+        first: int = 0,
         num_threads: int | None = None,
     ) -> NDArray[np.float64]:
-        """Complexity of candidates (slot, attempt), int [N] each: float64 [N] (paper).
+        """Complexity of the first candidates of slots first, first + 1, ...: float64 [num_rules].
 
-        Gzip ratio of the ten frames after burn-in: patch tokens without delimiters, as int32.
-        It knows no band and no grid_key, so one score serves every band and source.
+        measure: `gzip` (paper: compressed size of the ten frames after burn-in, patch tokens as
+        int32 without delimiters, per byte), `zstd` of the same, or `change_rate`, the share of
+        cells that differ from the frame before. Scores know no band and no grid seed.
         """
-        from ncamix.automata import kernel
-        from ncamix.automata.tokens import tokenize
-        from ncamix.random import derive
-
-        slots, attempts = np.broadcast_arrays(_ids(slots, "slots"), _ids(attempts, "attempts"))
-        streams = _candidates(slots, attempts)
-        key = derive(_key(rules_key), kernel.SCORING)
-        scores = np.empty(len(streams), np.float64)
+        _demand(num_rules >= 0, f"num_rules must not be negative, not {num_rules}")
+        slots = _slots(first, num_rules)
+        amounts = np.empty(num_rules, np.int64)
 
         def score(block: slice) -> None:
-            rules = self.rules(rules_key, slots[block], attempts[block])
-            frames = self._frames(rules, key, streams[block], SCORED_FRAMES)
-            tokens = np.empty((len(rules), SCORED_FRAMES * self.patches_per_frame), np.uint32)
-            tokenize(frames, self.grid[1], self.patch, self.alphabet, False, tokens)
-            scores[block] = gzip_bytes(tokens) / tokens[0].nbytes
+            zeros = np.zeros(block.stop - block.start, np.int64)
+            amounts[block] = self._amounts(seed, measure, slots[block], zeros)
 
-        _spread(score, len(streams), num_threads)
-        return scores
+        Band(0, 1, measure)  # the measure's name is checked before any work
+        spread(score, num_rules, num_threads, largest_block=BLOCK)
+        return amounts / whole(self, measure)
 
-    def sample_rules(
-        self,
-        rules_key: int,
-        band: tuple[float, float],
-        slots: ArrayLike,
-        num_threads: int | None = None,
+    def find_rules(
+        self, seed: int, band: Band, slots: ArrayLike, *, num_threads: int | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """First attempt of each slot, int [N], that scores in [low, high): int64, float64 [N].
+        """First attempt of each slot, int [N], that scores in a band: int64 [N]; scores, float64.
 
-        Raises UnreachableBand once a slot has failed MAX_ATTEMPTS times.
+        Raises:
+            UnreachableBand: no rule scores there: at once where the spread of these settings is
+                shipped, else once a slot has failed 100,000 times.
         """
-        low, high = band
-        _demand(low < high, f"a band needs low < high, not [{low}, {high})")
+        known = shipped_spread(self, band.measure)
+        if known is not None and not known.share(band):
+            raise UnreachableBand(
+                f"none of {known.num_rules:,} random rules of {self} scored in {band}"
+            )
         slots = _ids(slots, "slots")
-        accepted = np.full(len(slots), -1, np.int64)
-        scores = np.full(len(slots), np.nan)
-        tried = np.zeros(len(slots), np.int64)  # attempts so far, per slot
-        batch = 32 * _num_threads(num_threads)
-        pending = np.arange(len(slots))
-        while pending.size:
-            # While nothing at all was found, settle whether one slot can be filled, then the rest.
-            if pending.size == len(slots) and tried.sum() >= MAX_ATTEMPTS:
-                pending = pending[:1]
-            # Few slots left: try several attempts of each at once, as many as failed so far.
-            ahead = int(max(1, min(tried[pending].min(), batch // pending.size)))
-            ahead = min(ahead, MAX_ATTEMPTS - int(tried[pending].max()))
-            attempts = tried[pending, None] + np.arange(ahead)
-            found = self.scores(
-                rules_key, slots[pending].repeat(ahead), attempts.ravel(), num_threads
-            ).reshape(attempts.shape)
-            inside = (low <= found) & (found < high)
-            first = inside.argmax(axis=1)
-            hit = inside.any(axis=1)
-            accepted[pending[hit]] = attempts[hit, first[hit]]
-            scores[pending[hit]] = found[hit, first[hit]]
-            tried[pending] += ahead
-            pending = np.flatnonzero(accepted < 0)
-            if pending.size and tried[pending].max() >= MAX_ATTEMPTS:
-                raise UnreachableBand(
-                    f"no rule of {self} scored in [{low}, {high}) in {MAX_ATTEMPTS:,} attempts at "
-                    f"one slot ({tried.sum():,} candidates were tried in all, "
-                    f"{len(slots) - pending.size:,} of {len(slots):,} slots filled)"
-                )
-        return accepted, scores
+        interval = band.amounts(whole(self, band.measure))
+        attempts, amounts = np.empty(len(slots), np.int64), np.empty(len(slots), np.int64)
+
+        def find(block: slice) -> None:
+            attempts[block], amounts[block] = self._search(seed, band, interval, slots[block])
+
+        spread(find, len(slots), num_threads, largest_block=BLOCK)
+        return attempts, amounts / whole(self, band.measure)
 
     def rollout(
         self,
         rules: NDArray[np.float32],
-        grid_key: int,
-        sample_indices: ArrayLike,
         num_frames: int,
+        *,
+        seed: int = 0,
+        first: int = 0,
         num_threads: int | None = None,
     ) -> NDArray[np.uint8]:
-        """Frames of rules [N, num_weights], one a sample index [N]: uint8 [N, F, H, W] (paper).
+        """Frames of rules [N, num_weights]: uint8 [N, num_frames, height, width] (paper 3.1).
 
-        The initial grid and the noise of row i belong to (grid_key, sample_indices[i]). Frame f
-        is the state after burn_in + f * stride steps.
+        The initial grid and the noise of row i belong to (seed, sample first + i): n logits are
+        N(0, 1), the cells independent draws of their softmax. Frame f is the state after burn_in
+        + f * stride steps.
         """
-        from ncamix.automata import kernel
-        from ncamix.random import derive
-
-        streams = _ids(sample_indices, "sample_indices").astype(np.uint64)
         rules = np.ascontiguousarray(rules, np.float32)
         _demand(
-            rules.shape == (len(streams), self.num_weights),
-            f"rules must be [{len(streams)}, {self.num_weights}], not {list(rules.shape)}",
+            rules.ndim == 2 and rules.shape[1] == self.num_weights,
+            f"rules must be [N, {self.num_weights}], not {list(rules.shape)}",
         )
         _demand(num_frames > 0, f"num_frames must be positive, not {num_frames}")
-        key = derive(_key(grid_key), kernel.SAMPLES)
-        frames = np.empty((len(streams), num_frames, *self.grid), np.uint8)
+        samples = _slots(first, len(rules))
+        frames = np.empty((len(rules), num_frames, *self.grid), np.uint8)
 
         def roll(block: slice) -> None:
-            rolled = self._frames(rules[block], key, streams[block], num_frames)
+            rolled = self._frames(rules[block], seed, samples[block], num_frames)
             frames[block] = rolled.reshape(-1, num_frames, *self.grid)
 
-        _spread(roll, len(streams), num_threads)
+        spread(roll, len(rules), num_threads, largest_block=BLOCK)
         return frames
 
     def tokens(self, frames: NDArray[np.uint8], num_tokens: int) -> NDArray[np.uint32]:
-        """Delimited tokens of frames [N, F, H, W], cut at num_tokens: uint32 [N, num_tokens]."""
+        """Delimited tokens of frames [N, F, H, W], cut at num_tokens: uint32 [N, num_tokens].
+
+        A patch is the number whose base-n digits are its cells, row-major, the first the lowest;
+        frame_start and frame_end stand around a frame's patches (paper 3.1).
+        """
         from ncamix.automata.tokens import tokenize
 
         _demand(
@@ -233,48 +211,97 @@ class Automaton:
 
     def samples(
         self,
-        rules_key: int,
-        grid_key: int,
-        band: tuple[float, float],
-        sample_indices: ArrayLike,
+        seed: int,
+        band: Band,
+        num_samples: int,
         num_tokens: int,
+        *,
+        first: int = 0,
+        grid_seed: int | None = None,
         pool: int | None = None,
         num_threads: int | None = None,
     ) -> NDArray[np.uint32]:
-        """Token sequences of sample_indices [N]: uint32 [N, num_tokens] (paper).
+        """Token sequences of samples first, first + 1, ...: uint32 [num_samples, num_tokens].
 
-        Sample i has the rule of slot i, or of slot i % pool if the pool of rules is finite.
+        Sample i is a rollout of the rule of slot i, or of slot i % pool if the pool of rules is
+        finite, on a grid of its own. grid_seed: of grids and noise, `seed` if not given.
+
+        Raises:
+            UnreachableBand: as `find_rules` does.
         """
         _demand(num_tokens > 0, f"num_tokens must be positive, not {num_tokens}")
+        _demand(num_samples >= 0, f"num_samples must not be negative, not {num_samples}")
         _demand(pool is None or pool > 0, f"pool must be positive, not {pool}")
-        indices = _ids(sample_indices, "sample_indices")
-        distinct, places = np.unique(indices % pool if pool else indices, return_inverse=True)
-        attempts = self.sample_rules(rules_key, band, distinct, num_threads)[0][places]
-        slots = distinct[places]
+        samples = _slots(first, num_samples)
+        slots = samples % pool if pool else samples
+        # A block finds its own rules, unless others need the same ones: then they are found first.
+        shared = np.unique(slots) if len(slots) > (pool or len(slots)) else slots[:1]
+        self.find_rules(seed, band, shared, num_threads=num_threads)
+        interval = band.amounts(whole(self, band.measure))
         num_frames = -(-num_tokens // self.tokens_per_frame)
-        tokens = np.empty((len(indices), num_tokens), np.uint32)
+        tokens = np.empty((num_samples, num_tokens), np.uint32)
 
         def make(block: slice) -> None:
-            rules = self.rules(rules_key, slots[block], attempts[block])
-            frames = self.rollout(rules, grid_key, indices[block], num_frames, num_threads=1)
-            tokens[block] = self.tokens(frames, num_tokens)
+            attempts, _ = self._search(seed, band, interval, slots[block])
+            rules = self._draw(seed, _stream(slots[block], attempts))
+            grids = seed if grid_seed is None else grid_seed
+            frames = self._frames(rules, grids, samples[block], num_frames)
+            rolled = frames.reshape(-1, num_frames, *self.grid)
+            tokens[block] = self.tokens(rolled, num_tokens)
 
-        _spread(make, len(indices), num_threads)
+        spread(make, num_samples, num_threads, largest_block=BLOCK)
         return tokens
+
+    def _search(
+        self, seed: int, band: Band, interval: tuple[int, int], slots: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Attempts and amounts of one thread's block of slots."""
+
+        def score(slots: NDArray[np.int64], attempts: NDArray[np.int64]) -> NDArray[np.int64]:
+            return self._amounts(seed, band.measure, slots, attempts)
+
+        try:
+            return search(score, (self, seed, band.measure), interval, slots)
+        except UnreachableBand as error:
+            raise UnreachableBand(f"{error} of {self} scored in {band}") from None
+
+    def _amounts(
+        self, seed: int, measure: str, slots: NDArray[np.int64], attempts: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Amounts int64 [N] of one thread's block of candidates."""
+        from ncamix.automata import draws
+
+        streams = _stream(slots, attempts)
+        rules = self._draw(seed, streams)
+        frames = self._frames(rules, seed, streams, SCORED_FRAMES, purpose=draws.SCORING)
+        return measure_frames(self, measure, frames)
+
+    def _draw(self, seed: int, streams: NDArray[np.uint64]) -> NDArray[np.float32]:
+        """Rules float32 [N, num_weights] of candidates' stream numbers."""
+        from ncamix.automata import draws
+        from ncamix.random import derive
+
+        rules = np.empty((len(streams), self.num_weights), np.float32)
+        draws.draw_rules(derive(_key(seed), draws.RULES), streams, self.alphabet, rules)
+        return rules
 
     def _frames(
         self,
         rules: NDArray[np.float32],
-        key: np.uint64,
-        streams: NDArray[np.uint64],
+        seed: int,
+        streams: NDArray[np.integer],
         num_frames: int,
+        purpose: np.uint64 | None = None,
     ) -> NDArray[np.uint8]:
         """Frames uint8 [N, F, H * W] of one thread's block of rules."""
-        from ncamix.automata import kernel
+        from ncamix.automata import draws, kernel
+        from ncamix.random import derive
 
+        key = derive(_key(seed), draws.SAMPLES if purpose is None else purpose)
+        streams = streams.astype(np.uint64)
         cells = self.grid[0] * self.grid[1]
         grids = np.empty((len(rules), cells), np.uint8)
-        kernel.draw_grids(key, streams, self.alphabet, grids)
+        draws.draw_grids(key, streams, self.alphabet, grids)
         frames = np.empty((len(rules), num_frames, cells), np.uint8)
         kernel.roll_out(
             rules,
@@ -297,9 +324,14 @@ def _demand(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def _key(key: int) -> int:
-    _demand(0 <= key < 2**64, f"a key must be an integer of 64 bits, not {key}")
-    return int(key)
+def _key(seed: int) -> int:
+    _demand(0 <= seed < 2**64, f"a seed must be an integer of 64 bits, not {seed}")
+    return int(seed)
+
+
+def _slots(first: int, count: int) -> NDArray[np.int64]:
+    _demand(0 <= first <= 2**SLOT_BITS - count, f"first must be 0 to 2**{SLOT_BITS}, not {first}")
+    return np.arange(first, first + count, dtype=np.int64)
 
 
 def _ids(values: ArrayLike, what: str) -> NDArray[np.int64]:
@@ -313,30 +345,6 @@ def _ids(values: ArrayLike, what: str) -> NDArray[np.int64]:
     return ids
 
 
-def _candidates(slots: ArrayLike, attempts: ArrayLike) -> NDArray[np.uint64]:
+def _stream(slots: NDArray[np.int64], attempts: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Stream numbers uint64 [N] of candidates."""
-    slots, attempts = _ids(slots, "slots"), _ids(attempts, "attempts")
-    _demand(bool((slots < 2**SLOT_BITS).all()), f"slots must be below 2**{SLOT_BITS}")
-    _demand(bool((attempts < 2 ** (63 - SLOT_BITS)).all()), "attempts must be below 2**23")
     return (slots + (attempts << SLOT_BITS)).astype(np.uint64)
-
-
-def _num_threads(num_threads: int | None) -> int:
-    _demand(num_threads is None or num_threads > 0, f"num_threads cannot be {num_threads}")
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return num_threads or len(os.sched_getaffinity(0))
-    return num_threads or os.cpu_count() or 1
-
-
-def _spread(work: Callable[[slice], None], num_items: int, num_threads: int | None) -> None:
-    """Do blocks of items on a pool of threads that ends with the call: none survive into a fork."""
-    threads = _num_threads(num_threads)
-    size = max(1, min(32, -(-num_items // (4 * threads))))
-    blocks = [slice(i, min(i + size, num_items)) for i in range(0, num_items, size)]
-    if threads == 1 or len(blocks) < 2:
-        for block in blocks:
-            work(block)
-        return
-    with ThreadPoolExecutor(min(threads, len(blocks)), "automata") as pool:
-        for _ in pool.map(work, blocks):
-            pass

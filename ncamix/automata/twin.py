@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncamix import random
-from ncamix.automata import kernel
+from ncamix.automata.draws import STEP_ROW
 
 
 def logits(rule: NDArray[np.float32], state: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -48,7 +48,7 @@ def frames(
             gaps = (scores[:, y, x].astype(np.float64) - float(best[y, x])) / temperature
             cumulative = np.cumsum([random.exp(gap) for gap in gaps])
             column = np.uint64(y * grid.shape[1] + x)
-            u = random.uniform(key, stream, kernel.STEP_ROW + np.uint64(step), column)
+            u = random.uniform(key, stream, STEP_ROW + np.uint64(step), column)
             state[y, x] = np.searchsorted(cumulative, u * cumulative[-1], side="right")
         states.append(state)
     return np.stack(states)

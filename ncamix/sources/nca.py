@@ -16,38 +16,33 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import PlainValidator, WithJsonSchema, model_validator
 
-from ncamix.automata import Automaton
+from ncamix.automata import MEASURES, VERSION, Automaton, Band
+from ncamix.bands import measure_version, quantile_band
 from ncamix.errors import nearest
 from ncamix.keys import derive_key, fingerprint
 from ncamix.quantities import Exact, Positive, Whole, refuse
-from ncamix.reading import not_yet
 from ncamix.sources.base import Generator, Meaning, SourceSpec
-
-MEASURES = ("gzip",)
-LATER_MEASURES = ("zstd", "change_rate", "quantile")
 
 
 @dataclass(frozen=True)
-class Band:
-    """A half-open interval [low, high) of a complexity measure."""
+class Quantiles:
+    """The band of gzip scores between two quantiles of an automaton's random rules: [low, high)."""
 
-    measure: str
     low: Fraction
     high: Fraction
 
     def __str__(self) -> str:
-        return f"{self.measure} {float(self.low):.2f}-{float(self.high):.2f}"
+        return f"quantile {float(self.low):.2f}-{float(self.high):.2f}"
 
 
-def _band(written: Any) -> Band:
+def _band(written: Any) -> Band | Quantiles:
     example = "write {gzip: [0.30, 0.40]}"
     if not isinstance(written, dict) or len(written) != 1:
         raise refuse("a band is one measure and its interval", example)
     ((measure, interval),) = written.items()
-    if measure in LATER_MEASURES:
-        raise refuse(*not_yet(str(measure), "use gzip"), (measure,))
-    if measure not in MEASURES:
-        raise refuse(f"unknown measure '{measure}'", nearest(str(measure), MEASURES), (measure,))
+    names = (*MEASURES, "quantile")
+    if measure not in names:
+        raise refuse(f"unknown measure '{measure}'", nearest(str(measure), names), (measure,))
     if not isinstance(interval, list) or len(interval) != 2:
         raise refuse("a band's interval is [low, high]", example, (measure,))
     if not all(isinstance(x, int | Decimal) and not isinstance(x, bool) for x in interval):
@@ -66,7 +61,7 @@ def _band(written: Any) -> Band:
             "write the lower end first, and a higher one behind it",
             (measure,),
         )
-    return Band(measure, low, high)
+    return Quantiles(low, high) if measure == "quantile" else Band(low, high, measure)
 
 
 def _grid(written: Any) -> tuple[int, int]:
@@ -91,11 +86,11 @@ def _rules(written: Any) -> int | None:
 class NcaSource(SourceSpec):
     """YAML keys of `kind: nca`; the defaults are the paper's."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = VERSION
 
     kind: Literal["nca"]
     alphabet: Positive = 10
-    band: Annotated[Band, PlainValidator(_band), WithJsonSchema({"type": "object"})]
+    band: Annotated[Band | Quantiles, PlainValidator(_band), WithJsonSchema({"type": "object"})]
     grid: Annotated[tuple[int, int], PlainValidator(_grid)] = (12, 12)
     patch: Positive = 2
     burn_in: Whole = 10
@@ -140,12 +135,21 @@ class NcaSource(SourceSpec):
     def loss_start(self) -> int:
         return max(1, self.loss_from_frame * self.automaton.tokens_per_frame)
 
+    def scored_band(self) -> Band | None:
+        """The band of scores, quantiles looked up; None if no score lies between them."""
+        if isinstance(self.band, Band):
+            return self.band
+        return quantile_band(self.automaton, self.band.low, self.band.high)
+
     def meaning(self) -> Meaning:
+        band = self.scored_band()
+        assert band is not None, "a plan refuses quantiles without a score between them"
+        measure = [band.measure, measure_version(band.measure)]
         return {
             "kind": "nca",
             "version": self.version,
             "alphabet": self.alphabet,
-            "band": [self.band.measure, str(self.band.low), str(self.band.high)],
+            "band": [*filter(None, measure), str(band.low), str(band.high)],
             "grid": list(self.grid),
             "patch": self.patch,
             "burn_in": self.burn_in,
@@ -198,19 +202,21 @@ class NcaGenerator(Generator):
         """Key of the initial grids: the source's own."""
         return derive_key("grids", fingerprint(self.meaning))
 
-    def band(self) -> tuple[float, float]:
-        """The band [low, high) of the gzip ratio."""
-        return (float(Fraction(self.meaning["band"][1])), float(Fraction(self.meaning["band"][2])))
+    def band(self) -> Band:
+        """The band that the rules' scores lie in."""
+        measure, *_, low, high = self.meaning["band"]
+        return Band(Fraction(low), Fraction(high), measure)
 
     def samples(self, first: int, count: int, num_threads: int | None = None) -> NDArray[np.uint32]:
         local = self.automaton().samples(
             self.rules_key(),
-            self.grid_key(),
             self.band(),
-            np.arange(first, first + count, dtype=np.int64),
+            count,
             self.meaning["sequence_length"] + 1,
-            self.meaning["rules"],
-            num_threads,
+            first=first,
+            grid_seed=self.grid_key(),
+            pool=self.meaning["rules"],
+            num_threads=num_threads,
         )
         return local + np.uint32(self.meaning["first_id"])
 
@@ -218,6 +224,6 @@ class NcaGenerator(Generator):
         """Rollouts of the first rules, uint8 [num_rules, num_frames, height, width], and scores of
         those rules, float64 [num_rules]."""
         automaton, slots = self.automaton(), np.arange(num_rules, dtype=np.int64)
-        attempts, scores = automaton.sample_rules(self.rules_key(), self.band(), slots)
+        attempts, scores = automaton.find_rules(self.rules_key(), self.band(), slots)
         rules = automaton.rules(self.rules_key(), slots, attempts)
-        return automaton.rollout(rules, self.grid_key(), slots, num_frames), scores
+        return automaton.rollout(rules, num_frames, seed=self.grid_key()), scores

@@ -1,58 +1,20 @@
 """Throughput of the parts that training waits for, each beside what it replaces, as ratios.
 
-    python tests/benchmarks/bench_throughput.py
-
-Rounds alternate between the two sides of a comparison, and medians are compared, since machines are
-shared and noisy. Prints a table; writes nothing.
+python tests/benchmarks/bench_throughput.py
 """
 
 from __future__ import annotations
 
-import os
-import platform
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from types import SimpleNamespace
 
 import numpy as np
-
-ROUNDS = 5
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+from timing import alternate, headline, write_results
 
 
-def pair(ours: Callable[[], object], theirs: Callable[[], object]) -> tuple[float, float]:
-    """Median seconds of both, in alternating rounds after one warm-up each."""
-    ours(), theirs()
-    times = [(seconds(ours), seconds(theirs)) for _ in range(ROUNDS)]
-    return median(a for a, _ in times), median(b for _, b in times)
-
-
-def automata() -> None:
-    from ncamix.automata import Automaton
-
-    for alphabet, band in ((2, (0.1, 0.3)), (10, (0.3, 0.4)), (10, (0.5, 1.0)), (15, (0.5, 1.0))):
-        automaton = Automaton(alphabet=alphabet)
-        index = np.arange(256)
-        automaton.samples(1, 2, band, index[:8], 1025)
-        took = median(
-            seconds(lambda: automaton.samples(1, 2, band, index + 256 * r, 1025))  # noqa: B023
-            for r in range(ROUNDS)
-        )
-        print(
-            f"  n={alphabet:2} band {band[0]:.1f}-{band[1]:.1f}  "
-            f"{256 * 1025 / took / 1e6:8.2f}M tokens/s, scored and cut to length"
-        )
-
-
-def shards() -> None:
+def shards() -> dict[str, float]:
     from streaming import MDSWriter
 
     from ncamix.shards import ShardFormat, write_dataset
@@ -70,14 +32,15 @@ def shards() -> None:
                 for row in tokens.astype(np.uint16):
                     writer.write({"tokens": row})
 
-    a, b = pair(ours, theirs)
+    taken = alternate({"ours": ours, "theirs": theirs})
+    a, b = 4096 / taken["ours"], 4096 / taken["theirs"]
     print(
-        f"  writing shards      {4096 / a:10,.0f} samples/s; MDSWriter {4096 / b:,.0f}: "
-        f"{b / a:.1f} times as fast"
+        f"  writing shards      {a:10,.0f} samples/s; MDSWriter {b:,.0f}: {a / b:.1f} times as fast"
     )
+    return {"samples_per_second": a, "mdswriter_samples_per_second": b}
 
 
-def loss() -> None:
+def loss() -> dict[str, float]:
     import torch
 
     from ncamix.training.loss import ActiveIds
@@ -118,17 +81,18 @@ def loss() -> None:
             optimizer.zero_grad()
 
         steps[name] = step
-    a, b = pair(*(lambda step=step: [step() for _ in range(3)] for step in steps.values()))
-    tokens = 3 * batch * length
-    print(
-        f"  training step       {tokens / a:10,.0f} tokens/s with the chunked loss over 4,096 "
-        f"active of {rows:,} rows;\n{'':22}{tokens / b:10,.0f} with the stock loss: "
-        f"{b / a:.1f} times as fast"
+    taken = alternate(
+        {name: lambda step=step: [step() for _ in range(3)] for name, step in steps.items()}
     )
+    tokens = 3 * batch * length
+    a, b = tokens / taken["ours"], tokens / taken["stock"]
+    print(
+        f"  training step       {a:10,.0f} tokens/s with the chunked loss over 4,096 active of "
+        f"{rows:,} rows;\n{'':22}{b:10,.0f} with the stock loss: {a / b:.1f} times as fast"
+    )
+    return {"tokens_per_second": a, "stock_loss_tokens_per_second": b}
 
 
 if __name__ == "__main__":
-    print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores; medians of {ROUNDS} rounds")
-    automata()
-    shards()
-    loss()
+    print(headline("throughput"))
+    write_results("throughput", {"shards": shards(), "training_step": loss()})

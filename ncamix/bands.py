@@ -1,0 +1,104 @@
+"""What is known of an automaton's bands: how random rules spread over them, and what samples cost.
+
+    automaton, measure -> table | the user's cache | measured now, once -> Spread
+    quantiles -> the band of scores between them
+    sources -> core-seconds to generate them
+
+A spread is measured with a fixed seed, so it is the same wherever it comes from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from fractions import Fraction
+
+from ncamix import cache
+from ncamix.automata import (
+    SPREAD_RULES,
+    VERSION,
+    Automaton,
+    Band,
+    Spread,
+    measure_spread,
+    scored_steps,
+    shipped_spread,
+    spread_from_json,
+    whole,
+)
+from ncamix.files import write_whole
+from ncamix.keys import fingerprint
+
+Say = Callable[[str, float], None]  # what is being done, and the share of it that is (0 to 1)
+
+# Seconds on one core of an AMD EPYC of 2023 (Zen 4).
+STEP_CELL, STEP_CELL_STATE = 3.5e-9, 0.43e-9  # a cell's step, and more for each state
+WEIGHT, GRID_CELL, SEARCH = 6e-9, 12e-9, 6e-6  # a weight and a cell drawn; a candidate beside that
+MEASURED = {"gzip": 24e-9, "zstd": 8e-9, "change_rate": 1e-9}  # a byte or cell that is scored
+
+_known: dict[tuple[Automaton, str], Spread] = {}
+
+
+def measure_version(measure: str) -> str:
+    """What amounts depend on beside ncamix: zstd's release; nothing for the other measures."""
+    if measure != "zstd":
+        return ""
+    import zstandard
+
+    return ".".join(map(str, zstandard.ZSTD_VERSION))
+
+
+def spread_of(automaton: Automaton, measure: str, say: Say = lambda what, share: None) -> Spread:
+    """The spread of an automaton's rules; measured and kept in the user's cache if it is new."""
+    spread = _known.get((automaton, measure)) or shipped_spread(automaton, measure)
+    file = cache.cache_root() / f"spread-{_fingerprint(automaton, measure)}.json"
+    if spread is None:
+        with contextlib.suppress(OSError, LookupError, TypeError, ValueError):
+            spread = spread_from_json(automaton, json.loads(file.read_text()))
+    if spread is None:
+        what = f"measuring how rules of {automaton.alphabet} states spread"
+        spread = measure_spread(automaton, measure, told=lambda share: say(what, share))
+        with contextlib.suppress(OSError):  # where no cache can be written there is none
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, json.dumps(spread.to_json()).encode())
+    _known[automaton, measure] = spread
+    return spread
+
+
+def quantile_band(automaton: Automaton, low: Fraction, high: Fraction) -> Band | None:
+    """The gzip band between two quantiles of the scores; None if no score lies between them."""
+    spread = spread_of(automaton, "gzip")
+    first, end = spread.quantile(low), spread.quantile(high)
+    return Band(first, end) if first < end else None
+
+
+def scoring_seconds(automaton: Automaton, measure: str) -> float:
+    """Core-seconds to draw and score one candidate, about."""
+    steps = scored_steps(automaton)
+    return _rollout_seconds(automaton, steps) + MEASURED[measure] * whole(automaton, measure)
+
+
+def sample_seconds(automaton: Automaton, num_tokens: int) -> float:
+    """Core-seconds to roll out a sample of `num_tokens` tokens once its rule is found, about."""
+    num_frames = -(-num_tokens // automaton.tokens_per_frame)
+    return _rollout_seconds(automaton, automaton.burn_in + (num_frames - 1) * automaton.stride)
+
+
+def _rollout_seconds(automaton: Automaton, steps: int) -> float:
+    cells = automaton.grid[0] * automaton.grid[1]
+    step = cells * (STEP_CELL + STEP_CELL_STATE * automaton.alphabet)
+    return steps * step + cells * GRID_CELL + automaton.num_weights * WEIGHT + SEARCH
+
+
+def _fingerprint(automaton: Automaton, measure: str) -> str:
+    return fingerprint(
+        {
+            "version": VERSION,
+            "automaton": asdict(automaton),
+            "measure": measure,
+            "measure_version": measure_version(measure),
+            "rules": SPREAD_RULES,
+        }
+    )
