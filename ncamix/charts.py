@@ -16,10 +16,9 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ncamix.run_record import Floats, StageRecord
 
@@ -309,27 +308,3 @@ def to_svg(fig: Figure, label: str, prefix: str) -> str:
 
 def _two_decimals(number: re.Match[str]) -> str:
     return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
-
-
-def frames_png(states: NDArray[np.uint8], alphabet: int, colour: str) -> bytes:
-    """One rule's rollout as a strip: frames [num_frames, H, W] left to right, cells as squares.
-
-    States run from a pale to a dark shade of the source's colour; the gaps are transparent.
-    """
-    from matplotlib.colors import LinearSegmentedColormap
-    from matplotlib.image import imsave
-
-    ramp: Any = LinearSegmentedColormap.from_list("", ["#f3f4f2", colour, "#14171f"])
-    num_frames, height, width = states.shape
-    scale = max(1, round(84 / max(height, width)))
-    palette = ramp(np.linspace(0, 1 if alphabet > 2 else 0.6, max(2, alphabet)))
-    colours = palette[np.minimum(states, max(2, alphabet) - 1)]
-    tiles = colours.repeat(scale, axis=1).repeat(scale, axis=2)
-    strip = np.zeros((height * scale, num_frames * (width * scale + 6) - 6, 4))
-    for i, tile in enumerate(tiles):
-        left = i * (width * scale + 6)
-        strip[:, left : left + width * scale] = tile
-    buffer = io.BytesIO()
-    nothing: dict[str, Any] = {"Software": None}
-    imsave(buffer, strip, format="png", metadata=nothing)
-    return buffer.getvalue()

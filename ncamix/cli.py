@@ -1,11 +1,13 @@
-"""The command line: plan, run, compile, report. Errors of the user's end with status 2."""
+"""The command line. Errors of the user's end with status 2 and a message, without a traceback."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Curricula that mix cellular automata and text in exact, scheduled proportions.\n\n"
     "A curriculum (what is learned) and a trainer (with what) become a plan; `plan` shows it, "
-    "`run` trains it, `compile` writes its datasets for other trainers.",
+    "`run` trains it, `compile` writes its datasets for other trainers, `show` draws its sources.",
 )
 
 CurriculumArgument = Annotated[
@@ -64,7 +66,25 @@ def _plan(curriculum: str, trainer: str | None) -> tuple[Any, str]:
             problems += error.problems
     if problems:
         raise UserError(problems)
-    return make_plan(*loaded), why
+    with contextlib.ExitStack() as shown:
+        return make_plan(loaded[0], loaded[1], _say(shown)), why
+
+
+def _say(shown: contextlib.ExitStack) -> Callable[[str, float], None]:
+    """Shows on a terminal what is being waited for, from the first word on it."""
+    from ncamix.training.progress import Waiting
+
+    waiting: list[Waiting] = []
+
+    def say(what: str, share: float) -> None:
+        if not waiting:
+            console = Console(stderr=True)
+            waiting.append(
+                shown.enter_context(Waiting(console if console.is_terminal else None, what))
+            )
+        waiting[0].say(what, share)
+
+    return say
 
 
 @app.command()
@@ -97,8 +117,8 @@ def run(
             "--out",
             "-o",
             metavar="DIR",
-            help="The run's folder.  [default: runs/NAME]",
-            show_default=False,
+            help="The run's folder.",
+            show_default="runs/NAME",
         ),
     ] = None,
     data: Annotated[
@@ -190,6 +210,147 @@ def compile(
             progress.update(task, total=compiled_samples(made.sources[name]))
     written = f"wrote {out}/plan.json and {len(made.sources)} datasets"
     console.print(written, highlight=False, markup=False)
+
+
+@app.command()
+def show(
+    sources: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCES",
+            help="A curriculum (all its synthetic sources) or one source of it: code_target, "
+            "code_target:rich. Or a source in YAML: '{kind: nca, band: {gzip: [0.3, 0.4]}}'.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Where the pictures go.",
+            show_default="here",
+        ),
+    ] = Path(),
+    rules: Annotated[
+        int, typer.Option("--rules", min=1, metavar="N", help="Rules drawn of each source.")
+    ] = 6,
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            "--frames",
+            min=1,
+            metavar="N",
+            help="Frames drawn of each rule.",
+            show_default="12; 48 in the animation",
+        ),
+    ] = None,
+    gif: Annotated[bool, typer.Option("--gif", help="Draw an animation, too.")] = False,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            "--samples",
+            min=1,
+            metavar="N",
+            help="Samples of each source whose tokens are counted.",
+            show_default="a million tokens",
+        ),
+    ] = None,
+    length: Annotated[
+        int, typer.Option("--length", min=1, metavar="N", help="Tokens a sample.")
+    ] = 1024,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            min=0,
+            metavar="N",
+            help="Seed of the rules.",
+            show_default="the curriculum's; 0 for YAML",
+        ),
+    ] = None,
+) -> None:
+    """Draw what synthetic sources look like. Needs no trainer, and trains nothing.
+
+    NAME_rules.png is a contact sheet of automata: a row is a rule, its score
+    and band, and its frames. NAME.gif, with --gif, is the same rules, moving.
+    NAME_tokens.png says how often each token occurs, by rank, beside Zipf's
+    law, with the exponent that fits.
+
+    The rules are those that a run of the curriculum trains on first. Example:
+
+    ncamix show code_target:rich --rules 8 --gif --out pictures
+    """
+    from ncamix.selection import select
+    from ncamix.showing import Options, write_pictures
+
+    options = Options(rules, frames, gif, samples, length)
+    write_pictures(select(sources, seed), out, options, Console())
+
+
+@app.command()
+def bands(
+    alphabet: Annotated[
+        int,
+        typer.Option("--alphabet", "-a", metavar="N", help="Cell states.", show_default=False),
+    ],
+    grid: Annotated[
+        str, typer.Option("--grid", metavar="SIDE|HxW", help="Cells: 12, or 12x16.")
+    ] = "12",
+    patch: Annotated[int, typer.Option("--patch", metavar="P", help="Cells a patch's side.")] = 2,
+    burn_in: Annotated[
+        int, typer.Option("--burn-in", metavar="N", help="Steps before the first frame.")
+    ] = 10,
+    stride: Annotated[int, typer.Option("--stride", metavar="N", help="Steps a frame.")] = 1,
+    temperature: Annotated[
+        float, typer.Option("--temperature", metavar="T", help="Above 0, at most 1.")
+    ] = 1e-4,
+    identity_bias: Annotated[
+        float, typer.Option("--identity-bias", metavar="B", help="Added to a cell's own state.")
+    ] = 0.0,
+    rules: Annotated[int, typer.Option("--rules", min=1, metavar="N", help="Random rules.")] = 4000,
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the rules.")] = 0,
+    measure: Annotated[
+        str, typer.Option("--measure", "-m", help="gzip, zstd or change_rate.")
+    ] = "gzip",
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot", metavar="FILE.png", help="Draw the histogram, too.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+) -> None:
+    """Show how random rules spread over the complexity bands of an alphabet.
+
+    Tells which bands an alphabet can reach, and how rare they are, before you
+    write them into a curriculum. --json gives the counts (compressed size ->
+    rules) and the share of every band of 10%. With the default rules and seed
+    it is what `plan` judges by. Example:
+
+    ncamix bands --alphabet 15 --grid 16 --plot bands.png
+    """
+    from ncamix.spreading import measured_spread, print_spread, spread_json, write_plot
+
+    settings: dict[str, Any] = {
+        "patch": patch,
+        "burn_in": burn_in,
+        "stride": stride,
+        "temperature": temperature,
+        "identity_bias": identity_bias,
+    }
+    with contextlib.ExitStack() as shown:
+        say = _say(shown)
+        spread = measured_spread(alphabet, grid, measure, rules, seed, say, **settings)
+    if as_json:
+        print(json.dumps(spread_json(spread), indent=1))
+    else:
+        print_spread(spread, Console())
+    if plot is not None:
+        write_plot(spread, plot)
+        if not as_json:
+            print(f"wrote {plot}")
 
 
 @app.command()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncamix import charts, drawings
+from ncamix.cells import strip_png
 from ncamix.files import write_whole
 from ncamix.run_record import Floats, Json, RunRecord, read_run
 
@@ -29,6 +29,7 @@ CAVEAT = (
     "A control without automata, several seeds and an interval are needed for that."
 )
 MAX_RULES, MAX_FRAMES, MAX_CELLS = 6, 10, 600_000  # shown of each source; cells over all sources
+STRIP_SIDE = 84  # pixels of a grid, about
 
 
 def write_report(run: Path) -> Path:
@@ -96,7 +97,7 @@ def _page(record: RunRecord) -> Json:
         "charts": _charts(record, colours),
         "stages": _stage_rows(record),
         "evaluations": _evaluation_rows(record),
-        "frames": _strips(record, colours),
+        "frames": _strips(record),
         "vocabulary": plan.get("vocabulary", {}),
         "warnings": plan.get("warnings", []),
         "remarks": record.remarks,
@@ -236,17 +237,16 @@ def _evaluation_rows(record: RunRecord) -> list[tuple[str, list[Json]]]:
     return tables
 
 
-def _strips(record: RunRecord, colours: Mapping[str, str]) -> list[Json]:
+def _strips(record: RunRecord) -> list[Json]:
     """Frames of each source as PNG data, a row a rule; fewer rules where grids are large."""
     shown = []
     for source, (states, scores, alphabet) in record.frames.items():
         some = np.unique(np.linspace(0, states.shape[1] - 1, MAX_FRAMES).round().astype(int))
         cells = int(len(some) * states.shape[2] * states.shape[3] * len(record.frames))
         rules = min(len(states), MAX_RULES, max(1, MAX_CELLS // max(1, cells)))
-        colour = colours.get(source, charts.COOL[0])
         rows = []
         for rule in range(rules):
-            png = charts.frames_png(states[rule, some], alphabet, colour)
+            png = strip_png(states[rule, some], alphabet, STRIP_SIDE)
             data = base64.b64encode(png).decode()
             rows.append((float(scores[rule]), f"data:image/png;base64,{data}"))
         shown.append(

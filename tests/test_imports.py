@@ -18,11 +18,12 @@ PACKAGE = Path(ncamix.__file__).parent
 RANKS = """
 ncamix
 errors keys random
-files
+files threads
 quantities reading
 schedule
 automata
 cache tokenization
+bands
 sources
 validation
 trainer
@@ -42,10 +43,12 @@ streams
 run_folder
 training
 run_record
-export charts
-drawings
+export charts cells canvas
+drawings pictures frequencies
 summary report
 running
+selection spreading
+showing
 cli
 __main__
 """
