@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from fractions import Fraction
 
@@ -30,8 +29,7 @@ from ncamix.automata import (
 )
 from ncamix.files import write_whole
 from ncamix.keys import fingerprint
-
-Say = Callable[[str, float], None]  # what is being done, and the share of it that is (0 to 1)
+from ncamix.waiting import Say, quiet
 
 # Seconds on one core of an AMD EPYC of 2023 (Zen 4).
 STEP_CELL, STEP_CELL_STATE = 3.5e-9, 0.43e-9  # a cell's step, and more for each state
@@ -50,7 +48,7 @@ def measure_version(measure: str) -> str:
     return ".".join(map(str, zstandard.ZSTD_VERSION))
 
 
-def spread_of(automaton: Automaton, measure: str, say: Say = lambda what, share: None) -> Spread:
+def spread_of(automaton: Automaton, measure: str, say: Say = quiet) -> Spread:
     """The spread of an automaton's rules; measured and kept in the user's cache if it is new."""
     spread = _known.get((automaton, measure)) or shipped_spread(automaton, measure)
     file = cache.cache_root() / f"spread-{_fingerprint(automaton, measure)}.json"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ncamix.errors import UserError
+from ncamix.waiting import WaitingIfLong
 
 app = typer.Typer(
     name="ncamix",
@@ -66,25 +65,8 @@ def _plan(curriculum: str, trainer: str | None) -> tuple[Any, str]:
             problems += error.problems
     if problems:
         raise UserError(problems)
-    with contextlib.ExitStack() as shown:
-        return make_plan(loaded[0], loaded[1], _say(shown)), why
-
-
-def _say(shown: contextlib.ExitStack) -> Callable[[str, float], None]:
-    """Shows on a terminal what is being waited for, from the first word on it."""
-    from ncamix.training.progress import Waiting
-
-    waiting: list[Waiting] = []
-
-    def say(what: str, share: float) -> None:
-        if not waiting:
-            console = Console(stderr=True)
-            waiting.append(
-                shown.enter_context(Waiting(console if console.is_terminal else None, what))
-            )
-        waiting[0].say(what, share)
-
-    return say
+    with WaitingIfLong(Console(stderr=True)) as say:
+        return make_plan(loaded[0], loaded[1], say), why
 
 
 @app.command()
@@ -340,8 +322,7 @@ def bands(
         "temperature": temperature,
         "identity_bias": identity_bias,
     }
-    with contextlib.ExitStack() as shown:
-        say = _say(shown)
+    with WaitingIfLong(Console(stderr=True)) as say:
         spread = measured_spread(alphabet, grid, measure, rules, seed, say, **settings)
     if as_json:
         print(json.dumps(spread_json(spread), indent=1))

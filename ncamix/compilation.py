@@ -34,7 +34,8 @@ from ncamix.shards import (
     write_dataset,
 )
 from ncamix.sources import open_generator
-from ncamix.text_compilation import Say, prepare_text, tokenizer_file
+from ncamix.text_compilation import prepare_text, tokenizer_file
+from ncamix.waiting import Say
 
 ZSTD_LEVEL = 3
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ncamix import cache, tokenization
 from ncamix.automata import Spread
-from ncamix.bands import Say, spread_of
+from ncamix.bands import spread_of
 from ncamix.curriculum import LoadedCurriculum
 from ncamix.errors import Problem, UserError, fail
 from ncamix.keys import fingerprint
@@ -18,6 +18,7 @@ from ncamix.plan import PlannedSource, TextPlan, VocabularyPlan, too_small
 from ncamix.sources import NcaSource, TextSource
 from ncamix.sources.nca import Quantiles
 from ncamix.sources.text import CorpusFile, corpus_files, corpus_hash
+from ncamix.waiting import Say
 
 RARE = 0.01  # a band that fewer rules reach deserves a remark
 LUMP = 0.05  # and so do quantiles that hold so much more or less of the rules than they say

@@ -13,7 +13,6 @@ from dataclasses import replace
 from fractions import Fraction
 
 from ncamix.apportionment import Apportionment, apportion
-from ncamix.bands import Say
 from ncamix.curriculum import LoadedCurriculum, Stage
 from ncamix.errors import UserError
 from ncamix.inventory import Inventory
@@ -23,6 +22,7 @@ from ncamix.rates import resolve_rate
 from ncamix.schedule import Clock, Curve, Schedule, resolve
 from ncamix.sources import BlendSource, TextSource
 from ncamix.trainer import LearningRate, LoadedTrainer
+from ncamix.waiting import Say, quiet
 
 MAX_BATCHES = 5_000_000
 MAX_EVALUATIONS = 10_000
@@ -31,7 +31,7 @@ MAX_EVALUATIONS = 10_000
 def make_plan(
     curriculum: LoadedCurriculum,
     trainer: LoadedTrainer,
-    say: Say = lambda what, share: None,
+    say: Say = quiet,
 ) -> Plan:
     """Plan a curriculum under a trainer.
 

@@ -21,7 +21,7 @@ from ncamix.run_folder import RunFolder
 from ncamix.sources import NcaSource
 from ncamix.sources.nca import NcaGenerator
 from ncamix.trainer import has_gpu
-from ncamix.training.progress import Waiting
+from ncamix.waiting import Waiting
 
 if TYPE_CHECKING:
     from ncamix.text_compilation import TextFacts

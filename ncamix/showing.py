@@ -21,7 +21,6 @@ import numpy as np
 from rich.console import Console
 
 from ncamix.automata import UnreachableBand
-from ncamix.bands import Say
 from ncamix.charts import source_colours
 from ncamix.errors import fail
 from ncamix.files import write_whole
@@ -29,7 +28,7 @@ from ncamix.quantities import format_count
 from ncamix.selection import Selection
 from ncamix.sources.nca import NcaGenerator
 from ncamix.spreading import describe
-from ncamix.training.progress import Waiting
+from ncamix.waiting import Say, Waiting
 
 if TYPE_CHECKING:
     from ncamix.frequencies import TokenCounts

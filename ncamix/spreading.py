@@ -15,9 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ncamix.automata import MEASURES, SPREAD_RULES, Automaton, Spread, measure_spread
-from ncamix.bands import Say, spread_of
+from ncamix.bands import spread_of
 from ncamix.errors import Problem, UserError, fail, nearest
 from ncamix.files import write_whole
+from ncamix.waiting import Say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -31,17 +31,13 @@ from ncamix.keys import fingerprint
 from ncamix.plan import Plan, PlannedSource, too_small
 from ncamix.shards import ShardFormat, count_samples, width_of, write_dataset
 from ncamix.sources.text import Document, TextSource, read_documents, split_of
+from ncamix.waiting import Say, quiet
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as HubTokenizer
 
-Say = Callable[[str, float], None]  # (what is being done, share done 0..1)
 HOLDOUT_SAMPLES = 4096  # held-out samples kept, at most
 _CHUNK_CHARACTERS = 1 << 22  # documents are encoded in chunks of about so many characters
-
-
-def quiet(what: str, share: float) -> None:
-    """Say nothing."""
 
 
 def prepare_text(plan: Plan, say: Say = quiet) -> Plan:

@@ -18,7 +18,7 @@ PACKAGE = Path(ncamix.__file__).parent
 RANKS = """
 ncamix
 errors keys random
-files threads
+files threads waiting
 quantities reading
 schedule
 automata

@@ -1,6 +1,6 @@
 """Neural cellular automata: random rules, their complexity, and the token sequences they make.
 
-Depends on NumPy and Numba alone, and on Numba only once something is computed.
+Imports no compiled code until something is computed.
 """
 
 from ncamix.automata.complexity import (

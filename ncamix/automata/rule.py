@@ -260,10 +260,8 @@ class Automaton:
         def score(slots: NDArray[np.int64], attempts: NDArray[np.int64]) -> NDArray[np.int64]:
             return self._amounts(seed, band.measure, slots, attempts)
 
-        try:
-            return search(score, (self, seed, band.measure), interval, slots)
-        except UnreachableBand as error:
-            raise UnreachableBand(f"{error} of {self} scored in {band}") from None
+        of = f" of {self} scored in {band}"
+        return search(score, (self, seed, band.measure), interval, slots, of)
 
     def _amounts(
         self, seed: int, measure: str, slots: NDArray[np.int64], attempts: NDArray[np.int64]

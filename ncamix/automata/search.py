@@ -17,6 +17,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ncamix.errors import Problem, UserError
+
 MAX_ATTEMPTS = 100_000
 AHEAD = 8  # candidates that are scored at once, at least: a call of compiled code costs too
 MEMORY_BYTES = 256 << 20
@@ -26,8 +28,12 @@ Slots: TypeAlias = NDArray[np.int64]
 Score: TypeAlias = Callable[[Slots, Slots], NDArray[np.int64]]
 
 
-class UnreachableBand(ValueError):
+class UnreachableBand(UserError):
     """No rule scored inside the band within the allowed number of attempts."""
+
+    def __init__(self, what: str) -> None:
+        way_out = "choose another band or alphabet: `ncamix bands` shows what can be reached"
+        super().__init__(Problem(what, way_out))
 
 
 class Memory:
@@ -71,11 +77,12 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 def search(
-    score: Score, family: Hashable, interval: tuple[int, int], slots: Slots
+    score: Score, family: Hashable, interval: tuple[int, int], slots: Slots, of: str = ""
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First attempt of each slot [N] whose amount lies in [first, end), and that amount: int64 [N].
 
-    score: the amounts of candidates (slots [M], attempts [M]), in this thread.
+    score: the amounts of candidates (slots [M], attempts [M]), in this thread. of: what is searched
+    for, in words for an error.
 
     Raises:
         UnreachableBand: a slot failed MAX_ATTEMPTS times.
@@ -96,7 +103,7 @@ def search(
         if pending.size == len(slots) and tried.sum() >= MAX_ATTEMPTS:
             pending = pending[:1]
         if tried[pending].max() >= MAX_ATTEMPTS:
-            raise UnreachableBand(f"no rule in {tried.max():,} attempts at one slot")
+            raise UnreachableBand(f"no rule in {tried.max():,} attempts at one slot{of}")
         # Few slots left: try several attempts of each at once, as many as failed so far.
         ahead = int(max(1, min(AHEAD // pending.size, tried[pending].min())))
         candidates = tried[pending, None] + np.arange(ahead)

@@ -12,32 +12,6 @@ from ncamix.quantities import format_count
 _LINE_SECONDS = 10.0
 
 
-class Waiting:
-    """Says what is being waited for: a spinner on a terminal, else a line now and then."""
-
-    def __init__(self, console: Console | None, what: str) -> None:
-        self.console, self.what = console, what
-        self._status = console.status(what) if console and console.is_terminal else None
-        self._next_line = 0.0
-
-    def __enter__(self) -> Waiting:
-        if self._status is not None:
-            self._status.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._status is not None:
-            self._status.stop()
-
-    def say(self, what: str, done: float) -> None:
-        """Show a step and the share of it that is done (0 to 1)."""
-        if self._status is not None:
-            self._status.update(f"{what}, {done:.0%}")
-        elif self.console is not None and time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + _LINE_SECONDS
-            self.console.print(f"{what}, {done:.0%}", highlight=False, markup=False)
-
-
 class RunProgress:
     """Progress of a whole run in tokens. A context manager; silent on all ranks but the first."""
 
