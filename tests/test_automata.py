@@ -304,6 +304,10 @@ def test_impossible_settings_are_refused(changes, message):
         Automaton(**changes)
 
 
+def test_a_square_grid_may_be_its_side():
+    assert Automaton(alphabet=3, grid=8) == Automaton(alphabet=3, grid=(8, 8))
+
+
 def test_impossible_requests_are_refused():
     automaton = Automaton()
     with pytest.raises(ValueError, match="low < high"):

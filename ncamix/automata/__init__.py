@@ -1,5 +1,8 @@
 """Neural cellular automata: random rules, their complexity, and the token sequences they make.
 
+After Lee, Han, Kumar, Agrawal: Training Language Models via Neural Cellular Automata, 2026 (arXiv
+2603.10055). Docstrings name what is taken from it: (paper: rules), automaton, tokens, complexity.
+
 Imports no compiled code until something is computed.
 """
 

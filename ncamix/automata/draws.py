@@ -28,7 +28,7 @@ LOGIT_ROW, CELL_ROW, STEP_ROW = np.uint64(0), np.uint64(1), np.uint64(2)
 def draw_rules(
     key: np.uint64, streams: NDArray[np.uint64], alphabet: int, rules: NDArray[np.float32]
 ) -> None:
-    """Fill rules [N, 52 n + 64] with LeCun-normal weights, one row a stream (paper)."""
+    """Fill rules [N, 52 n + 64] with LeCun-normal weights, one row a stream (paper: rules)."""
     num_weights = rules.shape[1]
     first, second = 36 * alphabet, 36 * alphabet + 64
     unit = np.empty(num_weights + 3, np.float64)

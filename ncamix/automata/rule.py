@@ -36,9 +36,10 @@ BLOCK = 32  # slots or samples that a thread takes at a time
 
 @dataclass(frozen=True)
 class Automaton:
-    """A family of neural cellular automata on a torus and how they become tokens (paper).
+    """A family of neural cellular automata on a torus and how they become tokens.
 
-    alphabet: number of cell states n. grid: height and width in cells. patch: side p of the
+    Defaults are the paper's. alphabet: number of cell states n. grid: height and width in cells, or
+    the side of a square. patch: side p of the
     square patch that makes a token, in cells. temperature and identity_bias: the next state is
     drawn from softmax((logits + identity_bias * onehot(state)) / temperature). burn_in: steps
     before the first frame. stride: steps from a frame to the next.
@@ -53,7 +54,8 @@ class Automaton:
     stride: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "grid", tuple(self.grid))
+        sides = (self.grid, self.grid) if isinstance(self.grid, int) else tuple(self.grid)
+        object.__setattr__(self, "grid", sides)
         _demand(2 <= self.alphabet <= 64, f"alphabet must be 2 to 64 states, not {self.alphabet}")
         _demand(1 <= self.patch <= 4, f"patch must be 1 to 4 cells a side, not {self.patch}")
         _demand(
@@ -101,7 +103,7 @@ class Automaton:
         return 52 * self.alphabet + 64
 
     def rules(self, seed: int, slots: ArrayLike, attempts: ArrayLike = 0) -> NDArray[np.float32]:
-        """Candidate rules (slot, attempt), int [N] each: float32 [N, num_weights] (paper 3.1).
+        """Candidate rules (slot, attempt), int [N] each: float32 [N, num_weights] (paper: rules).
 
         Every weight is LeCun-normal: variance 1 / fan-in, truncated at two standard deviations.
         """
@@ -121,9 +123,9 @@ class Automaton:
     ) -> NDArray[np.float64]:
         """Complexity of the first candidates of slots first, first + 1, ...: float64 [num_rules].
 
-        measure: `gzip` (paper: compressed size of the ten frames after burn-in, patch tokens as
-        int32 without delimiters, per byte), `zstd` of the same, or `change_rate`, the share of
-        cells that differ from the frame before. Scores know no band and no grid seed.
+        measure: `gzip`, compressed size of the ten frames after burn-in, patch tokens as int32
+        without delimiters, per byte (paper: complexity); `zstd` of the same; or `change_rate`, the
+        share of cells that differ from the frame before. Scores know no band and no grid seed.
         """
         _demand(num_rules >= 0, f"num_rules must not be negative, not {num_rules}")
         slots = _slots(first, num_rules)
@@ -170,7 +172,7 @@ class Automaton:
         first: int = 0,
         num_threads: int | None = None,
     ) -> NDArray[np.uint8]:
-        """Frames of rules [N, num_weights]: uint8 [N, num_frames, height, width] (paper 3.1).
+        """Frames of rules [N, num_weights]: uint8 [N, num_frames, H, W] (paper: automaton).
 
         The initial grid and the noise of row i belong to (seed, sample first + i): n logits are
         N(0, 1), the cells independent draws of their softmax. Frame f is the state after burn_in
@@ -196,7 +198,7 @@ class Automaton:
         """Delimited tokens of frames [N, F, H, W], cut at num_tokens: uint32 [N, num_tokens].
 
         A patch is the number whose base-n digits are its cells, row-major, the first the lowest;
-        frame_start and frame_end stand around a frame's patches (paper 3.1).
+        frame_start and frame_end stand around a frame's patches (paper: tokens).
         """
         from ncamix.automata.tokens import tokenize
 

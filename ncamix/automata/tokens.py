@@ -20,7 +20,7 @@ def tokenize(
     delimited: bool,
     tokens: NDArray[np.uint32],
 ) -> None:
-    """Fill tokens [N, T] from frames [N, F, cells], cut at T (paper).
+    """Fill tokens [N, T] from frames [N, F, cells], cut at T (paper: tokens).
 
     A patch is the number whose base-n digits are its cells, row-major, the first the lowest;
     n**(p*p) opens and n**(p*p) + 1 closes a frame if delimited.

@@ -13,7 +13,7 @@ from ncamix.automata.draws import STEP_ROW
 
 
 def logits(rule: NDArray[np.float32], state: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Rule [52 n + 64] on a torus of states [H, W]: float32 [n, H, W] (paper)."""
+    """Rule [52 n + 64] on a torus of states [H, W]: float32 [n, H, W] (paper: automaton)."""
     n = (rule.size - 64) // 52
     first, inner, outer = np.split(rule, [36 * n, 36 * n + 64])
     first, inner, outer = first.reshape(4, 3, 3, n), inner.reshape(16, 4), outer.reshape(n, 16)
