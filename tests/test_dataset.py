@@ -18,7 +18,7 @@ import torch.multiprocessing
 from torch.utils.data import DataLoader
 
 from ncamix import cache, inventory
-from ncamix.automata import UnreachableBand, rule
+from ncamix.automata import UnreachableBand, search
 from ncamix.compilation import prepare
 from ncamix.dataset import CurriculumDataset, FlatSpanner
 from ncamix.plan import Plan
@@ -230,10 +230,10 @@ def test_the_batch_must_split_over_the_ranks(plan: Plan, tmp_path: Path) -> None
 def test_a_generators_failure_reaches_the_consumer(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rule, "MAX_ATTEMPTS", 50)
+    monkeypatch.setattr(search, "MAX_ATTEMPTS", 50)
     plan.sources["alive"].meaning["band"] = ["gzip", "99/100", "1"]
     dataset = open_dataset(plan, tmp_path / "data")
-    with pytest.raises(UnreachableBand, match=r"scored in \[0.99, 1.0\)"):
+    with pytest.raises(UnreachableBand, match="scored in gzip 0.99-1.00"):
         list(load(dataset))
     assert PREPARING not in dataset._shard_states.numpy()
     dataset.release()  # does not wait for the threads that failed
