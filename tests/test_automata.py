@@ -297,6 +297,9 @@ def test_settings_need_no_compiler():
         ({"temperature": 0.0}, "temperature"),
         ({"stride": 0}, "stride"),
         ({"burn_in": -1}, "burn_in"),
+        ({"alphabet": 2.5}, "alphabet must be a whole number"),
+        ({"grid": (12.0, 12.0)}, "multiples of patch"),
+        ({"patch": 2.0}, "patch must be a whole number"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):
@@ -326,6 +329,12 @@ def test_impossible_requests_are_refused():
         automaton.rollout(np.zeros((1, 3), np.float32), 1)
     with pytest.raises(ValueError, match="num_frames"):
         automaton.rollout(np.zeros((1, automaton.num_weights), np.float32), 0)
+    with pytest.raises(ValueError, match="64 bits"):
+        automaton.samples(1.7, ANY_BAND, 1, 10)
+    with pytest.raises(ValueError, match=r"frames must be \[N, F, 12, 12\]"):
+        automaton.tokens(np.zeros((1, 1, 5, 12), np.uint8), 17)
+    with pytest.raises(ValueError, match="states of 10 and above"):
+        automaton.tokens(np.full((1, 1, 12, 12), 10, np.uint8), 38)
     with pytest.raises(ValueError, match="do not hold"):
         automaton.tokens(np.zeros((1, 1, 12, 12), np.uint8), 39)
     with pytest.raises(UnreachableBand, match="none of 4,000 random rules"):

@@ -14,6 +14,7 @@ when first used, so that settings alone cost no start-up time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -54,12 +55,17 @@ class Automaton:
     stride: int = 1
 
     def __post_init__(self) -> None:
-        sides = (self.grid, self.grid) if isinstance(self.grid, int) else tuple(self.grid)
+        sides = (self.grid, self.grid) if isinstance(self.grid, Integral) else tuple(self.grid)
         object.__setattr__(self, "grid", sides)
+        for name in ("alphabet", "patch", "burn_in", "stride"):
+            value = getattr(self, name)
+            _demand(isinstance(value, Integral), f"{name} must be a whole number, not {value!r}")
+            object.__setattr__(self, name, int(value))
         _demand(2 <= self.alphabet <= 64, f"alphabet must be 2 to 64 states, not {self.alphabet}")
         _demand(1 <= self.patch <= 4, f"patch must be 1 to 4 cells a side, not {self.patch}")
         _demand(
-            len(self.grid) == 2 and all(s > 0 and s % self.patch == 0 for s in self.grid),
+            len(self.grid) == 2
+            and all(isinstance(s, Integral) and s > 0 and s % self.patch == 0 for s in self.grid),
             f"grid must be (height, width), multiples of patch {self.patch}, not {self.grid}",
         )
         _demand(
@@ -203,6 +209,14 @@ class Automaton:
         from ncamix.automata.tokens import tokenize
 
         _demand(
+            frames.ndim == 4 and frames.shape[2:] == self.grid,
+            f"frames must be [N, F, {self.grid[0]}, {self.grid[1]}], not {list(frames.shape)}",
+        )
+        _demand(
+            frames.size == 0 or int(frames.max()) < self.alphabet,
+            f"frames hold states of {self.alphabet} and above",
+        )
+        _demand(
             0 < num_tokens <= frames.shape[1] * self.tokens_per_frame,
             f"{frames.shape[1]} frames do not hold {num_tokens} tokens",
         )
@@ -325,7 +339,10 @@ def _demand(condition: bool, message: str) -> None:
 
 
 def _key(seed: int) -> int:
-    _demand(0 <= seed < 2**64, f"a seed must be an integer of 64 bits, not {seed}")
+    _demand(
+        isinstance(seed, Integral) and 0 <= seed < 2**64,
+        f"a seed must be an integer of 64 bits, not {seed!r}",
+    )
     return int(seed)
 
 
