@@ -14,12 +14,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ncamix.automata import Band
+from ncamix.bands import spread_of
 from ncamix.curriculum import load_curriculum, read_source
 from ncamix.errors import UserError, fail, nearest
 from ncamix.library import find
 from ncamix.reading import Document, parse_part
 from ncamix.sources import GENERATORS, BlendSource, NcaSource, SourceSpec, open_generator
 from ncamix.sources.base import Generator
+from ncamix.waiting import Say, quiet
 
 
 @dataclass(frozen=True)
@@ -41,24 +44,23 @@ class Selection:
         """The sources that have frames."""
         return {name: s for name, s in self.sources.items() if isinstance(s, NcaSource)}
 
-    def generator(self, name: str, length: int) -> Generator:
+    def generator(self, name: str, length: int, say: Say = quiet) -> Generator:
         """The generator of a source, for samples of `length` tokens with ids from 0.
 
         Raises:
-            UserError: an automaton's quantiles hold no rule.
+            UserError: no rule of an automaton reaches its band, as `plan` judges, too.
         """
         spec = self.sources[name]
-        if isinstance(spec, NcaSource) and spec.scored_band() is None:
-            raise self.unreached(name)
+        if isinstance(spec, NcaSource):
+            measure = spec.band.measure if isinstance(spec.band, Band) else "gzip"
+            spread, band = spread_of(spec.automaton, measure, say), spec.scored_band()
+            if band is None or not spread.share(band):
+                what = f"no rule with {spec.alphabet} states reaches the band {spec.band}"
+                remedy = "choose another band or alphabet: `ncamix bands` shows what can be reached"
+                place = ("sources", name, "band")
+                raise UserError(self.document.problem(place, what, remedy))
         tail = {"sequence_length": length, "first_id": 0, "seed": self.seed}
         return open_generator({**spec.meaning(), **tail})
-
-    def unreached(self, name: str) -> UserError:
-        """An error, to be raised, for an automaton whose band no rule reaches."""
-        spec = self.automata[name]
-        what = f"no rule with {spec.alphabet} states reaches the band {spec.band}"
-        remedy = "choose another band or alphabet: `ncamix bands` shows what can be reached"
-        return UserError(self.document.problem(("sources", name, "band"), what, remedy))
 
 
 def select(argument: str, seed: int | None = None) -> Selection:

@@ -11,8 +11,6 @@ on where a run places ids and on how long its samples are. A score is of a rollo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
-from ncamix.automata import UnreachableBand
 from ncamix.charts import source_colours
 from ncamix.errors import fail
 from ncamix.files import write_whole
@@ -107,7 +104,9 @@ def _draw_rules(selection: Selection, options: Options, say: Say) -> dict[str, b
     rollouts: list[Rollouts] = []
     for name, rules in zip(automata, num_rules, strict=True):
         say(f"rules of {name}", len(rollouts) / len(automata))
-        rollouts.append(_roll_out(selection, name, rules, max(in_sheet, animated), options.length))
+        rollouts.append(
+            _roll_out(selection, name, rules, max(in_sheet, animated), options.length, say)
+        )
     name, title = selection.name, selection.title
     about = (
         "One row is one rule: its score and band, and frames of one of its rollouts, numbered by "
@@ -133,14 +132,13 @@ def _check_size(grids: list[tuple[int, int]], num_rules: list[int], num_frames: 
 
 
 def _roll_out(
-    selection: Selection, name: str, num_rules: int, num_frames: int, length: int
+    selection: Selection, name: str, num_rules: int, num_frames: int, length: int, say: Say
 ) -> Rollouts:
     from ncamix.pictures import Rollouts
 
-    spec, generator = selection.automata[name], selection.generator(name, length)
+    spec, generator = selection.automata[name], selection.generator(name, length, say)
     assert isinstance(generator, NcaGenerator)
-    with _reaching(selection, name):
-        frames, scores = generator.frames(num_rules, num_frames)
+    frames, scores = generator.frames(num_rules, num_frames)
     return Rollouts(
         name=name,
         settings=describe(spec.automaton),
@@ -151,15 +149,6 @@ def _roll_out(
         first_step=spec.burn_in,
         stride=spec.stride,
     )
-
-
-@contextmanager
-def _reaching(selection: Selection, name: str) -> Iterator[None]:
-    """A band that no rule reaches is the user's to mend."""
-    try:
-        yield
-    except UnreachableBand:
-        raise selection.unreached(name) from None
 
 
 def _draw_tokens(selection: Selection, options: Options, say: Say) -> dict[str, bytes]:
@@ -179,13 +168,12 @@ def count_tokens(selection: Selection, name: str, options: Options, say: Say) ->
     """How often a source emits each id, without the delimiters of frames."""
     from ncamix.frequencies import TokenCounts
 
-    generator = selection.generator(name, options.length)
+    generator = selection.generator(name, options.length, say)
     counts = np.zeros(selection.sources[name].num_ids(), np.int64)
     block = max(1, BLOCK_IDS // options.length)
     for first in range(0, options.samples, block):
         say(f"tokens of {name}", first / options.samples)
-        with _reaching(selection, name):
-            ids = generator.samples(first, min(block, options.samples - first))
+        ids = generator.samples(first, min(block, options.samples - first))
         counts += np.bincount(ids.ravel(), minlength=len(counts))
     if isinstance(generator, NcaGenerator):
         counts = counts[: generator.automaton().frame_start]

@@ -54,9 +54,11 @@ def show(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Run:
     """Runs `ncamix show` in a folder that holds few.yaml and words.yaml."""
-    (tmp_path / "few.yaml").write_text(CURRICULUM)
-    (tmp_path / "words.yaml").write_text(TEXT_ONLY)
-    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "work"  # beside the cache
+    folder.mkdir()
+    (folder / "few.yaml").write_text(CURRICULUM)
+    (folder / "words.yaml").write_text(TEXT_ONLY)
+    monkeypatch.chdir(folder)
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["ncamix", "show", *arguments])
