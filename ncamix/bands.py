@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import zlib
 from dataclasses import asdict
 from fractions import Fraction
 
 from ncamix import cache
 from ncamix.automata import (
+    COUNTED_BYTES,
     SPREAD_RULES,
     VERSION,
     Automaton,
@@ -40,8 +42,10 @@ MEASURED = {"gzip": (10e-9, 9.5e-12), "zstd": (8e-9, 0.0), "change_rate": (1e-9,
 _known: dict[tuple[Automaton, str], Spread] = {}
 
 
-def measure_version(measure: str) -> str:
-    """What amounts depend on beside ncamix: zstd's release; nothing for the other measures."""
+def measure_version(automaton: Automaton, measure: str) -> str:
+    """What amounts depend on beside ncamix: a release of zstd, or of zlib for large grids."""
+    if measure == "gzip" and whole(automaton, measure) > COUNTED_BYTES:
+        return f"zlib {zlib.ZLIB_RUNTIME_VERSION}"
     if measure != "zstd":
         return ""
     import zstandard
@@ -54,10 +58,13 @@ def spread_of(automaton: Automaton, measure: str, say: Say = quiet) -> Spread:
     spread = _known.get((automaton, measure)) or shipped_spread(automaton, measure)
     file = cache.cache_root() / f"spread-{_fingerprint(automaton, measure)}.json"
     if spread is None:
-        with contextlib.suppress(OSError, LookupError, TypeError, ValueError):
-            spread = spread_from_json(automaton, json.loads(file.read_text()))
+        with contextlib.suppress(OSError, LookupError, TypeError, ValueError, AttributeError):
+            kept = spread_from_json(automaton, json.loads(file.read_text()))
+            if (kept.measure, kept.num_rules) == (measure, SPREAD_RULES):
+                spread = kept
     if spread is None:
         what = f"measuring how rules of {automaton.alphabet} states spread"
+        say(what, 0.0)
         spread = measure_spread(automaton, measure, told=lambda share: say(what, share))
         with contextlib.suppress(OSError):  # where no cache can be written there is none
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +105,7 @@ def _fingerprint(automaton: Automaton, measure: str) -> str:
             "version": VERSION,
             "automaton": asdict(automaton),
             "measure": measure,
-            "measure_version": measure_version(measure),
+            "measure_version": measure_version(automaton, measure),
             "rules": SPREAD_RULES,
         }
     )

@@ -58,18 +58,20 @@ class Inventory:
                     f"{float(spec.band.high):g} of {spec.alphabet} states",
                     "widen it: rules of one score stay together",
                 )
-            elif not share:
+                continue
+            if not share:
                 self.bad(
                     ("sources", name, "band"),
                     f"no rule with {spec.alphabet} states reaches the band {spec.band}",
                     f"choose another band or alphabet; {_reach(spread)}",
                 )
-            elif share < RARE:
+                continue
+            if share < RARE:
                 self.warnings.append(
                     f"the source '{name}' is slow to generate: only {share:.2%} of random "
                     f"rules reach the band {spec.band}"
                 )
-            elif isinstance(spec.band, Quantiles):
+            if isinstance(spec.band, Quantiles):
                 wanted = float(spec.band.high - spec.band.low)
                 if abs(share - wanted) > LUMP:
                     self.warnings.append(

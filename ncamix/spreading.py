@@ -74,8 +74,8 @@ def write_plot(spread: Spread, file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, plot_spread(spread))
-    except OSError as error:
-        reason = f"{file} cannot be written ({error.strerror})"
+    except (OSError, ValueError) as error:  # "." has no name
+        reason = f"{file} cannot be written ({getattr(error, 'strerror', error)})"
         raise fail(reason, "choose another file with --plot") from None
 
 

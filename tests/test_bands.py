@@ -44,6 +44,20 @@ def test_common_settings_need_no_measuring_and_no_cache(own_cache: Path) -> None
     assert not own_cache.exists()
 
 
+def test_grids_that_zlib_scores_name_it(tmp_path: Path) -> None:
+    assert bands.measure_version(Automaton(grid=40), "gzip") == ""
+    assert bands.measure_version(Automaton(grid=42), "gzip").startswith("zlib 1.")
+
+
+def test_a_spread_of_something_else_is_not_believed(own_cache: Path) -> None:
+    spread = bands.spread_of(ODD, "gzip")
+    (file,) = own_cache.iterdir()
+    for wrong in ('{"measure": "gzip", "compressed_byte_counts": {}}', "[]", "7"):
+        file.write_text(wrong)
+        bands._known.clear()
+        assert bands.spread_of(ODD, "gzip") == spread
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,10 +95,9 @@ def test_quantiles_mean_the_band_that_they_stand_for(tmp_path: Path) -> None:
 def test_other_measures_choose_other_rules(measure: str, tmp_path: Path) -> None:
     text = curriculum(stage("{odd: 1}"), source(f"{{{measure}: [0.2, 0.5]}}"))
     meaning = plan_of(tmp_path, text).sources["odd"].meaning
-    assert meaning["band"] == [measure, *[bands.measure_version(measure)] * (measure == "zstd")] + [
-        "1/5",
-        "1/2",
-    ]
+    version = bands.measure_version(Automaton(), measure)
+    assert bool(version) == (measure == "zstd")
+    assert meaning["band"] == [*filter(None, (measure, version)), "1/5", "1/2"]
     generator = NcaGenerator(meaning)
     frames, scores = generator.frames(3, 2)
     assert generator.band().measure == measure

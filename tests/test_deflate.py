@@ -52,6 +52,15 @@ def test_sizes_equal_those_of_zlib(rows):
     assert counted(rows) == compressed(rows)
 
 
+@needs_zlib
+def test_rows_are_stored_exactly_where_zlib_stores_them():
+    rng = np.random.default_rng(3)
+    for length in range(1, 60):
+        rows = rng.integers(0, 2**32, (40, length), dtype=np.uint64).astype(np.uint32)
+        rows[:, : rng.integers(0, 6)] = 0  # about as long stored as packed
+        assert counted(rows) == compressed(rows)
+
+
 FIBONACCI = [1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987, 1597, 2584]
 
 

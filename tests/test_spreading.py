@@ -87,8 +87,9 @@ def test_a_picture_is_written_where_it_is_wanted(
     status, out = run(capsys, monkeypatch, "-a", "2", "--plot", str(file))
     assert status == 0 and f"wrote {file}" in out and file.read_bytes().startswith(b"\x89PNG")
     (tmp_path / "file").write_text("")
-    status, out = run(capsys, monkeypatch, "-a", "2", "--plot", str(tmp_path / "file" / "x.png"))
-    assert status == 2 and "choose another file with --plot" in out
+    for wrong in (tmp_path / "file" / "x.png", Path(".")):
+        status, out = run(capsys, monkeypatch, "-a", "2", "--plot", str(wrong))
+        assert status == 2 and "choose another file with --plot" in out
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ Imports no compiled code until something is computed.
 """
 
 from ncamix.automata.complexity import (
+    COUNTED_BYTES,
     MEASURES,
     SPREAD_RULES,
     Band,
@@ -21,6 +22,7 @@ from ncamix.automata.rule import VERSION, Automaton
 from ncamix.automata.search import UnreachableBand
 
 __all__ = [
+    "COUNTED_BYTES",
     "MEASURES",
     "SPREAD_RULES",
     "VERSION",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MEASURES = ("gzip", "zstd", "change_rate")
 SCORED_FRAMES = 10
+COUNTED_BYTES = 16_380  # above, sizes of gzip are the machine's zlib's
 SPREAD_RULES = 4000  # random rules that a spread is measured on
 ROUND_RULES = 500  # scored between two words on the progress
 ZSTD_LEVEL = 3
@@ -192,7 +193,7 @@ def gzip_sizes(tokens: NDArray[np.uint32]) -> NDArray[np.int64]:
     """Size of each row of tokens [N, T] as little-endian int32 after `gzip -9`: int64 [N] bytes."""
     from ncamix.automata import deflate
 
-    if 4 * tokens.shape[1] > deflate.MAX_BYTES:  # 31: gzip's header and trailer
+    if 4 * tokens.shape[1] > COUNTED_BYTES:  # 31: gzip's header and trailer
         packed = [zlib.compress(row.astype("<u4").tobytes(), 9, wbits=31) for row in tokens]
         return np.array([len(data) for data in packed], np.int64)
     sizes = np.empty(len(tokens), np.int64)

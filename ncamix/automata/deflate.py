@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ncamix.automata.complexity import COUNTED_BYTES
 from ncamix.random import compiled
 
 Bytes = NDArray[np.uint8]
@@ -22,7 +23,7 @@ Longs = NDArray[np.int64]
 Shorts = NDArray[np.uint16]
 Words = NDArray[np.uint32]
 
-MAX_BYTES = 16_380  # one block, in one window: zlib ends a block after 16,383 symbols
+MAX_BYTES = COUNTED_BYTES  # one block, in one window: zlib ends a block after 16,383 symbols
 GZIP_BYTES = 18  # header and trailer
 MIN_MATCH, MAX_MATCH = 3, 258
 CHAIN, GOOD_CHAIN, GOOD_MATCH = 4096, 1024, 32  # zlib's search effort at level 9

@@ -160,6 +160,7 @@ class Automaton:
                 f"none of {known.num_rules:,} random rules of {self} scored in {band}"
             )
         slots = _ids(slots, "slots")
+        _demand(bool((slots < 2**SLOT_BITS).all()), f"slots must be below 2**{SLOT_BITS}")
         interval = band.amounts(whole(self, band.measure))
         attempts, amounts = np.empty(len(slots), np.int64), np.empty(len(slots), np.int64)
 

@@ -78,9 +78,9 @@ def _grid(written: Any) -> tuple[int, int]:
 def _rules(written: Any) -> int | None:
     if written == "fresh":
         return None
-    if isinstance(written, int) and not isinstance(written, bool) and written >= 1:
+    if isinstance(written, int) and not isinstance(written, bool) and 1 <= written <= 1 << 40:
         return written
-    raise refuse("not a pool of rules", "write fresh, or a whole number of rules")
+    raise refuse("not a pool of rules", "write fresh, or a whole number of rules, at most 2**40")
 
 
 class NcaSource(SourceSpec):
@@ -144,7 +144,7 @@ class NcaSource(SourceSpec):
     def meaning(self) -> Meaning:
         band = self.scored_band()
         assert band is not None, "a plan refuses quantiles without a score between them"
-        measure = [band.measure, measure_version(band.measure)]
+        measure = [band.measure, measure_version(self.automaton, band.measure)]
         return {
             "kind": "nca",
             "version": self.version,
