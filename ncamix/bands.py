@@ -55,13 +55,14 @@ def measure_version(automaton: Automaton, measure: str) -> str:
 
 def spread_of(automaton: Automaton, measure: str, say: Say = quiet) -> Spread:
     """The spread of an automaton's rules; measured and kept in the user's cache if it is new."""
-    spread = _known.get((automaton, measure)) or shipped_spread(automaton, measure)
+    spread = shipped_spread(automaton, measure) or _known.get((automaton, measure))
+    if spread is not None:
+        return spread
     file = cache.cache_root() / f"spread-{_fingerprint(automaton, measure)}.json"
-    if spread is None:
-        with contextlib.suppress(OSError, LookupError, TypeError, ValueError, AttributeError):
-            kept = spread_from_json(automaton, json.loads(file.read_text()))
-            if (kept.measure, kept.num_rules) == (measure, SPREAD_RULES):
-                spread = kept
+    with contextlib.suppress(OSError, LookupError, TypeError, ValueError, AttributeError):
+        kept = spread_from_json(automaton, json.loads(file.read_text()))
+        if (kept.measure, kept.num_rules) == (measure, SPREAD_RULES):
+            spread = kept
     if spread is None:
         what = f"measuring how rules of {automaton.alphabet} states spread"
         say(what, 0.0)

@@ -47,8 +47,7 @@ class Inventory:
         for name, spec in self.c.sources.items():
             if not isinstance(spec, NcaSource) or name not in used:
                 continue
-            measure = "gzip" if isinstance(spec.band, Quantiles) else spec.band.measure
-            spread = spread_of(spec.automaton, measure, self.say)
+            spread = spread_of(spec.automaton, spec.measure, self.say)
             band = spec.scored_band()
             share = 0.0 if band is None else spread.share(band)
             if band is None:

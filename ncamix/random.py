@@ -82,11 +82,17 @@ def below(bits: np.uint64, bound: np.uint64) -> np.uint64:
 
 
 @compiled
+def unit(a: np.uint64, b: np.uint64) -> float:
+    """Multiple of 2**-53 in [0, 1) made of two 32-bit words."""
+    high, low = float(a >> np.uint64(5)), float(b >> np.uint64(6))
+    return (high * 67108864.0 + low) * (1.0 / 9007199254740992.0)
+
+
+@compiled
 def uniform(key: np.uint64, stream: np.uint64, row: np.uint64, column: np.uint64) -> float:
     """Uniform multiple of 2**-53 in [0, 1)."""
     a, b, _, _ = philox(key, stream, row, column)
-    high, low = float(a >> np.uint64(5)), float(b >> np.uint64(6))
-    return (high * 67108864.0 + low) * (1.0 / 9007199254740992.0)
+    return unit(a, b)
 
 
 @compiled

@@ -14,7 +14,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ncamix.automata import Band
 from ncamix.bands import spread_of
 from ncamix.curriculum import load_curriculum, read_source
 from ncamix.errors import UserError, fail, nearest
@@ -52,8 +51,7 @@ class Selection:
         """
         spec = self.sources[name]
         if isinstance(spec, NcaSource):
-            measure = spec.band.measure if isinstance(spec.band, Band) else "gzip"
-            spread, band = spread_of(spec.automaton, measure, say), spec.scored_band()
+            spread, band = spread_of(spec.automaton, spec.measure, say), spec.scored_band()
             if band is None or not spread.share(band):
                 what = f"no rule with {spec.alphabet} states reaches the band {spec.band}"
                 remedy = "choose another band or alphabet: `ncamix bands` shows what can be reached"

@@ -107,11 +107,10 @@ class Spread:
         ]
 
     def quantile(self, q: Fraction) -> Fraction:
-        """The score that a share q of the rules lies below; 1, which bounds nothing, for q = 1.
+        """The least score that more than a share q of the rules do not exceed; 0 and 1 at the ends.
 
-        Rules of one score stay together: it is the least score that more than a share q of the
-        rules do not exceed (the inverse of the distribution function), so that bands between
-        consecutive quantiles hold every rule once.
+        It is the inverse of the distribution function. Rules of one score stay together, and bands
+        between consecutive quantiles hold every rule once.
         """
         if q >= 1:
             return Fraction(1)
@@ -145,6 +144,7 @@ def spread_from_json(automaton: Automaton, entry: Mapping[str, Any]) -> Spread:
     return Spread(automaton, measure, counts)
 
 
+@functools.cache
 def shipped_spread(automaton: Automaton, measure: str = "gzip") -> Spread | None:
     """The spread of common settings, from the table; None for others."""
     settings = {**asdict(automaton), "grid": list(automaton.grid)}
@@ -221,8 +221,10 @@ def measure_spread(
     counts: Counter[int] = Counter()
     for first in range(0, num_rules, ROUND_RULES):
         size = min(ROUND_RULES, num_rules - first)
-        scores = automaton.scores(seed, size, measure=measure, first=first, num_threads=num_threads)
-        counts.update(np.rint(scores * whole(automaton, measure)).astype(int).tolist())
+        amounts = automaton.amounts(
+            seed, size, measure=measure, first=first, num_threads=num_threads
+        )
+        counts.update(amounts.tolist())
         told((first + size) / num_rules)
     return Spread(automaton, measure, dict(counts))
 

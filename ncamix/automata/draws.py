@@ -17,7 +17,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ncamix.random import TRUNCATED_STD, compiled, exp, normal, philox, truncated_normal
+from ncamix.random import TRUNCATED_STD, compiled, exp, normal, philox, truncated_normal, unit
 
 # Keys of one user key, by purpose. Rows of a trajectory's stream: logits, cells, then the steps.
 RULES, SCORING, SAMPLES = np.uint64(0), np.uint64(1), np.uint64(2)
@@ -72,9 +72,7 @@ def draw_grids(
         for pair in range((num_cells + 1) // 2):
             words = philox(key, streams[i], CELL_ROW, np.uint64(pair))
             for k in range(2):
-                high, low = words[2 * k] >> np.uint64(5), words[2 * k + 1] >> np.uint64(6)
-                u = (float(high) * 67108864.0 + float(low)) * (1.0 / 9007199254740992.0)
-                target, state = u * total, 0
+                target, state = unit(words[2 * k], words[2 * k + 1]) * total, 0
                 for j in range(alphabet - 1):
                     state += cumulative[j] <= target
                 if 2 * pair + k < num_cells:

@@ -9,7 +9,7 @@ sixteen cells' hidden units, in registers. They are lane by lane + and * in a wr
 fast-math and without contraction, so every instruction set gives the same bits, whatever its width.
 
 Cells are padded to `lanes`, a multiple of 16; what the padding computes is never looked at. Apart
-from random numbers all of it stays in one file: numba's disk cache sees no change in another one.
+from random numbers and their rows it stays in one file: numba's cache sees no change in another.
 """
 
 from __future__ import annotations

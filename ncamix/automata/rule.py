@@ -40,10 +40,10 @@ class Automaton:
     """A family of neural cellular automata on a torus and how they become tokens.
 
     Defaults are the paper's. alphabet: number of cell states n. grid: height and width in cells, or
-    the side of a square. patch: side p of the
-    square patch that makes a token, in cells. temperature and identity_bias: the next state is
-    drawn from softmax((logits + identity_bias * onehot(state)) / temperature). burn_in: steps
-    before the first frame. stride: steps from a frame to the next.
+    the side of a square. patch: side p of the square patch that makes a token, in cells.
+    temperature and identity_bias: the next state is drawn from softmax((logits + identity_bias *
+    onehot(state)) / temperature). burn_in: steps before the first frame. stride: steps from a frame
+    to the next.
     """
 
     alphabet: int = 10
@@ -133,6 +133,21 @@ class Automaton:
         without delimiters, per byte (paper: complexity); `zstd` of the same; or `change_rate`, the
         share of cells that differ from the frame before. Scores know no band and no grid seed.
         """
+        amounts = self.amounts(
+            seed, num_rules, measure=measure, first=first, num_threads=num_threads
+        )
+        return amounts / whole(self, measure)
+
+    def amounts(
+        self,
+        seed: int,
+        num_rules: int,
+        *,
+        measure: str = "gzip",
+        first: int = 0,
+        num_threads: int | None = None,
+    ) -> NDArray[np.int64]:
+        """What `scores` are shares of `whole`: compressed bytes or changed cells, int64."""
         _demand(num_rules >= 0, f"num_rules must not be negative, not {num_rules}")
         slots = _slots(first, num_rules)
         amounts = np.empty(num_rules, np.int64)
@@ -143,7 +158,7 @@ class Automaton:
 
         Band(0, 1, measure)  # the measure's name is checked before any work
         spread(score, num_rules, num_threads, largest_block=BLOCK)
-        return amounts / whole(self, measure)
+        return amounts
 
     def find_rules(
         self, seed: int, band: Band, slots: ArrayLike, *, num_threads: int | None = None
@@ -252,6 +267,7 @@ class Automaton:
         samples = _slots(first, num_samples)
         slots = samples % pool if pool else samples
         # A block finds its own rules, unless others need the same ones: then they are found first.
+        # One is in any case, so that an unreachable band fails once and not in every thread.
         shared = np.unique(slots) if len(slots) > (pool or len(slots)) else slots[:1]
         self.find_rules(seed, band, shared, num_threads=num_threads)
         interval = band.amounts(whole(self, band.measure))

@@ -46,6 +46,28 @@ def draw_symbols(
 
 
 @compiled
+def walk(
+    key: np.uint64,
+    stream: np.uint64,
+    column: np.uint64,
+    depth: int,
+    climbing: bool,
+    low: int,
+    high: int,
+    p_open: np.uint64,
+) -> tuple[bool, bool, np.uint64]:
+    """Whether a bracket opens at a depth, whether the walk climbs to `low`, and 64 random bits.
+
+    From depth 0, `low` brackets open in a row; at depth `high`, one closes; otherwise one opens
+    with probability p_open / 2**64.
+    """
+    a, b, c, d = philox(key, stream, ROW, column)
+    climbing = depth == 0 or (climbing and depth < low)
+    opens = climbing or (depth < high and (a | b << BITS32) < p_open)
+    return opens, climbing, c | d << BITS32
+
+
+@compiled
 def nest_brackets(
     key: np.uint64,
     first: int,
@@ -57,17 +79,17 @@ def nest_brackets(
 ) -> None:
     """Nested brackets: symbol s opens as id s, and the last opened closes as id symbols + s.
 
-    From depth 0, `low` brackets open in a row; at depth `high`, one closes; otherwise one opens
-    with probability p_open / 2**64. Every symbol is as likely to open.
+    Depths go as `walk` says. Every symbol is as likely to open.
     """
     stack = np.empty(min(high, out.shape[1]), np.uint64)
     for i in range(out.shape[0]):
         depth, climbing = 0, False
         for j in range(out.shape[1]):
-            a, b, c, d = philox(key, np.uint64(first + i), ROW, np.uint64(j))
-            climbing = depth == 0 or (climbing and depth < low)
-            if climbing or (depth < high and (a | b << BITS32) < p_open):
-                stack[depth] = out[i, j] = below(c | d << BITS32, symbols)
+            opens, climbing, bits = walk(
+                key, np.uint64(first + i), np.uint64(j), depth, climbing, low, high, p_open
+            )
+            if opens:
+                stack[depth] = out[i, j] = below(bits, symbols)
                 depth += 1
             else:
                 depth -= 1
@@ -92,10 +114,11 @@ def shuffle_brackets(
         count[open_symbols[:num_open]] = 0
         depth, num_open, climbing = 0, 0, False
         for j in range(out.shape[1]):
-            a, b, c, d = philox(key, np.uint64(first + i), ROW, np.uint64(j))
-            climbing = depth == 0 or (climbing and depth < low)
-            if climbing or (depth < high and (a | b << BITS32) < p_open):
-                symbol = below(c | d << BITS32, symbols)
+            opens, climbing, bits = walk(
+                key, np.uint64(first + i), np.uint64(j), depth, climbing, low, high, p_open
+            )
+            if opens:
+                symbol = below(bits, symbols)
                 if count[symbol] == 0:
                     open_symbols[num_open] = symbol
                     num_open += 1
@@ -103,7 +126,7 @@ def shuffle_brackets(
                 depth += 1
                 out[i, j] = symbol
             else:
-                place = below(c | d << BITS32, np.uint64(num_open))
+                place = below(bits, np.uint64(num_open))
                 symbol = open_symbols[place]
                 count[symbol] -= 1
                 if count[symbol] == 0:

@@ -135,6 +135,11 @@ class NcaSource(SourceSpec):
     def loss_start(self) -> int:
         return max(1, self.loss_from_frame * self.automaton.tokens_per_frame)
 
+    @property
+    def measure(self) -> str:
+        """The measure that decides: quantiles are of gzip scores."""
+        return self.band.measure if isinstance(self.band, Band) else "gzip"
+
     def scored_band(self) -> Band | None:
         """The band of scores, quantiles looked up; None if no score lies between them."""
         if isinstance(self.band, Band):
