@@ -1,7 +1,7 @@
 """Plan a shipped curriculum and look at its exact counts. Nothing is trained or downloaded."""
 
-from ncamix.curriculum import load_curriculum
 from ncamix.library import find
+from ncamix.loading import load_curriculum
 from ncamix.planning import make_plan
 from ncamix.trainer import load_trainer
 

@@ -49,8 +49,8 @@ TrainerOption = Annotated[
 
 
 def _plan(curriculum: str, trainer: str | None) -> tuple[Any, str]:
-    from ncamix.curriculum import load_curriculum
     from ncamix.library import choose_trainer, find
+    from ncamix.loading import load_curriculum
     from ncamix.planning import make_plan
     from ncamix.trainer import load_trainer
 

@@ -11,9 +11,9 @@ from typing import Any
 from ncamix import cache, tokenization
 from ncamix.automata import Spread
 from ncamix.bands import spread_of
-from ncamix.curriculum import LoadedCurriculum
 from ncamix.errors import Problem, UserError, fail
 from ncamix.keys import fingerprint
+from ncamix.loading import LoadedCurriculum
 from ncamix.plan import PlannedSource, TextPlan, VocabularyPlan, too_small
 from ncamix.sources import NcaSource, TextSource
 from ncamix.sources.nca import Quantiles

@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ncamix.plan import Plan, PlannedSource, PlannedStage, VocabularyPlan, weights_as_floats
+from ncamix.mixture import weights_as_floats
+from ncamix.plan import Plan, PlannedSource, PlannedStage, VocabularyPlan
 from ncamix.quantities import format_count, format_seconds
 from ncamix.sources.base import plain
 from ncamix.threads import count_threads

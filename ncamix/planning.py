@@ -13,10 +13,12 @@ from dataclasses import replace
 from fractions import Fraction
 
 from ncamix.apportionment import Apportionment, apportion
-from ncamix.curriculum import LoadedCurriculum, Stage
+from ncamix.curriculum import Stage
 from ncamix.errors import UserError
 from ncamix.inventory import Inventory
-from ncamix.plan import Mixture, Plan, PlannedStage
+from ncamix.loading import LoadedCurriculum
+from ncamix.mixture import Mixture
+from ncamix.plan import Plan, PlannedStage
 from ncamix.quantities import Quantity, format_count
 from ncamix.rates import resolve_rate
 from ncamix.schedule import Clock, Curve, Schedule, resolve

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ncamix.bands import spread_of
-from ncamix.curriculum import load_curriculum, read_source
 from ncamix.errors import UserError, fail, nearest
 from ncamix.library import find
+from ncamix.loading import load_curriculum, read_source
 from ncamix.reading import Document, parse_part
 from ncamix.sources import GENERATORS, BlendSource, NcaSource, SourceSpec, open_generator
 from ncamix.sources.base import Generator

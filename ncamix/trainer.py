@@ -208,7 +208,11 @@ def _microbatch(written: Any) -> int | None:
 
 
 class Trainer(Spec):
-    """A checked trainer. `batch_size` is the global one, whatever the devices."""
+    """A checked trainer. `batch_size` is the global one, whatever the devices.
+
+    canonical_nodes: owners that the samples of endless sources are split over; a run on any divisor
+    of so many nodes generates each sample on one of them, and trains on the same batches.
+    """
 
     later: ClassVar[tuple[str, ...]] = ("compile", "activation_checkpointing", "averaging")
 
@@ -222,6 +226,7 @@ class Trainer(Spec):
     microbatch: Annotated[int | None, PlainValidator(_microbatch)] = None
     parallelism: Literal["ddp", "fsdp"] = "ddp"
     workers: Whole = 0
+    canonical_nodes: Positive = 1
     optimizer: Optimizer
     checkpoint: Checkpoint = Checkpoint()
 
@@ -237,6 +242,13 @@ class Trainer(Spec):
         if self.optimizer.lr is None:
             raise refuse(
                 "the trainer's optimizer has no learning rate", "add `lr: 3e-4`", ("optimizer",)
+            )
+        if self.batch_size % self.canonical_nodes:
+            raise refuse(
+                f"a batch of {self.batch_size} samples does not split over "
+                f"{self.canonical_nodes} canonical nodes",
+                "choose a divisor of the batch size",
+                ("canonical_nodes",),
             )
         if self.sequence_length < 2:
             raise refuse("a sequence holds at least 2 tokens", "write 256", ("sequence_length",))

@@ -36,7 +36,7 @@ def plan_of(tmp_path: Path) -> Planner:
     """Plans a curriculum given as its lines below `name`, under a trainer of 39 batches of 8."""
 
     def plan(body: str, trainer: str = TRAINER, name: str = "c") -> Plan:
-        from ncamix.curriculum import load_curriculum
+        from ncamix.loading import load_curriculum
         from ncamix.planning import make_plan
         from ncamix.trainer import load_trainer
 

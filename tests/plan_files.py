@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ncamix.curriculum import load_curriculum
 from ncamix.errors import Problem, UserError
+from ncamix.loading import load_curriculum
 from ncamix.plan import Plan
 from ncamix.planning import make_plan
 from ncamix.trainer import load_trainer

@@ -206,7 +206,7 @@ import sys, time
 from pathlib import Path
 from ncamix import inventory
 from ncamix.compilation import compile_plan
-from ncamix.curriculum import load_curriculum
+from ncamix.loading import load_curriculum
 from ncamix.planning import make_plan
 from ncamix.text_compilation import quiet
 from ncamix.trainer import load_trainer

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from plan_files import SOURCES, curriculum, problem, problems, stage
 
-from ncamix.curriculum import Curriculum, Seeds, load_curriculum
+from ncamix.curriculum import Curriculum, Seeds
 from ncamix.library import shipped
+from ncamix.loading import load_curriculum
 
 TEXT = SOURCES + "  code: {kind: text, files: [a.txt]}\n"
 BYTES = "tokenizer: bytes\n"

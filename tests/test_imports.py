@@ -28,6 +28,8 @@ sources
 validation
 trainer
 curriculum
+loading
+mixture
 apportionment rates
 plan
 inventory

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from ncamix import planning
 from ncamix.cache import entry
-from ncamix.curriculum import load_curriculum
 from ncamix.errors import UserError
 from ncamix.library import shipped
+from ncamix.loading import load_curriculum
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json, print_plan
 from ncamix.planning import make_plan

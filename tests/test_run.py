@@ -209,7 +209,7 @@ def test_digests_are_those_of_the_planned_samples(whole: Runner) -> None:
     import numpy as np
     import xxhash
 
-    from ncamix.curriculum import load_curriculum
+    from ncamix.loading import load_curriculum
     from ncamix.planning import make_plan
     from ncamix.shards import read_samples
     from ncamix.sources import open_generator

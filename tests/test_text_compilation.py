@@ -412,7 +412,7 @@ def test_a_hub_that_breaks_off_is_told(
 COMPILE = """
 import sys, time
 from pathlib import Path
-from ncamix.curriculum import load_curriculum
+from ncamix.loading import load_curriculum
 from ncamix.planning import make_plan
 from ncamix.trainer import load_trainer
 from ncamix.text_compilation import prepare_text

@@ -23,7 +23,8 @@ from composer.utils import dist
 
 from ncamix.errors import fail
 from ncamix.files import write_whole
-from ncamix.plan import Plan, PlannedStage, weights_as_floats
+from ncamix.mixture import weights_as_floats
+from ncamix.plan import Plan, PlannedStage
 from ncamix.run_folder import RunFolder, cut_rows
 from ncamix.sources.base import MASKED
 from ncamix.training.evaluation import EvaluationSet, evaluate
