@@ -6,6 +6,7 @@ full meaning and fingerprint. What cannot work is collected as problems of the c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ncamix import cache, tokenization
@@ -14,7 +15,7 @@ from ncamix.bands import spread_of
 from ncamix.errors import Problem, UserError, fail
 from ncamix.keys import fingerprint
 from ncamix.loading import LoadedCurriculum
-from ncamix.plan import PlannedSource, TextPlan, VocabularyPlan, too_small
+from ncamix.plan import PlannedSource, TextPlan, VocabularyPlan, dataset_name, too_small
 from ncamix.sources import NcaSource, TextSource
 from ncamix.sources.nca import Quantiles
 from ncamix.sources.text import CorpusFile, corpus_files, corpus_hash
@@ -30,14 +31,31 @@ Documents = tuple[tuple[CorpusFile, ...] | None, dict[str, Any]]
 
 
 class Inventory:
-    """Looks after the sources of one curriculum; `problems` and `warnings` grow on the way."""
+    """Looks after the sources of one curriculum; `problems` and `warnings` grow on the way.
 
-    def __init__(self, loaded: LoadedCurriculum, sequence_length: int, say: Say) -> None:
-        self.say = say
-        self.loaded, self.c, self.sequence_length = loaded, loaded.curriculum, sequence_length
+    `prepare` comes first: it finds the texts and lays out `tokenizer` and `vocabulary`. usual: the trainer's tokens in a sample. sizes: samples of finite sources, by dataset, where they
+    are known from elsewhere than the cache.
+    """
+
+    tokenizer: dict[str, Any] | None
+    vocabulary: VocabularyPlan
+
+    def __init__(
+        self, loaded: LoadedCurriculum, usual: int, sizes: Mapping[str, int], say: Say
+    ) -> None:
+        self.loaded, self.c, self.usual = loaded, loaded.curriculum, usual
+        self.sizes, self.say = sizes, say
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
         self._documents: dict[str, Documents | None] = {}
+
+    def prepare(self, used: set[str]) -> None:
+        """Find the texts of the used sources, and lay out tokenizer and vocabulary."""
+        self.tokenizer = self._tokenizer(used)
+        self.vocabulary = self._vocabulary(used)
+        for name in sorted(used):
+            if isinstance(self.c.sources[name], TextSource):
+                self.documents(name)
 
     def bad(self, path: tuple[str | int, ...], what: str, remedy: str = "") -> None:
         self.problems.append(self.loaded.document.problem(path, what, remedy))
@@ -78,7 +96,7 @@ class Inventory:
                         f"quantiles say {wanted:.0%}: many rules share one score"
                     )
 
-    def tokenizer(self, used: set[str]) -> dict[str, Any] | None:
+    def _tokenizer(self, used: set[str]) -> dict[str, Any] | None:
         """The tokenizer's meaning, with its size under `size`."""
         wanted = self.c.tokenizer
         if wanted is None:
@@ -142,7 +160,7 @@ class Inventory:
                     self._documents[name] = None
         return self._documents[name]
 
-    def vocabulary(self, used: set[str], tokenizer: dict[str, Any] | None) -> VocabularyPlan:
+    def _vocabulary(self, used: set[str]) -> VocabularyPlan:
         """Text first, then every other range in a fixed order that spelling does not change."""
         wanted = self.c.vocabulary
         sizes: dict[str, int] = {}
@@ -152,9 +170,9 @@ class Inventory:
                 sizes[spec.range_name()] = spec.num_ids()
         ranges: dict[str, tuple[int, int]] = {}
         end = 0
-        if tokenizer is not None:
-            ranges["text"] = (0, int(tokenizer["size"]))
-            end = int(tokenizer["size"])
+        if self.tokenizer is not None:
+            end = int(self.tokenizer["size"])
+            ranges["text"] = (0, end)
         shared = wanted.alphabets == "shared"
         automata = sorted((n for n in sizes if n.startswith("nca")), key=lambda n: (sizes[n], n))
         others = sorted(n for n in sizes if not n.startswith("nca"))
@@ -178,11 +196,11 @@ class Inventory:
             )
         return VocabularyPlan(wanted.layout, wanted.softmax, wanted.rows or needed, ranges)
 
-    def source(
-        self, name: str, needed: int, vocabulary: VocabularyPlan, tokenizer: dict[str, Any] | None
-    ) -> PlannedSource | None:
-        spec, length = self.c.sources[name], self.sequence_length
-        first_id, num_ids = vocabulary.ranges[spec.range_name()]
+    def source(self, name: str, length: int, needed: int) -> PlannedSource | None:
+        """A source in samples of `length` tokens, of which the run needs so many; None if its text
+        cannot be had, which is a problem by now."""
+        spec, dataset = self.c.sources[name], dataset_name(name, length, self.usual)
+        first_id, num_ids = self.vocabulary.ranges[spec.range_name()]
         per_shard = max(1, SHARD_TOKENS // (length + 1))
         if not isinstance(spec, TextSource):
             meaning = {
@@ -193,6 +211,7 @@ class Inventory:
             }
             return PlannedSource(
                 name,
+                dataset,
                 spec,
                 meaning,
                 fingerprint(meaning),
@@ -202,10 +221,9 @@ class Inventory:
                 needed,
                 per_shard,
             )
-        found = self.documents(name)
-        if found is None:
+        found, tokenizer = self.documents(name), self.tokenizer
+        if found is None or tokenizer is None:
             return None
-        assert tokenizer is not None
         files, documents = found
         shown = {k: v for k, v in tokenizer.items() if k != "file"}
         meaning = {**documents, "sequence_length": length, "tokenizer": fingerprint(shown)}
@@ -219,8 +237,10 @@ class Inventory:
             kept = num_bytes * float(1 - share) / BYTES_PER_TOKEN[str(tokenizer["kind"])]
             estimate = max(1, int(kept / length))
         info = cache.entry_info(digest)
+        size = self.sizes.get(dataset) or (info["num_samples"] if info else None)
         return PlannedSource(
             name,
+            dataset,
             spec,
             meaning,
             digest,
@@ -236,7 +256,7 @@ class Inventory:
                 tokenizer,
                 spec.repeat,
             ),
-            info["num_samples"] if info else None,
+            size,
             estimate,
         )
 

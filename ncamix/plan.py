@@ -60,14 +60,16 @@ class TextPlan:
 
 @dataclass(frozen=True)
 class PlannedSource:
-    """A source as the plan sees it.
+    """A source as the plan sees it, in samples of one length.
 
-    meaning: plain JSON that determines every byte of the source; `fingerprint` is its hash.
-    samples_needed: over the whole run. num_samples: samples an epoch of a finite source has, None
+    dataset: what its samples are filed under: its name, and `name@512` for samples of another
+    length than the trainer's. meaning: plain JSON that determines every byte of the source; `fingerprint` is its hash.
+    samples_needed: over the whole run, however early its stages end. num_samples: samples an epoch of a finite source has, None
     while that is unknown (`estimated_samples` then guesses) or endless.
     """
 
     name: str
+    dataset: str
     spec: SourceSpec
     meaning: dict[str, Any]
     fingerprint: str
@@ -105,16 +107,27 @@ class PlannedSource:
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage in integers. `sources` are the leaf sources that it draws from, in a fixed order."""
+    """A stage in integers.
+
+    clock_batches: its planned length, which schedules refer to; num_batches: what is trained, less
+    where evidence ended it early. first_token: tokens that the run consumed before. sources: the
+    leaf sources that it draws from, in a fixed order. first_sample: where each source's sample
+    counter stands. replayed: sources that deal again what was drawn before, and how many samples
+    that is. spared: vocabulary rows [first, last) that re-initialising leaves alone.
+    """
 
     index: int
     spec: Stage
+    clock_batches: int
     num_batches: int
     batch_size: int
     sequence_length: int
-    first_token: int  # tokens that the run consumed before this stage
+    precision: str
+    first_token: int
     sources: tuple[str, ...]
-    first_sample: dict[str, int]  # where each source's sample counter stands
+    first_sample: dict[str, int]
+    replayed: dict[str, int]
+    spared: tuple[tuple[int, int], ...]
     mixture: Mixture
     optimizer: Optimizer
     rate: RateCurve
@@ -145,7 +158,12 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is decided before a run. Built by `planning.make_plan`."""
+    """Everything that is decided before a run. Built by `planning.make_plan`.
+
+    sources: by dataset. ended: stages that evidence ended, and their batches; `undecided` is then
+    the fingerprint of the plan as it was before any of that, which names the run. estimated:
+    stages whose length waits for the size of a text.
+    """
 
     curriculum: LoadedCurriculum
     trainer: LoadedTrainer
@@ -154,6 +172,9 @@ class Plan:
     sources: dict[str, PlannedSource]
     stages: tuple[PlannedStage, ...]
     warnings: tuple[str, ...]
+    estimated: tuple[str, ...] = ()
+    ended: dict[str, int] = field(default_factory=dict)
+    undecided: str | None = None
 
     @property
     def name(self) -> str:
@@ -166,11 +187,13 @@ class Plan:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that decides which samples are trained on, and how."""
+        if self.undecided is not None:
+            return self.undecided
         trainer = self.trainer.trainer
         return fingerprint(
             {
                 "model": plain(trainer.model),
-                "precision": trainer.precision,
+                "canonical_nodes": trainer.canonical_nodes,
                 "rows": self.vocabulary.rows,
                 "ranges": self.vocabulary.ranges,
                 "softmax": self.vocabulary.softmax,
@@ -208,16 +231,22 @@ class Plan:
             seconds[name] += candidates * scoring_seconds(automaton, measure)
         return seconds
 
+    def dataset_of(self, source: str, stage: PlannedStage) -> PlannedSource:
+        """A source's samples as a stage draws them."""
+        return self.sources[self.dataset_name(source, stage.sequence_length)]
+
+    def dataset_name(self, source: str, length: int) -> str:
+        """What the samples of `length` tokens of a source are filed under."""
+        return dataset_name(source, length, self.trainer.trainer.sequence_length)
+
     def order_key(self, source: str) -> int:
         """Key of the permutations of a finite source."""
         return derive_key("order", self.seeds.order, source)
 
-    def active_ranges(self, names: Sequence[str]) -> list[tuple[int, int]]:
-        """Sorted, disjoint id ranges [first, last) that `names` can emit."""
-        spans = sorted(
-            (self.sources[n].first_id, self.sources[n].first_id + self.sources[n].num_ids)
-            for n in names
-        )
+    def active_ranges(self, stage: PlannedStage) -> list[tuple[int, int]]:
+        """Sorted, disjoint id ranges [first, last) that a stage's sources can emit."""
+        drawn = [self.dataset_of(name, stage) for name in stage.sources]
+        spans = sorted((source.first_id, source.first_id + source.num_ids) for source in drawn)
         merged: list[tuple[int, int]] = []
         for first, last in spans:
             if merged and first <= merged[-1][1]:
@@ -225,6 +254,11 @@ class Plan:
             else:
                 merged.append((first, last))
         return merged
+
+
+def dataset_name(source: str, length: int, usual: int) -> str:
+    """What samples of `length` tokens are filed under, `usual` being the trainer's length."""
+    return source if length == usual else f"{source}@{length}"
 
 
 def _stage_meaning(stage: PlannedStage) -> Any:
@@ -238,10 +272,14 @@ def _stage_meaning(stage: PlannedStage) -> Any:
         stage.num_batches,
         stage.batch_size,
         stage.sequence_length,
+        stage.precision,
         stage.sources,
         stage.first_sample,
+        stage.replayed,
+        stage.spared,
         optimizer,
         repr(stage.enter),
+        repr(stage.spec.until),
         hashlib.blake2b(stage.apportionment.counts.tobytes(), digest_size=16).hexdigest(),
         hashlib.blake2b(rates.encode(), digest_size=16).hexdigest(),
     ]

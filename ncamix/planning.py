@@ -4,29 +4,34 @@
     -> sample counters -> sources (inventory) -> Plan
 
 Refused here, before anything runs: durations that do not fill the budget or fall under one batch,
-keyframes outside their stage, unreachable bands, texts too small for their share.
+keyframes outside their stage, unreachable bands, texts too small for their share. A stage that may
+end early, on evidence, is planned for its whole duration, and whatever later stages could need then
+is counted, too; once it has ended, the rest is planned anew.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 
 from ncamix.apportionment import Apportionment, apportion
 from ncamix.curriculum import Stage
+from ncamix.durations import Length, Lengths, shape, stage_lengths
 from ncamix.errors import UserError
 from ncamix.inventory import Inventory
 from ncamix.loading import LoadedCurriculum
-from ncamix.mixture import Mixture
-from ncamix.plan import Plan, PlannedStage
-from ncamix.quantities import Quantity, format_count
+from ncamix.mixture import Mixture, StageShape, Unresolved, resolve_mixtures
+from ncamix.plan import Plan, PlannedSource, PlannedStage, dataset_name
+from ncamix.quantities import Quantity
 from ncamix.rates import resolve_rate
-from ncamix.schedule import Clock, Curve, Schedule, resolve
-from ncamix.sources import BlendSource, TextSource
-from ncamix.trainer import LearningRate, LoadedTrainer
+from ncamix.remarks import remarks
+from ncamix.schedule import Clock, Schedule
+from ncamix.sources import BlendSource
+from ncamix.trainer import LoadedTrainer
+from ncamix.validation import in_order
 from ncamix.waiting import Say, quiet
 
-MAX_BATCHES = 5_000_000
 MAX_EVALUATIONS = 10_000
 
 
@@ -34,31 +39,53 @@ def make_plan(
     curriculum: LoadedCurriculum,
     trainer: LoadedTrainer,
     say: Say = quiet,
+    ended: Mapping[str, int] | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> Plan:
     """Plan a curriculum under a trainer.
 
     say: told what takes a while and how far it is: automata of uncommon settings are measured once.
+    ended: batches after which evidence ended stages. sizes: samples of finite sources by dataset,
+    where they are known from elsewhere than the cache.
 
     Raises:
         UserError: it cannot work; with every problem found.
     """
-    return _Planner(curriculum, trainer, say).plan()
+    return _Planner(curriculum, trainer, say, ended or {}, sizes or {}).plan()
+
+
+def decide(plan: Plan, ended: Mapping[str, int]) -> Plan:
+    """The plan once evidence has ended more stages: what they left goes to a later `rest`."""
+    sizes = {name: s.num_samples for name, s in plan.sources.items() if s.num_samples}
+    known = {**plan.ended, **ended}
+    if known == plan.ended:
+        return plan
+    made = make_plan(plan.curriculum, plan.trainer, ended=known, sizes=sizes)
+    return replace(made, undecided=plan.fingerprint)
 
 
 class _Planner:
     """Builds a Plan, collecting problems on the way."""
 
-    def __init__(self, curriculum: LoadedCurriculum, trainer: LoadedTrainer, say: Say) -> None:
+    def __init__(
+        self,
+        curriculum: LoadedCurriculum,
+        trainer: LoadedTrainer,
+        say: Say,
+        ended: Mapping[str, int],
+        sizes: Mapping[str, int],
+    ) -> None:
         self.loaded, self.loaded_trainer = curriculum, trainer
         self.c, self.t = curriculum.curriculum, trainer.trainer
-        self.inventory = Inventory(curriculum, self.t.sequence_length, say)
+        self.inventory = Inventory(curriculum, self.t.sequence_length, sizes, say)
         self.problems, self.warnings = self.inventory.problems, self.inventory.warnings
         self.bad = self.inventory.bad
-        self.run_tokens = 0
+        self.ended = ended
+        self.planned_tokens = 0
 
     def stop_if_bad(self) -> None:
         if self.problems:
-            raise UserError(sorted(self.problems, key=lambda p: (p.file, p.line, p.column)))
+            raise UserError(in_order(self.problems))
 
     def plan(self) -> Plan:
         used = set(self.c.evaluate.sources) | self.mixed_sources()
@@ -66,60 +93,41 @@ class _Planner:
             if name not in used and not isinstance(spec, BlendSource):
                 self.warnings.append(f"the source '{name}' is declared but never used")
         self.inventory.check_bands(used)
-        tokenizer = self.inventory.tokenizer(used)
-        vocabulary = self.inventory.vocabulary(used, tokenizer)
-        lengths = self.stage_lengths()
-        for name in sorted(used):
-            if isinstance(self.c.sources[name], TextSource):
-                self.inventory.documents(name)
+        self.inventory.prepare(used)
+        self.check_layers()
+        epochs, estimated = self.epochs()
+        planned = self.lengths(epochs, {})
+        self.problems += [self.loaded.document.problem(*fault) for fault in planned.faults]
+        self.warnings += planned.remarks
         self.stop_if_bad()
-        stages = [self.stage(i, *args) for i, args in enumerate(lengths)]
+        self.planned_tokens = planned.num_tokens
+        bound = self.stages(planned, planned)
+        stages = self.stages(self.lengths(epochs, self.ended), planned) if self.ended else bound
+        needed = self.needed([bound, stages, self.ended_at_once(bound, epochs, planned)])
+        sources = self.sources(used, needed)
+        self.check_shares(bound)
         self.stop_if_bad()
-        drafted = [stage for stage in stages if stage is not None]
-        counters = dict.fromkeys(sorted(used), 0)
-        final = []
-        for stage in drafted:
-            final.append(self._with_counters(stage, counters))
-            for name, count in stage.counts.items():
-                counters[name] += count
-        sources = {
-            name: self.inventory.source(name, counters[name], vocabulary, tokenizer)
-            for name in self.c.sources
-            if name in used
-        }
-        for name, source in sources.items():
-            if source is not None:
-                self.inventory.check_size(source)
-                if source.loss_tokens < 1:
-                    self.bad(
-                        ("sources", name),
-                        f"the first {source.loss_start} tokens of a sample "
-                        f"are masked, and a sample has {source.sequence_length}",
-                        "lower loss_from_frame, or raise the trainer's sequence_length",
-                    )
-        self.stop_if_bad()
-        known = {name: source for name, source in sources.items() if source is not None}
-        first: dict[str, str] = {}
-        for name, source in known.items():
-            twin = first.setdefault(source.fingerprint, name)
-            if twin != name:
-                self.warnings.append(
-                    f"the sources '{twin}' and '{name}' mean the same: same samples"
-                )
-        return Plan(
+        made = Plan(
             self.loaded,
             self.loaded_trainer,
             self.c.seed,
-            vocabulary,
-            known,
-            tuple(final),
-            tuple(self.warnings),
+            self.inventory.vocabulary,
+            sources,
+            tuple(stages),
+            (),
+            estimated,
+            dict(self.ended),
         )
+        return replace(made, warnings=tuple(dict.fromkeys([*self.warnings, *remarks(made)])))
 
     def mixed_sources(self) -> set[str]:
         """The sources that mixtures name, through blends too, whatever their weights."""
+        return {name for stage in self.c.stages for name in self.leaves(stage)}
+
+    def leaves(self, stage: Stage) -> set[str]:
+        """The leaf sources that a stage's mixture names, through blends too."""
         found: set[str] = set()
-        queue = [name for stage in self.c.stages for name in _names(stage.mixture)]
+        queue = list(_names(stage.mixture))
         while queue:
             name = queue.pop()
             if name not in found:
@@ -128,167 +136,186 @@ class _Planner:
                 queue += _names(source.mixture) if isinstance(source, BlendSource) else ()
         return {name for name in found if not isinstance(self.c.sources[name], BlendSource)}
 
-    @staticmethod
-    def _with_counters(stage: PlannedStage, counters: dict[str, int]) -> PlannedStage:
-        return replace(stage, first_sample={name: counters[name] for name in stage.sources})
+    def check_layers(self) -> None:
+        """Groups of layers that the trainer's model does not have."""
+        for i, stage in enumerate(self.c.stages):
+            if stage.enter is not None:
+                for path, what, remedy in stage.enter.missing_layers(self.t.model.layers):
+                    self.bad(("stages", i, "enter", *path), what, remedy)
 
     # -- durations ------------------------------------------------------------------------------
 
-    def stage_lengths(self) -> list[tuple[int, int, int]]:
-        """(batches, batch size, first token) of each stage.
+    def lengths(self, epochs: Mapping[str, Fraction], ended: Mapping[str, int]) -> Lengths:
+        return stage_lengths(self.c.stages, self.t, epochs, ended)
 
-        Stages end at exact cumulative token counts, rounded down to whole batches; what rounding
-        leaves goes to the next stage.
+    def epochs(self) -> tuple[dict[str, Fraction], tuple[str, ...]]:
+        """Samples of an epoch of each stage whose duration counts them, and which are estimates.
+
+        At a share of one half, an epoch of the finite source takes twice its samples.
         """
-        stages, budget = self.c.stages, self.t.budget.value
-        length = self.t.sequence_length
-
-        def size(stage: Stage) -> int:
-            return stage.batch_size or self.t.batch_size
-
-        def wanted(stage: Stage) -> Fraction:
-            duration = stage.duration
-            assert duration is not None
-            if duration.unit == "%":
-                return duration.value / 100 * budget
-            return duration.value * (size(stage) * length if duration.unit == "ba" else 1)
-
-        fixed = sum((wanted(s) for s in stages if s.duration is not None), Fraction(0))
-        has_rest = any(s.duration is None for s in stages)
-        has_share = any(s.duration is not None and s.duration.unit == "%" for s in stages)
-        where = ("stages", len(stages) - 1, "duration")
-        if has_rest and fixed >= budget:
-            rest = next(i for i, s in enumerate(stages) if s.duration is None)
-            self.bad(
-                ("stages", rest, "duration"),
-                "nothing is left for this stage: the others "
-                f"take {_tokens(fixed)} of the trainer's {_tokens(budget)}",
-                "shorten them, or choose a trainer with a larger budget",
-            )
-            return []
-        if has_share and not has_rest and abs(fixed - budget) >= size(stages[-1]) * length:
-            self.bad(
-                where,
-                f"the durations add up to {_tokens(fixed)}, the trainer's budget is "
-                f"{_tokens(budget)}",
-                "make them fill it, or let one stage say `rest`",
-            )
-            return []
-        if not has_rest and not has_share:
-            self.warnings.append(
-                f"every duration is absolute ({_tokens(fixed)}), so the trainer's budget of "
-                f"{_tokens(budget)} is not used"
-            )
-        out, end, used = [], Fraction(0), 0
-        for i, stage in enumerate(stages):
-            tokens = size(stage) * length
-            end += wanted(stage) if stage.duration is not None else budget - fixed
-            batches = int((end - used) // tokens)
-            if batches > MAX_BATCHES:
+        found: dict[str, Fraction] = {}
+        estimated: list[str] = []
+        for i, stage in enumerate(self.c.stages):
+            if stage.duration is None or stage.duration.unit != "ep":
+                continue
+            shares = stage.mixture[0].value
+            name = next(n for n in shares if self.c.sources[n].finite and shares[n])
+            source = self.inventory.source(name, shape(stage, self.t)[1], 0)
+            size = source.num_samples or source.estimated_samples if source else None
+            if source is not None and size is None:
                 self.bad(
                     ("stages", i, "duration"),
-                    f"this stage has {batches:,} batches of {_tokens(tokens)}; a plan counts "
-                    f"{MAX_BATCHES:,} a stage at most",
-                    "give it larger batches, a shorter duration or a smaller budget",
+                    f"how long an epoch of '{name}' is cannot be known ahead",
+                    "write a share, tokens or batches",
                 )
-                batches = 1
-            if batches < 1:
-                self.bad(
-                    ("stages", i, "duration"),
-                    f"this stage gets {_tokens(end - used)}, less "
-                    f"than one batch of {size(stage)} x {length} = {_tokens(tokens)}",
-                    "give it a longer duration, a larger budget or a smaller batch",
+            elif source is not None and source.num_samples is None:
+                estimated.append(stage.name)
+                self.warnings.append(
+                    f"stage '{stage.name}': its length is a guess until '{name}' is tokenized"
                 )
-                batches = 1
-            out.append((batches, size(stage), used))
-            used += batches * tokens
-        self.run_tokens = used
-        return out
+            found[stage.name] = Fraction(size or 1) / shares[name]
+        return found, tuple(estimated)
 
     # -- stages ---------------------------------------------------------------------------------
 
-    def stage(
-        self, index: int, num_batches: int, batch_size: int, first_token: int
-    ) -> PlannedStage | None:
-        spec, length = self.c.stages[index], self.t.sequence_length
-        clock = Clock(num_batches, batch_size * length)
-        path: tuple[str | int, ...] = ("stages", index)
-        columns = _names(spec.mixture)
-        leaves: dict[str, None] = {}
-        blends: dict[str, tuple[tuple[str, ...], Curve]] = {}
-        where: tuple[str | int, ...] = (*path, "mixture")
+    def stages(self, lengths: Lengths, planned: Lengths) -> list[PlannedStage]:
+        """All stages, for given lengths. `planned`: those that schedules refer to."""
+        blends = {n: s for n, s in self.c.sources.items() if isinstance(s, BlendSource)}
+        pairs = list(zip(self.c.stages, lengths.stages, strict=True))
+        shapes = [_shape_of(spec, length) for spec, length in pairs]
+        reference = [
+            _shape_of(spec, length)
+            for spec, length in zip(self.c.stages, planned.stages, strict=True)
+        ]
         try:
-            curve = resolve(spec.mixture, clock, columns, spec.cycle)
-            queue = list(columns)
-            while queue:
-                name = queue.pop(0)
-                source = self.c.sources[name]
-                if not isinstance(source, BlendSource):
-                    leaves[name] = None
-                elif name not in blends:
-                    where = ("sources", name, "mixture")
-                    inner = _names(source.mixture)
-                    blends[name] = (inner, resolve(source.mixture, clock, inner, source.cycle))
-                    queue += inner
-            optimizer = self.t.optimizer.under(spec.optimizer)
-            in_stage = spec.optimizer.lr is not None
-            where = (*path, "optimizer", "lr") if in_stage else path
-            rate = resolve_rate(optimizer, self.t.base_rate(), clock)
+            mixtures = resolve_mixtures(shapes, blends, reference)
+        except Unresolved as error:
+            for stage, blend, message in error.faults:
+                where = ("sources", blend) if blend else ("stages", stage)
+                batches = lengths.stages[stage].clock_batches
+                name = self.c.stages[stage].name
+                self.bad((*where, "mixture"), message, f"stage '{name}' has {batches:,} batches")
+            self.stop_if_bad()
+        out: list[PlannedStage] = []
+        counters: dict[str, int] = {}
+        rate: Fraction | None = None
+        for i, ((_, length), mixture) in enumerate(zip(pairs, mixtures, strict=True)):
+            stage = self.stage(i, length, mixture, rate)
+            if stage is None:
+                self.stop_if_bad()
+            assert stage is not None
+            stage = self.with_counters(stage, counters)
+            rate = stage.rate.end(stage.num_batches)
+            out.append(stage)
+        return out
+
+    def stage(
+        self, index: int, length: Length, mixture: Mixture, left: Fraction | None
+    ) -> PlannedStage | None:
+        """One stage. left: the rate that the stage before ended with."""
+        spec = self.c.stages[index]
+        path: tuple[str | int, ...] = ("stages", index)
+        optimizer = self.t.optimizer.under(spec.optimizer)
+        clock = Clock(length.clock_batches, length.tokens_per_batch)
+        try:
+            rate = resolve_rate(optimizer, self.t.base_rate(), clock, left)
         except ValueError as error:
-            self.bad(where, str(error), f"stage '{spec.name}' has {num_batches:,} batches")
+            where = (*path, "optimizer", "lr") if spec.optimizer.lr is not None else path
+            remedy = f"stage '{spec.name}' has {length.clock_batches:,} batches"
+            self.bad(where, str(error), remedy)
             return None
-        order = tuple(sorted(leaves))
-        mixture = Mixture(columns, curve, blends, order)
-        apportionment = apportion(mixture.at, num_batches, batch_size, mixture.is_constant)
+        apportionment = apportion(mixture, length.clock_batches, length.batch_size)
         live = [i for i, total in enumerate(apportionment.totals) if total]
-        if len(live) < len(order):  # a declared weight that never yields a sample
-            for i, name in enumerate(order):
+        if len(live) < len(mixture.leaves):  # a declared weight that never yields a sample
+            for i, name in enumerate(mixture.leaves):
                 if i not in live and any(f.value.get(name, 0) for f in spec.mixture):
                     self.warnings.append(
                         f"stage '{spec.name}': the source '{name}' gets no sample, its share is "
                         "too small for the stage"
                     )
-            apportionment = Apportionment(
-                apportionment.counts[:, live].copy(), apportionment.largest_deviation
-            )
-        peak = _absolute_peak(spec.optimizer.lr)
-        if peak:
-            self.warnings.append(
-                f"stage '{spec.name}': the peak rate {float(peak):g} is absolute; for trainers of "
-                f"other sizes, write it relative to the trainer's: "
-                f"{float(peak / self.t.base_rate()):g}x"
-            )
+        counts = apportionment.counts[: length.num_batches]
+        if len(live) < len(mixture.leaves):
+            counts = counts[:, live].copy()
         return PlannedStage(
             index,
             spec,
-            num_batches,
-            batch_size,
-            length,
-            first_token,
-            tuple(order[i] for i in live),
+            length.clock_batches,
+            length.num_batches,
+            length.batch_size,
+            length.sequence_length,
+            spec.precision or self.t.precision,
+            length.first_token,
+            tuple(mixture.leaves[i] for i in live),
             {},
+            {},
+            self.spared(index),
             mixture,
             optimizer,
             rate,
-            self.evaluations(num_batches, batch_size * length, first_token),
-            apportionment,
+            self.evaluations(length),
+            Apportionment(counts, apportionment.largest_deviation),
         )
 
-    def evaluations(self, num_batches: int, tokens: int, first_token: int) -> tuple[int, ...]:
+    def spared(self, index: int) -> tuple[tuple[int, int], ...]:
+        """Vocabulary rows that entering a stage leaves alone."""
+        enter = self.c.stages[index].enter
+        ranges = self.inventory.vocabulary.ranges
+        found = []
+        for i, name in enumerate(enter.spare if enter is not None else ()):
+            if name in self.c.sources:
+                wanted = {self.c.sources[name].range_name()}
+            else:
+                wanted = {known for known in ranges if known.split()[0] == name}
+            rows = [(first, first + size) for r, (first, size) in ranges.items() if r in wanted]
+            if not rows:
+                self.bad(
+                    ("stages", index, "enter", "spare", i),
+                    f"the vocabulary has no rows of '{name}'",
+                    f"it has {', '.join(ranges)}",
+                )
+            found += rows
+        return tuple(sorted(set(found)))
+
+    def with_counters(self, stage: PlannedStage, counters: dict[str, int]) -> PlannedStage:
+        """A stage that knows where its sources' samples begin; the counters move on.
+
+        Endless sources count their samples of all lengths together, so that a rule is never met
+        twice; a text that is packed at another length is dealt anew.
+        """
+        first, replayed = {}, {}
+        for name in stage.sources:
+            key = name
+            if self.c.sources[name].finite:
+                key = dataset_name(name, stage.sequence_length, self.t.sequence_length)
+            seen = counters.get(key, 0)
+            if stage.spec.draw.get(name) != "replay":
+                first[name] = seen
+                counters[key] = seen + stage.counts[name]
+                continue
+            first[name], replayed[name] = 0, seen
+            if not seen:
+                self.bad(
+                    ("stages", stage.index, "draw", name),
+                    f"there is nothing of '{name}' to replay: no earlier stage draws from it",
+                    "draw from it in an earlier stage, or remove this",
+                )
+        return replace(stage, first_sample=first, replayed=replayed)
+
+    def evaluations(self, length: Length) -> tuple[int, ...]:
         """Evaluate where the run's tokens reach multiples of the interval, at most every batch."""
-        every: Quantity = self.c.evaluate.every
+        every, batch = self.c.evaluate.every, length.tokens_per_batch
         if every.unit == "ba":
-            step = every.value * tokens
+            step = every.value * batch
         elif every.unit == "tok":
             step = every.value
         else:
-            step = every.value / 100 * self.run_tokens
-        step = max(step, Fraction(tokens))
+            step = every.value / 100 * self.planned_tokens
+        step = max(step, Fraction(batch))
         at: list[int] = []
-        k = int(first_token // step) + 1
+        k = int(length.first_token // step) + 1
         while True:
-            batch = -int((first_token - k * step) // tokens)  # the first to reach k intervals
-            if batch >= num_batches:
+            done = -int((length.first_token - k * step) // batch)  # the first to reach k intervals
+            if done >= length.num_batches:
                 return tuple(at)
             if len(at) == MAX_EVALUATIONS:
                 self.bad(
@@ -297,20 +324,98 @@ class _Planner:
                     "evaluate less often, such as every 10%",
                 )
                 return tuple(at)
-            at.append(batch)
+            at.append(done)
             k += 1
+
+    # -- sources --------------------------------------------------------------------------------
+
+    def ended_at_once(
+        self, bound: list[PlannedStage], epochs: Mapping[str, Fraction], planned: Lengths
+    ) -> list[PlannedStage]:
+        """The stages if all that wait for evidence ended at their first evaluation."""
+        ended = {
+            s.name: s.evaluations[0] for s in bound if s.spec.until is not None and s.evaluations
+        }
+        if not ended or not any(s.spec.duration is None for s in bound):
+            return bound
+        return self.stages(self.lengths(epochs, {**ended, **self.ended}), planned)
+
+    def needed(self, variants: list[list[PlannedStage]]) -> dict[str, int]:
+        """Samples of each dataset that the run may need, at most, however its stages end."""
+        needed: dict[str, int] = {}
+        for same in zip(*variants, strict=True):
+            for stage in same:
+                for name in stage.sources:
+                    key = dataset_name(name, stage.sequence_length, self.t.sequence_length)
+                    if name in stage.replayed:
+                        end = min(stage.replayed[name], stage.counts[name])
+                    else:
+                        end = stage.first_sample[name] + stage.counts[name]
+                    needed[key] = max(needed.get(key, 0), end)
+        return needed
+
+    def sources(self, used: set[str], needed: Mapping[str, int]) -> dict[str, PlannedSource]:
+        """Every dataset that the run draws from or is evaluated on."""
+        usual = self.t.sequence_length
+        lengths: dict[str, set[int]] = {name: set() for name in used}
+        for stage in self.c.stages:
+            for name in self.leaves(stage):
+                lengths[name].add(shape(stage, self.t)[1])
+        for name in self.c.evaluate.sources:
+            lengths[name].add(usual)
+        known: dict[str, PlannedSource] = {}
+        for name in (n for n in self.c.sources if n in used):
+            for length in sorted(lengths[name], key=lambda n: (n != usual, n)):
+                key = dataset_name(name, length, usual)
+                source = self.inventory.source(name, length, needed.get(key, 0))
+                if source is None:
+                    continue
+                known[key] = source
+                self.inventory.check_size(source)
+                if source.loss_tokens < 1:
+                    self.bad(
+                        ("sources", name),
+                        f"the first {source.loss_start} tokens of a sample "
+                        f"are masked, and a sample has {source.sequence_length}",
+                        "lower loss_from_frame, or raise the trainer's sequence_length",
+                    )
+        first: dict[str, str] = {}
+        for name, source in known.items():
+            twin = first.setdefault(source.fingerprint, name)
+            if twin != name:
+                self.warnings.append(
+                    f"the sources '{twin}' and '{name}' mean the same: same samples"
+                )
+        return known
+
+    def check_shares(self, stages: list[PlannedStage]) -> None:
+        """Refuse sources that get more of the run than they allow."""
+        for name, spec in self.c.sources.items():
+            most = spec.max_share
+            if most is None:
+                continue
+            drawn = sum(s.counts.get(name, 0) * s.sequence_length for s in stages)
+            share = Fraction(100 * drawn, self.planned_tokens)
+            if share > most.value:
+                self.bad(
+                    ("sources", name, "max_share"),
+                    f"'{name}' gets {float(share):.3g}% of the run's tokens, more than {most}",
+                    "lower its weight in the stages' mixtures, or raise max_share",
+                )
+
+
+def _shape_of(spec: Stage, length: Length) -> StageShape:
+    return StageShape(
+        spec.mixture,
+        spec.cycle,
+        length.clock_batches,
+        length.num_batches,
+        length.batch_size,
+        length.sequence_length,
+        length.first_token,
+        spec.transform,
+    )
 
 
 def _names(schedule: Schedule) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for frame in schedule for name in frame.value))
-
-
-def _absolute_peak(rate: LearningRate | Schedule | None) -> Fraction | None:
-    """The highest absolute rate that a stage's own optimizer gives, if any."""
-    if isinstance(rate, LearningRate):
-        return rate.peak.value if rate.peak.unit == "" else None
-    return max((f.value.value for f in rate or () if f.value.unit == ""), default=None)
-
-
-def _tokens(count: Fraction | int) -> str:
-    return format_count(float(count)) + " tokens"

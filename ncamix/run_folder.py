@@ -38,6 +38,7 @@ _SEGMENTS = (
 )
 _FIRST = "locals"  # the segment that takes a prefix; the others come after it
 _SHARED_MEMORY = Path("/dev/shm")
+DECISIONS = "decisions.json"  # which stages ended on evidence, and on what
 _TEMPORARY = "ncamix-"
 _PATIENCE = 20.0
 
@@ -57,6 +58,23 @@ class RunFolder:
     def checkpoints(self, index: int, stage: str) -> Path:
         """The checkpoint folder of a stage."""
         return self.path / "checkpoints" / f"{index}-{stage}"
+
+    def decisions(self) -> dict[str, int]:
+        """Batches after which evidence ended stages of this run."""
+        if not self.file(DECISIONS).is_file():
+            return {}
+        decided = json.loads(self.file(DECISIONS).read_text())
+        return {stage: int(facts["num_batches"]) for stage, facts in decided.items()}
+
+    def add_decision(
+        self, stage: str, num_batches: int, tokens: int, values: dict[str, float]
+    ) -> None:
+        """Write down that evidence ended a stage, and on which values, after how many tokens."""
+        known = {}
+        if self.file(DECISIONS).is_file():
+            known = json.loads(self.file(DECISIONS).read_text())
+        known[stage] = {"num_batches": num_batches, "tokens": tokens, "values": values}
+        write_whole(self.file(DECISIONS), json.dumps(known, indent=1).encode())
 
     @contextmanager
     def hold(self) -> Iterator[None]:

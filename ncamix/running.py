@@ -17,6 +17,7 @@ from ncamix.errors import UserError, fail
 from ncamix.files import write_whole
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
+from ncamix.planning import decide
 from ncamix.run_folder import RunFolder
 from ncamix.sources import NcaSource
 from ncamix.sources.nca import NcaGenerator
@@ -55,11 +56,16 @@ def run_plan(
             )
             return dict(json.loads(finished.read_text()))
         with Waiting(console, "compiling text") as waiting:
-            plan = prepare(plan, waiting.say, data)
+            plan = decide(prepare(plan, waiting.say, data), folder.decisions())
         for name, document in (("curriculum", plan.curriculum), ("trainer", plan.trainer)):
             write_whole(folder.file(f"{name}.yaml"), document.document.text.encode())
-        write_whole(folder.file("plan.json"), json.dumps(plan_json(plan), indent=1).encode())
+        write_plan(plan, folder)
         return _train(plan, folder, data, console, first)
+
+
+def write_plan(plan: Plan, folder: RunFolder) -> None:
+    """Write `plan.json`, which names the run by its fingerprint."""
+    write_whole(folder.file("plan.json"), json.dumps(plan_json(plan), indent=1).encode())
 
 
 def _check_device(plan: Plan) -> None:
@@ -147,9 +153,11 @@ def _train(
 
         set_up_ranks(device)
         share_temporary()
-        dist.barrier()  # the first rank has compiled the text
+        held = [folder.decisions() if first else {}]
+        dist.broadcast_object_list(held)  # the first rank has compiled the text by now
         if not first:
             plan = prepare(plan, lambda what, done: None, data)
+        plan = decide(plan, held[0])
         file = (data / "tokenizer.json") if data is not None else tokenizer_file(plan)
         facts = None
         if plan.vocabulary.text_rows and file is not None and file.is_file():
@@ -157,9 +165,10 @@ def _train(
         sets = evaluation_sets(plan, facts.bytes_per_id if facts else None, data)
     if not is_finished(plan, folder):
         with RunProgress(plan.num_tokens, console, first) as progress:
-            train(plan, folder, data, sets, device, progress)
+            plan = train(plan, folder, data, sets, device, progress)
     if not first:
         return {}
+    write_plan(plan, folder)
     with Waiting(console, "exporting and drawing the report"):
         return _finish(plan, folder, facts, device)
 

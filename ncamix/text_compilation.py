@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -25,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncamix import cache, tokenization
-from ncamix.errors import Problem, UserError, fail
+from ncamix.errors import UserError, fail
 from ncamix.files import write_whole
 from ncamix.keys import fingerprint
 from ncamix.plan import Plan, PlannedSource, too_small
+from ncamix.planning import make_plan
 from ncamix.shards import ShardFormat, count_samples, width_of, write_dataset
 from ncamix.sources.text import Document, TextSource, read_documents, split_of
 from ncamix.waiting import Say, quiet
@@ -46,18 +47,29 @@ def prepare_text(plan: Plan, say: Say = quiet) -> Plan:
     Raises:
         UserError: a corpus is empty, cannot be read, or is too small for its share.
     """
+    sizes = {
+        name: int(compile_text(plan, source, say)["num_samples"])
+        for name, source in plan.sources.items()
+        if source.text is not None
+    }
+    return with_sizes(plan, sizes)
+
+
+def with_sizes(plan: Plan, sizes: Mapping[str, int]) -> Plan:
+    """A plan with the exact sizes of its texts, by dataset.
+
+    Raises:
+        UserError: a text is too small for its share.
+    """
+    if plan.estimated:  # a stage's length counts epochs: only now is it known
+        plan = make_plan(plan.curriculum, plan.trainer, sizes=sizes)
     sources = dict(plan.sources)
-    problems: list[Problem] = []
-    for name, source in plan.sources.items():
-        if source.text is None:
-            continue
-        info = compile_text(plan, source, say)
-        sources[name] = replace(source, num_samples=info["num_samples"])
-        problem = too_small(plan.curriculum, source, info["num_samples"])
-        if problem is not None:
-            problems.append(problem)
-    if problems:
-        raise UserError(problems)
+    for name, size in sizes.items():
+        sources[name] = replace(sources[name], num_samples=size)
+    problems = [too_small(plan.curriculum, sources[name], size) for name, size in sizes.items()]
+    found = [problem for problem in problems if problem is not None]
+    if found:
+        raise UserError(found)
     return replace(plan, sources=sources)
 
 

@@ -37,7 +37,7 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 
 class Checkpointer(Callback):
-    """Saves at every `every`-th batch, at the last one, and whenever `wanted` says so.
+    """Saves at every `every`-th batch, at the stage's last one, and whenever `wanted` says so.
 
     Raises (through Composer):
         Stopped: after the checkpoint that `wanted` asked for.
@@ -48,11 +48,10 @@ class Checkpointer(Callback):
         folder: Path,
         every: int,
         keep: int,
-        num_batches: int,
         wanted: Callable[[], BaseException | None],
     ) -> None:
         self.folder, self.every, self.keep = folder, every, keep
-        self.num_batches, self.wanted = num_batches, wanted
+        self.wanted = wanted
 
     def fit_start(self, state: State, logger: Logger) -> None:
         if dist.get_global_rank() == 0:
@@ -62,12 +61,14 @@ class Checkpointer(Callback):
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         batch = state.timestamp.batch.value
         stop = self.wanted()
-        if batch % self.every == 0 or batch == self.num_batches or stop is not None:
-            self.save(state, batch)
-        if stop is not None and batch < self.num_batches:
+        assert state.max_duration is not None
+        last = batch == state.max_duration.value  # evidence may have brought it forward
+        if batch % self.every == 0 or last or stop is not None:
+            self.save(state, batch, last)
+        if stop is not None and not last:
             raise stop
 
-    def save(self, state: State, batch: int) -> None:
+    def save(self, state: State, batch: int, last: bool) -> None:
         """Save the training state after `batch` batches, and prune older checkpoints."""
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".saving-{batch:06}.pt"
@@ -84,7 +85,7 @@ class Checkpointer(Callback):
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, checkpoint_path(self.folder, batch))
-            keep = 1 if batch == self.num_batches else self.keep
+            keep = 1 if last else self.keep
             for _, old in checkpoints(self.folder)[:-keep]:
                 old.unlink()
         dist.barrier()

@@ -45,9 +45,14 @@ class RunProgress:
         if self.bar is not None:
             self.bar.stop()
 
-    def pause(self) -> None:
-        """Time that passes now is not training (evaluation, hand-over)."""
+    def pause(self, num_tokens: int | None = None) -> None:
+        """Time that passes now is not training (evaluation, hand-over). num_tokens: of the run, if
+        that has changed."""
         self._last = None
+        if num_tokens is not None:
+            self.num_tokens = num_tokens
+            if self.bar is not None:
+                self.bar.update(self.task, total=num_tokens)
 
     def update(self, stage: str, tokens: int, mixture: dict[str, float], loss: float) -> None:
         """Show the state after a batch. tokens: consumed in the run; mixture: shares of 1."""

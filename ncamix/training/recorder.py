@@ -22,12 +22,13 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from ncamix.errors import fail
+from ncamix.evidence import Observation, has_ended, metric_name
 from ncamix.files import write_whole
 from ncamix.mixture import weights_as_floats
 from ncamix.plan import Plan, PlannedStage
 from ncamix.run_folder import RunFolder, cut_rows
 from ncamix.sources.base import MASKED
-from ncamix.training.evaluation import EvaluationSet, evaluate
+from ncamix.training.evaluation import METRICS, EvaluationSet, evaluate
 from ncamix.training.model import CurriculumModel
 from ncamix.training.progress import RunProgress
 
@@ -95,15 +96,19 @@ class Recorder(Callback):
         self.sets, self.progress, self.stop = sets, progress, stop
         self.realised = [0] * len(stage.sources)
         self.seconds = 0.0
+        self.seen: list[Observation] = []  # evaluations of this stage, for what it waits for
+        self.ended: int | None = None  # batches after which evidence ended the stage
         self.evaluate_after = set(stage.evaluations)
         self._metrics: TextIO | None = None
         self._began = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"realised": self.realised, "seconds": self.seconds}
+        seen = [vars(observation) for observation in self.seen]
+        return {"realised": self.realised, "seconds": self.seconds, "seen": seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.realised, self.seconds = list(state["realised"]), float(state["seconds"])
+        self.seen = [Observation(**observation) for observation in state["seen"]]
 
     def fit_start(self, state: State, logger: Logger) -> None:
         batch = state.timestamp.batch.value
@@ -112,7 +117,7 @@ class Recorder(Callback):
             self._metrics = self.folder.file("metrics.jsonl").open("a")
         dist.barrier()
         if batch == 0:
-            self._evaluate(state, "start")
+            self._write(self._evaluate(state, "start"))
 
     def batch_start(self, state: State, logger: Logger) -> None:
         if not self._began:  # the first batch after a pause; later ones count their wait for data
@@ -174,7 +179,11 @@ class Recorder(Callback):
         if done == stage.num_batches:
             self._finish(state)
         elif done in self.evaluate_after:
-            self._evaluate(state, "every")
+            rows = self._evaluate(state, "every")
+            if stage.spec.until is not None and has_ended(stage.spec.until, self.seen):
+                self._end(state)
+            else:
+                self._write(rows)
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Planned equals realised, at every checkpoint."""
@@ -197,9 +206,21 @@ class Recorder(Callback):
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    def _end(self, state: State) -> None:
+        """End the stage on evidence: decided once, written down, and found again by a rerun."""
+        self.ended = state.timestamp.batch.value
+        if dist.get_global_rank() == 0:
+            values = {
+                metric_name(c): self.seen[-1].values[metric_name(c)]
+                for c in self.stage.spec.until.conditions  # type: ignore[union-attr]
+            }
+            self.folder.add_decision(self.stage.name, self.ended, self.seen[-1].tokens, values)
+        state.stop_training()
+        self._finish(state)
+
     def _finish(self, state: State) -> None:
         """What must stand before the stage's last checkpoint says that it is done."""
-        self._evaluate(state, "end")
+        self._write(self._evaluate(state, "end"))
         if dist.get_global_rank() == 0:
             folder = self.folder.checkpoints(self.stage.index, self.stage.name)
             folder.mkdir(parents=True, exist_ok=True)
@@ -207,7 +228,8 @@ class Recorder(Callback):
             facts = {"realised": realised, "seconds": self.seconds}
             write_whole(folder / "stage.json", json.dumps(facts).encode())
 
-    def _evaluate(self, state: State, when: str) -> None:
+    def _evaluate(self, state: State, when: str) -> list[dict[str, Any]]:
+        """Evaluate every held-out set: a row each, the same on every rank."""
         self.progress.pause()
         self._began = 0.0
         stage, done = self.stage, state.timestamp.batch.value
@@ -224,10 +246,20 @@ class Recorder(Callback):
             rows.append(
                 {"stage": stage.name, "batch": done, "tokens": tokens, "when": when, **result}
             )
+        values = {
+            f"{metric}/{row['source']}": row[metric]
+            for row in rows
+            for metric in METRICS
+            if row[metric] is not None
+        }
+        self.seen.append(Observation(tokens, values))
+        self.progress.pause()
+        return rows
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
         if dist.get_global_rank() == 0:
             with self.folder.file("evaluations.jsonl").open("a") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
-        self.progress.pause()
 
 
 def cut_to(plan: Plan, folder: RunFolder, stage: int, batch: int) -> None:

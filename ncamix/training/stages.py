@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 
 from ncamix.errors import fail
 from ncamix.plan import Plan, PlannedStage
+from ncamix.planning import decide
 from ncamix.run_folder import RunFolder, machine_wide
 from ncamix.streams import Collate, make_dataset
 from ncamix.training.checkpoints import Checkpointer, checkpoint_path, latest_checkpoint
@@ -72,8 +73,9 @@ def train(
     sets: list[EvaluationSet],
     device: str,
     progress: RunProgress,
-) -> None:
-    """Train every stage that is not finished yet.
+) -> Plan:
+    """Train every stage that is not finished yet; the plan as it turned out, stages that evidence
+    ended early included.
 
     Raises:
         Stopped: a signal came; the state is saved.
@@ -89,10 +91,14 @@ def train(
             )
     stop = StopSignal()
     with stop.listen():  # after Composer's import, which lays handlers of its own
-        for stage in plan.stages:
+        for index in range(len(plan.stages)):
+            stage = plan.stages[index]
             if not _final(folder, stage).is_file():
-                _train_stage(plan, stage, folder, data, sets, device, progress, stop)
-                progress.pause()
+                ended = _train_stage(plan, stage, folder, data, sets, device, progress, stop)
+                if ended is not None:
+                    plan = decide(plan, {stage.name: ended})
+                progress.pause(plan.num_tokens)
+    return plan
 
 
 def _train_stage(
@@ -104,13 +110,14 @@ def _train_stage(
     device: str,
     progress: RunProgress,
     stop: StopSignal,
-) -> None:
+) -> int | None:
+    """Train one stage; the batches after which evidence ended it, if that was early."""
     trainer = plan.trainer.trainer
     home = folder.checkpoints(stage.index, stage.name)
     found = latest_checkpoint(home)
     model = CurriculumModel(enter_stage(plan, stage, folder, resumed=found is not None))
     model.active = ActiveIds(
-        plan.active_ranges(stage.sources)
+        plan.active_ranges(stage)
         if plan.vocabulary.softmax == "active"
         else [(0, plan.vocabulary.rows)]
     )
@@ -128,7 +135,7 @@ def _train_stage(
         dataset,
         batch_size=share,
         num_workers=trainer.workers,
-        collate_fn=Collate([plan.sources[name].loss_start for name in stage.sources]),
+        collate_fn=Collate([plan.dataset_of(name, stage).loss_start for name in stage.sources]),
         pin_memory=device == "gpu",
         drop_last=True,
         multiprocessing_context="spawn" if trainer.workers else None,
@@ -136,8 +143,9 @@ def _train_stage(
         persistent_workers=False,
     )
     checkpointer = Checkpointer(
-        home, _interval(plan, stage), trainer.checkpoint.keep, stage.num_batches, stop.wanted
+        home, _interval(plan, stage), trainer.checkpoint.keep, stop.wanted
     )
+    recorder = Recorder(plan, stage, folder, model, sets, progress, stop)
     clip = stage.optimizer.clip
     runner: Trainer | None = None
     try:
@@ -147,10 +155,10 @@ def _train_stage(
             optimizers=make_optimizer(model, stage),
             max_duration=f"{stage.num_batches}ba",
             device=device,
-            precision=_PRECISIONS[trainer.precision],
+            precision=_PRECISIONS[stage.precision],
             device_train_microbatch_size=_microbatch(trainer.microbatch, share, device),
             algorithms=[GradientClipping("norm", float(clip))] if clip else [],
-            callbacks=[Recorder(plan, stage, folder, model, sets, progress, stop), checkpointer],
+            callbacks=[recorder, checkpointer],
             run_name=f"{plan.name}-{stage.index}",
             seed=plan.seeds.init,
             progress_bar=False,
@@ -173,6 +181,7 @@ def _train_stage(
     dist.barrier()
     if dist.get_global_rank() == 0:
         shutil.rmtree(cache, ignore_errors=True)
+    return recorder.ended
 
 
 def enter_stage(plan: Plan, stage: PlannedStage, folder: RunFolder, resumed: bool) -> Any:
@@ -225,7 +234,7 @@ def make_optimizer(model: torch.nn.Module, stage: PlannedStage) -> torch.optim.O
 
 def _interval(plan: Plan, stage: PlannedStage) -> int:
     every = plan.trainer.trainer.checkpoint.every
-    batches = every.value / 100 * stage.num_batches if every.unit == "%" else every.value
+    batches = every.value / 100 * stage.clock_batches if every.unit == "%" else every.value
     return max(1, round(batches))
 
 
