@@ -308,7 +308,7 @@ def _names(schedule: Schedule) -> tuple[str, ...]:
 def _absolute_peak(rate: LearningRate | Schedule | None) -> Fraction | None:
     """The highest absolute rate that a stage's own optimizer gives, if any."""
     if isinstance(rate, LearningRate):
-        return rate.peak.value if rate.peak.unit == "" else None
+        return rate.peak.value if rate.peak and rate.peak.unit == "" else None
     return max((f.value.value for f in rate or () if f.value.unit == ""), default=None)
 
 

@@ -10,13 +10,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import PlainValidator, WithJsonSchema
 
+from ncamix import forms
 from ncamix.quantities import Quantity, quantity_of, refuse
 from ncamix.schedule import Schedule, parse_mixture
 from ncamix.sources.base import SourceSpec
 
-MixtureSchedule = Annotated[
-    Schedule, PlainValidator(parse_mixture), WithJsonSchema({"type": ["object", "array"]})
-]
+MixtureSchedule = Annotated[Schedule, PlainValidator(parse_mixture), WithJsonSchema(forms.MIXTURE)]
 
 
 def _cycle(written: Any) -> Quantity:
@@ -26,7 +25,9 @@ def _cycle(written: Any) -> Quantity:
     return period
 
 
-Cycle = Annotated[Quantity, PlainValidator(_cycle), WithJsonSchema({"type": "string"})]
+Cycle = Annotated[
+    Quantity, PlainValidator(_cycle), WithJsonSchema(forms.quantity("%", "tok", "ba"))
+]
 
 
 class BlendSource(SourceSpec):
