@@ -140,7 +140,7 @@ def test_durations(tmp_path: Path, written: str, value: float, unit: str) -> Non
             curriculum(stage("{hiss: 1}", more=", precision: fp8")),
             "stages.one.precision",
             "not one of the choices",
-            "did you mean 'fp",
+            "choices: fp32, bf16, fp16",
         ),
         (
             curriculum(stage("{hiss: 1}", more=", until: {loss/hiss: {below: 0}}")),
