@@ -157,14 +157,14 @@ def _duration(written: Any) -> Quantity | None:
 class Stage(Spec):
     """A duration, a mixture, an optimizer, and what happens on entering."""
 
-    name: Annotated[str, WithJsonSchema(forms.NAME), Field(description="Letters, digits, _ and -.")]
+    name: Annotated[str, WithJsonSchema(forms.WORD), Field(description="Letters, digits, _ and -.")]
     duration: Annotated[
         Quantity | None,
         PlainValidator(_duration),
         WithJsonSchema(forms.either(forms.choice("rest"), forms.quantity("%", "tok", "ba", "ep"))),
         Field(
-            description="Its length, the most of it beside `until`: 15% of the budget, 164Mtok, "
-            "500ba, 10ep (epochs of its one finite source) or rest."
+            description="How long it is, or may be: 15% of the budget, 164Mtok, 500ba, "
+            "10ep of its finite source, or rest."
         ),
     ]
     mixture: Annotated[
@@ -275,7 +275,7 @@ class Curriculum(Spec):
     ncamix: Annotated[
         Whole, WithJsonSchema(forms.VERSION), Field(description="The version of the language.")
     ]
-    name: Annotated[str, WithJsonSchema(forms.NAME), Field(description="Letters, digits, _ and -.")]
+    name: Annotated[str, WithJsonSchema(forms.WORD), Field(description="Letters, digits, _ and -.")]
     seed: Annotated[
         Seeds,
         PlainValidator(_seeds),
@@ -295,7 +295,7 @@ class Curriculum(Spec):
         dict[str, Source],
         Field(
             description="What samples are drawn from, by name.",
-            json_schema_extra={"propertyNames": forms.NAME},
+            json_schema_extra={"propertyNames": forms.WORD},
         ),
     ]
     stages: Annotated[

@@ -24,7 +24,7 @@ from ncamix.groups import (
     parts,
 )
 from ncamix.quantities import Refusal, refuse
-from ncamix.schedule import is_name
+from ncamix.schedule import NAME, is_name
 from ncamix.sources.base import Spec
 
 
@@ -128,7 +128,7 @@ class Enter(Spec):
     from_run: Annotated[
         RunStage | None,
         PlainValidator(_run_stage),
-        WithJsonSchema({"type": "string", "pattern": "^.+/[A-Za-z_][A-Za-z0-9_-]*$"}),
+        WithJsonSchema({"type": "string", "pattern": f"^.+/{NAME.removeprefix('^')}"}),
         Field(alias="from", description="RUN/STAGE: the weights come from there."),
     ] = None
 

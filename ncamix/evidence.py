@@ -25,6 +25,7 @@ from ncamix.quantities import (
     refuse,
 )
 from ncamix.reading import unknown_key
+from ncamix.schedule import NAME
 
 METRICS = ("loss", "perplexity", "bits_per_byte")
 _WAY_OUT = "write {below: 2.0} or {plateau: 0.01, over: 1Mtok}"
@@ -113,7 +114,7 @@ def _over(written: Any) -> Quantity:
 
 
 _FORM = forms.table(
-    f"^({'|'.join(METRICS)})/[A-Za-z_][A-Za-z0-9_-]*$",
+    f"^({'|'.join(METRICS)})/{NAME.removeprefix('^')}",
     forms.either(
         forms.mapping(
             {"below": forms.about({"type": "number", "exclusiveMinimum": 0}, "Ends below this.")},

@@ -9,23 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ncamix.quantities import NUMBER
+from ncamix.quantities import quantity_pattern
 from ncamix.reading import LANGUAGE_VERSION
-from ncamix.schedule import EASES
+from ncamix.schedule import EASES, NAME
 
 Form = dict[str, Any]
 
-_NAME = "^[A-Za-z_][A-Za-z0-9_-]*$"
-NAME: Form = {"type": "string", "pattern": _NAME}
+WORD: Form = {"type": "string", "pattern": NAME}
 VERSION: Form = {"const": LANGUAGE_VERSION}
 COUNT: Form = {"type": "integer", "minimum": 1}
 
 
-def quantity(*units: str, signed: bool = False) -> Form:
+def quantity(*units: str, negative: bool = False) -> Form:
     """A number with one of `units`, of which '' is none."""
-    sign = "[-+]?" if signed else r"\+?"
-    text = rf"^\s*{sign}{NUMBER}\s*[kMGT]?({'|'.join(units)})\s*$"
-    written: Form = {"type": "string", "pattern": text}
+    written: Form = {"type": "string", "pattern": quantity_pattern(*units, negative=negative)}
     return either({"type": "number", "minimum": 0}, written) if "" in units else written
 
 
@@ -67,9 +64,6 @@ def array(item: Form) -> Form:
 
 def schedule(value: Form, key: str) -> Form:
     """A constant, a mapping of positions to values, or a list of keyframes."""
-    at = quantity("%", "tok", "ba", signed=True)
+    at = quantity("%", "tok", "ba", negative=True)
     frame = {"at": at, key: value, "ease": choice(*EASES)}
     return either(value, table(at["pattern"], value), array(mapping(frame, required=("at", key))))
-
-
-MIXTURE = schedule(table(_NAME, quantity("", "%")), "mix")

@@ -17,8 +17,8 @@ from typing import Annotated, Any
 from pydantic import PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?"  # without its sign
-_PATTERN = re.compile(rf"\s*([-+]?{NUMBER})\s*([kMGT]?)(%|tok|ba|ep|x)?\s*\Z", re.ASCII)
+_NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?"
+_PATTERN = re.compile(rf"\s*([-+]?{_NUMBER})\s*([kMGT]?)(%|tok|ba|ep|x)?\s*\Z", re.ASCII)
 SMALLEST, LARGEST = Fraction(1, 10**30), 10**18  # anything beyond is a slip of the keyboard
 _POWERS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -142,6 +142,12 @@ def quantity_of(
         shown = f"'{written}'" if isinstance(written, str | int | Decimal) else "this"
         raise refuse(f"{shown} is not understood here", f"write it like {example}", suffix)
     return quantity
+
+
+def quantity_pattern(*units: str, negative: bool = False) -> str:
+    """A regular expression of JSON Schema for a quantity in one of `units` ('': none)."""
+    sign = "[-+]?" if negative else r"\+?"
+    return rf"^\s*{sign}{_NUMBER}\s*[kMGT]?({'|'.join(units)})\s*$"
 
 
 def exact(written: Any) -> Fraction:

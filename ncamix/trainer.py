@@ -143,7 +143,7 @@ class Trainer(Spec):
     ncamix: Annotated[
         Whole, WithJsonSchema(forms.VERSION), Field(description="The version of the language.")
     ]
-    name: Annotated[str, WithJsonSchema(forms.NAME), Field(description="Letters, digits, _ and -.")]
+    name: Annotated[str, WithJsonSchema(forms.WORD), Field(description="Letters, digits, _ and -.")]
     model: Annotated[Model, Field(description="The model that is trained.")]
     sequence_length: Annotated[
         SequenceLength, Field(description="Tokens that a sample is trained on.")

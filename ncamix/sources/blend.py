@@ -10,12 +10,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import PlainValidator, WithJsonSchema
 
-from ncamix import forms
 from ncamix.quantities import Quantity, quantity_of, refuse
 from ncamix.schedule import Schedule, parse_mixture
 from ncamix.sources.base import SourceSpec
 
-MixtureSchedule = Annotated[Schedule, PlainValidator(parse_mixture), WithJsonSchema(forms.MIXTURE)]
+MixtureSchedule = Annotated[
+    Schedule, PlainValidator(parse_mixture), WithJsonSchema({"type": ["object", "array"]})
+]
 
 
 def _cycle(written: Any) -> Quantity:
@@ -25,9 +26,7 @@ def _cycle(written: Any) -> Quantity:
     return period
 
 
-Cycle = Annotated[
-    Quantity, PlainValidator(_cycle), WithJsonSchema(forms.quantity("%", "tok", "ba"))
-]
+Cycle = Annotated[Quantity, PlainValidator(_cycle), WithJsonSchema({"type": "string"})]
 
 
 class BlendSource(SourceSpec):
