@@ -6,41 +6,32 @@ may override the batch size). Reading one imports neither torch nor numba.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from decimal import Decimal
+from dataclasses import dataclass, fields
 from fractions import Fraction
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import (
     BeforeValidator,
     Discriminator,
+    Field,
     PlainValidator,
     Tag,
     WithJsonSchema,
     field_validator,
 )
-from pydantic import model_validator as check
 
+from ncamix import forms
+from ncamix.entry import Enter
 from ncamix.errors import nearest
+from ncamix.evidence import WrittenUntil
 from ncamix.keys import fingerprint
 from ncamix.quantities import Positive, Quantity, Whole, quantity_of, refuse
 from ncamix.reading import not_yet
 from ncamix.schedule import is_name
-from ncamix.sources import (
-    KINDS,
-    LATER_KINDS,
-    BlendSource,
-    DyckSource,
-    NcaSource,
-    NoiseSource,
-    Spec,
-    TextSource,
-)
+from ncamix.sources import KINDS, LATER_KINDS, BlendSource, SourceSpec, Spec
 from ncamix.sources.base import plain
 from ncamix.sources.blend import Cycle, MixtureSchedule
-from ncamix.trainer import Optimizer
-
-GROUPS = ("embedding", "head", "embeddings", "attention", "mlp", "norms", "final_norm")
+from ncamix.trainer import Optimizer, Precision, SequenceLength
 
 
 @dataclass(frozen=True)
@@ -52,16 +43,19 @@ class Seeds:
     rules: int
 
 
+_PURPOSES = tuple(part.name for part in fields(Seeds))
+_SEED: forms.Form = {"type": "integer", "minimum": 0}
+
+
 def _seeds(written: Any) -> Seeds:
     if isinstance(written, int) and not isinstance(written, bool) and written >= 0:
         return Seeds(written, written, written)
     if not isinstance(written, dict):
         raise refuse("not a seed", "write 17, or {init: 1, order: 2, rules: 3}")
-    known = ("init", "order", "rules")
     for key in written:
-        if key not in known:
-            raise refuse(f"unknown seed '{key}'", nearest(str(key), known), (key,))
-    for key in known:
+        if key not in _PURPOSES:
+            raise refuse(f"unknown seed '{key}'", nearest(str(key), _PURPOSES), (key,))
+    for key in _PURPOSES:
         value = written.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise refuse(f"the seed '{key}' is not a whole number", "give all three", (key,))
@@ -99,68 +93,62 @@ def _tokenizer(written: Any) -> Tokenizer:
     return Tokenizer("bpe", size, tuple(sources))
 
 
-WrittenTokenizer = Annotated[Tokenizer | None, PlainValidator(_tokenizer)]
+WrittenTokenizer = Annotated[
+    Tokenizer | None,
+    PlainValidator(_tokenizer),
+    WithJsonSchema(
+        forms.either(
+            forms.choice("bytes"),
+            forms.mapping(
+                {
+                    "bpe": forms.about(
+                        {"type": "integer", "minimum": 257, "maximum": 1 << 20},
+                        "Ids of the vocabulary, special ones included.",
+                    ),
+                    "train_on": forms.about(
+                        forms.array({"type": "string"}), "The text sources that it is trained on."
+                    ),
+                },
+                required=("bpe", "train_on"),
+            ),
+            forms.mapping(
+                {"pretrained": forms.about({"type": "string"}, "A path, or an id of the hub.")},
+                required=("pretrained",),
+            ),
+        )
+    ),
+]
 
 
 class Vocabulary(Spec):
     """How the ids of text and automata share the model's vocabulary."""
 
-    layout: Literal["disjoint", "overlay"] = "disjoint"
-    alphabets: Literal["separate", "shared"] = "separate"
-    rows: Positive | None = None
-    softmax: Literal["active", "all"] = "active"
-
-
-def _initializer(written: Any) -> str | Fraction:
-    """'model', 'torch', or the standard deviation of a normal."""
-    if written in ("model", "torch"):
-        return str(written)
-    if isinstance(written, dict) and set(written) == {"normal"}:
-        value = written["normal"]
-        if isinstance(value, int | Decimal) and not isinstance(value, bool) and value > 0:
-            return Fraction(value)
-    raise refuse("not an initializer", "write model, torch or {normal: 0.02}")
-
-
-class Enter(Spec):
-    """What happens to the weights and the optimizer on entering a stage."""
-
-    later: ClassVar[tuple[str, ...]] = ("keep_only", "freeze", "spare", "from")
-
-    reinitialize: tuple[str, ...] = ()
-    initializer: Annotated[str | Fraction, PlainValidator(_initializer)] = "model"
-    optimizer_state: Literal["fresh", "keep"] = "fresh"
-
-    @field_validator("reinitialize", mode="before")
-    @classmethod
-    def _groups(cls, written: Any) -> tuple[str, ...]:
-        items = [written] if isinstance(written, str) else written
-        if not isinstance(items, list):
-            raise refuse("a list of groups is wanted here", "write [embeddings]")
-        for i, group in enumerate(items):
-            if isinstance(group, dict):
-                raise refuse(*not_yet("layer ranges", "name whole groups"), (i,))
-            if group not in GROUPS:
-                raise refuse(f"unknown group '{group}'", nearest(str(group), GROUPS), (i,))
-        return tuple(items)
-
-    @check(mode="after")
-    def _check(self) -> Enter:
-        if self.optimizer_state == "keep":
-            way_out = "write optimizer_state: fresh"
-            raise refuse(*not_yet("keep", way_out), ("optimizer_state",))
-        return self
+    layout: Annotated[
+        Literal["disjoint", "overlay"],
+        Field(description="Whether kinds of sources have ids of their own, or share them from 0."),
+    ] = "disjoint"
+    alphabets: Annotated[
+        Literal["separate", "shared"],
+        Field(description="Whether automata of other alphabets have ids of their own."),
+    ] = "separate"
+    rows: Annotated[
+        Positive | None,
+        Field(description="Rows of the embedding: as many as the sources need by default."),
+    ] = None
+    softmax: Annotated[
+        Literal["active", "all"],
+        Field(description="Whether losses normalise over the stage's ids alone, or over all rows."),
+    ] = "active"
 
 
 def _duration(written: Any) -> Quantity | None:
-    """A share of the budget, tokens or batches; None is `rest`."""
+    """A share of the budget, tokens, batches or epochs; None is `rest`."""
     if written == "rest":
         return None
-    duration = quantity_of(written, ("%", "tok", "ba", "ep"), "15%, 164Mtok, 500ba or rest")
-    if duration.unit == "ep":
-        raise refuse(*not_yet("ep", "write a share, tokens or batches"))
+    example = "15%, 164Mtok, 500ba, 10ep or rest"
+    duration = quantity_of(written, ("%", "tok", "ba", "ep"), example)
     if duration.value <= 0:
-        raise refuse("a duration is longer than nothing", "write 15%, 164Mtok, 500ba or rest")
+        raise refuse("a duration is longer than nothing", f"write {example}")
     if duration.unit == "%" and duration.value > 100:
         raise refuse("more than the whole budget", "write at most 100%")
     return duration
@@ -169,21 +157,52 @@ def _duration(written: Any) -> Quantity | None:
 class Stage(Spec):
     """A duration, a mixture, an optimizer, and what happens on entering."""
 
-    later: ClassVar[tuple[str, ...]] = (
-        "until",
-        "transform",
-        "draw",
-        "sequence_length",
-        "precision",
-    )
-
-    name: str
-    duration: Annotated[Quantity | None, PlainValidator(_duration)]
-    mixture: MixtureSchedule
-    cycle: Cycle | None = None
-    optimizer: Optimizer = Optimizer()
-    batch_size: Positive | None = None
-    enter: Enter | None = None
+    name: Annotated[str, WithJsonSchema(forms.WORD), Field(description="Letters, digits, _ and -.")]
+    duration: Annotated[
+        Quantity | None,
+        PlainValidator(_duration),
+        WithJsonSchema(forms.either(forms.choice("rest"), forms.quantity("%", "tok", "ba", "ep"))),
+        Field(
+            description="How long it is, or may be: 15% of the budget, 164Mtok, 500ba, "
+            "10ep of its finite source, or rest."
+        ),
+    ]
+    mixture: Annotated[
+        MixtureSchedule,
+        Field(description="Shares of sources: constant, by position, or a list of keyframes."),
+    ]
+    cycle: Annotated[
+        Cycle | None, Field(description="Makes the keyframes of `mixture` repeat with this period.")
+    ] = None
+    transform: Annotated[
+        Literal["reverse", "flatten"] | None,
+        Field(description="Plays the mixture backwards, or spreads the same samples evenly."),
+    ] = None
+    draw: Annotated[
+        dict[str, Literal["new", "replay"]],
+        Field(description="Sources that deal samples of earlier stages again, in another order."),
+    ] = {}
+    until: Annotated[
+        WrittenUntil | None,
+        Field(description="What evaluations must show for the stage to end early."),
+    ] = None
+    optimizer: Annotated[
+        Optimizer, Field(description="Parts of the trainer's optimizer that this stage replaces.")
+    ] = Optimizer()
+    batch_size: Annotated[
+        Positive | None, Field(description="Samples in a global batch, instead of the trainer's.")
+    ] = None
+    sequence_length: Annotated[
+        SequenceLength | None,
+        Field(description="Tokens that a sample is trained on, instead of the trainer's."),
+    ] = None
+    precision: Annotated[
+        Precision | None, Field(description="The number format, instead of the trainer's.")
+    ] = None
+    enter: Annotated[
+        Enter | None,
+        Field(description="What happens to weights and optimizer when the stage begins."),
+    ] = None
 
     @field_validator("name", mode="after")
     @classmethod
@@ -201,15 +220,21 @@ def _every(written: Any) -> Quantity:
 
 
 class Evaluate(Spec):
-    """When and on what the model is evaluated, beside the start and end of every stage.
+    """When and on what the model is evaluated, beside the start and end of every stage."""
 
-    every: an interval; `%` is of the whole run.
-    samples: held-out samples of each source, at most (text has as many as its holdout).
-    """
-
-    every: Annotated[Quantity, PlainValidator(_every)] = Quantity(Fraction(10), "%")
-    sources: tuple[str, ...] = ()
-    samples: Positive = 64
+    every: Annotated[
+        Quantity,
+        PlainValidator(_every),
+        WithJsonSchema(forms.quantity("%", "tok", "ba")),
+        Field(description="The interval: 10% of the whole run, 1Mtok or 50ba."),
+    ] = Quantity(Fraction(10), "%")
+    sources: Annotated[
+        tuple[str, ...], Field(description="The sources whose held-out samples are evaluated.")
+    ] = ()
+    samples: Annotated[
+        Positive,
+        Field(description="Held-out samples of each source, at most: text has what it holds out."),
+    ] = 64
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -232,15 +257,14 @@ def _check_kind(written: Any) -> Any:
 
 Kinded = Annotated[dict[str, Any], BeforeValidator(_check_kind)]
 
-Source = Annotated[
-    Annotated[NcaSource, Tag("nca")]
-    | Annotated[TextSource, Tag("text")]
-    | Annotated[NoiseSource, Tag("noise")]
-    | Annotated[DyckSource, Tag("dyck")]
-    | Annotated[BlendSource, Tag("blend")],
-    Discriminator(lambda written: written["kind"]),
-    BeforeValidator(_check_kind),
-]
+if TYPE_CHECKING:
+    Source = SourceSpec
+else:
+    Source = Annotated[
+        Union[tuple(Annotated[spec, Tag(kind)] for kind, spec in KINDS.items())],  # noqa: UP007
+        Discriminator(lambda written: written["kind"]),
+        BeforeValidator(_check_kind),
+    ]
 
 
 class Curriculum(Spec):
@@ -248,16 +272,42 @@ class Curriculum(Spec):
 
     later: ClassVar[tuple[str, ...]] = ("extends",)
 
-    ncamix: Whole
-    name: str
-    seed: Annotated[Seeds, PlainValidator(_seeds), WithJsonSchema({"type": "integer"})] = Seeds(
-        0, 0, 0
-    )
-    tokenizer: WrittenTokenizer = None
-    vocabulary: Vocabulary = Vocabulary()
-    sources: dict[str, Source]
-    stages: tuple[Stage, ...]
-    evaluate: Evaluate = Evaluate()
+    ncamix: Annotated[
+        Whole, WithJsonSchema(forms.VERSION), Field(description="The version of the language.")
+    ]
+    name: Annotated[str, WithJsonSchema(forms.WORD), Field(description="Letters, digits, _ and -.")]
+    seed: Annotated[
+        Seeds,
+        PlainValidator(_seeds),
+        WithJsonSchema(
+            forms.either(_SEED, forms.mapping(dict.fromkeys(_PURPOSES, _SEED), required=_PURPOSES))
+        ),
+        Field(description="One seed for all purposes, or {init: 1, order: 2, rules: 3}."),
+    ] = Seeds(0, 0, 0)
+    tokenizer: Annotated[
+        WrittenTokenizer,
+        Field(description="How text becomes ids: bytes, {bpe: N, train_on: [...]} or pretrained."),
+    ] = None
+    vocabulary: Annotated[
+        Vocabulary, Field(description="How the ids of all sources share the vocabulary.")
+    ] = Vocabulary()
+    sources: Annotated[
+        dict[str, Source],
+        Field(
+            description="What samples are drawn from, by name.",
+            json_schema_extra={"propertyNames": forms.WORD},
+        ),
+    ]
+    stages: Annotated[
+        tuple[Stage, ...],
+        Field(
+            description="What is learned, one stage after another.",
+            json_schema_extra={"minItems": 1},
+        ),
+    ]
+    evaluate: Annotated[
+        Evaluate, Field(description="When the model is evaluated, and on what.")
+    ] = Evaluate()
 
     @field_validator("name", mode="after")
     @classmethod
@@ -272,6 +322,13 @@ class Curriculum(Spec):
         if not isinstance(written, list) or not written:
             raise refuse("a curriculum has at least one stage", "write `stages: [{name: ...}]`")
         return tuple(written)
+
+    def ranges_of(self, name: str) -> set[str]:
+        """The vocabulary ranges that `name` means: of all sources of a kind, or of one source."""
+        sources = {n: s for n, s in self.sources.items() if s and not isinstance(s, BlendSource)}
+        ranges = {source.range_name() for source in sources.values()}
+        of_kind = {range_name for range_name in ranges if range_name.split()[0] == name}
+        return of_kind or ({sources[name].range_name()} if name in sources else set())
 
     def fingerprint(self) -> str:
         """Hash of the curriculum's meaning; spelling, comments and key order do not count."""

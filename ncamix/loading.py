@@ -1,7 +1,4 @@
-"""Loading: a curriculum's file becomes a checked curriculum, or every mistake in it.
-
-What no key can know by itself is found here: names that refer to others.
-"""
+"""Loading: a curriculum's file becomes a checked curriculum, or every mistake in it."""
 
 from __future__ import annotations
 
@@ -20,10 +17,10 @@ from ncamix.curriculum import (
     Tokenizer,
     WrittenTokenizer,
 )
-from ncamix.errors import Problem, UserError, nearest
+from ncamix.errors import UserError
 from ncamix.reading import Document, read_document
-from ncamix.schedule import is_name
-from ncamix.sources import KINDS, BlendSource, SourceSpec, TextSource
+from ncamix.references import check_references
+from ncamix.sources import KINDS, SourceSpec
 from ncamix.validation import examine, in_order, problems_of, validate
 
 
@@ -44,7 +41,7 @@ def load_curriculum(file: str | Path) -> LoadedCurriculum:
     """Read and check a curriculum. Raises UserError with every problem found."""
     document = read_document(file)
     curriculum, problems = examine(Curriculum, document)
-    problems += _cross_check(curriculum or _readable_part(document), document)
+    problems += check_references(curriculum or _readable_part(document), document)
     if curriculum is None or problems:
         raise UserError(in_order(problems))
     return LoadedCurriculum(curriculum, document)
@@ -62,7 +59,7 @@ def read_source(document: Document) -> SourceSpec:
 def _readable_part(document: Document) -> Curriculum:
     """What can be read of a faulty curriculum, so that its names are checked all the same.
 
-    Faulty sources and stages are None in it.
+    Faulty sources and stages are None in it, and so is a faulty `evaluate`.
     """
     written = document.tree.plain()
 
@@ -82,99 +79,5 @@ def _readable_part(document: Document) -> Curriculum:
         stages=tuple(
             attempt(Stage, stage) for stage in (stages if isinstance(stages, list) else [])
         ),
-        evaluate=attempt(Evaluate, written.get("evaluate", {}), Evaluate()),
+        evaluate=attempt(Evaluate, written.get("evaluate", {})),
     )
-
-
-def _cross_check(c: Curriculum, document: Document) -> list[Problem]:
-    """What no key can know by itself: names that refer to others."""
-    problems: list[Problem] = []
-    stages = [(i, stage) for i, stage in enumerate(c.stages) if stage is not None]
-
-    def bad(path: tuple[str | int, ...], what: str, remedy: str = "") -> None:
-        problems.append(document.problem(path, what, remedy))
-
-    def check_names(path: tuple[str | int, ...], frames: Any) -> None:
-        for i, frame in enumerate(frames):
-            for name in frame.value:
-                if name not in c.sources:
-                    where = _mixture_path(document, path, i, name)
-                    bad(where, f"unknown source '{name}'", nearest(name, c.sources, "sources"))
-
-    for name, source in c.sources.items():
-        if not is_name(name):
-            bad(("sources", name), f"'{name}' cannot name a source", "use letters, digits, _, -")
-        if isinstance(source, BlendSource):
-            check_names(("sources", name, "mixture"), source.mixture)
-    if not problems:
-        for name in c.sources:
-            if _in_cycle(name, c):
-                bad(("sources", name), f"the blend '{name}' contains itself", "break the circle")
-    texts = [name for name, source in c.sources.items() if isinstance(source, TextSource)]
-    if texts and c.tokenizer is None:
-        bad(
-            ("tokenizer",),
-            f"the text source '{texts[0]}' needs a tokenizer",
-            f"add `tokenizer: {{bpe: 4096, train_on: [{texts[0]}]}}` or `tokenizer: bytes`",
-        )
-    for i, name in enumerate(c.tokenizer.train_on if c.tokenizer else ()):
-        faulty = name in c.sources and c.sources[name] is None  # it may well be text
-        if name not in texts and not faulty:
-            bad(
-                ("tokenizer", "train_on", i),
-                f"'{name}' is not a text source",
-                nearest(name, texts, "text sources"),
-            )
-    seen: set[str] = set()
-    for i, stage in stages:
-        if stage.name in seen:
-            bad(("stages", i, "name"), f"two stages are named '{stage.name}'", "rename one")
-        seen.add(stage.name)
-        check_names(("stages", i, "mixture"), stage.mixture)
-    resting = [i for i, stage in stages if stage.duration is None]
-    for i in resting[1:]:
-        bad(("stages", i, "duration"), "two stages say `rest`", "give one a duration")
-    for i, name in enumerate(c.evaluate.sources):
-        evaluated = c.sources.get(name)
-        where = ("evaluate", "sources", i)
-        if name not in c.sources:
-            bad(where, f"unknown source '{name}'", nearest(name, c.sources, "sources"))
-        elif name in c.evaluate.sources[:i]:
-            bad(where, f"'{name}' stands twice", "keep one of them")
-        elif isinstance(evaluated, BlendSource):
-            bad(where, f"'{name}' is a blend", "evaluate the sources it mixes")
-        elif isinstance(evaluated, TextSource) and evaluated.holdout is None:
-            bad(
-                where,
-                f"the text source '{name}' holds nothing out for evaluation",
-                "add `holdout: {share: 0.02, by: document}` to it",
-            )
-    return problems
-
-
-def _mixture_path(
-    document: Document, path: tuple[str | int, ...], index: int, name: str
-) -> tuple[str | int, ...]:
-    """The path of a source's weight in a mixture, whichever form the mixture was written in."""
-    written = document.find(path)[0].value
-    if isinstance(written, list):
-        return (*path, index, "mix", name)
-    keys = list(written)
-    return (*path, name) if is_name(keys[0]) else (*path, keys[index], name)
-
-
-def _in_cycle(name: str, c: Curriculum) -> bool:
-    seen: set[str] = set()
-    queue = [name]
-    while queue:
-        source = c.sources[queue.pop()]
-        if not isinstance(source, BlendSource):
-            continue
-        for frame in source.mixture:
-            for inner in frame.value:
-                if inner == name:
-                    return True
-                if inner not in seen:
-                    seen.add(inner)
-                    queue.append(inner)
-    return False

@@ -113,7 +113,7 @@ def _stage(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
             "rate": [stage.rate.at(t) for t in points],
         },
         "enter": {
-            "reinitialize": list(enter.reinitialize),
+            "reinitialize": [str(group) for group in enter.reinitialize],
             "initializer": str(enter.initializer),
             "optimizer_state": enter.optimizer_state,
         }

@@ -140,7 +140,7 @@ class _Planner:
         """Groups of layers that the trainer's model does not have."""
         for i, stage in enumerate(self.c.stages):
             if stage.enter is not None:
-                for path, what, remedy in stage.enter.missing_layers(self.t.model.layers):
+                for path, what, remedy in stage.enter.layers_beyond(self.t.model.layers):
                     self.bad(("stages", i, "enter", *path), what, remedy)
 
     # -- durations ------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ is a share of training time or of a mixture, `tok` trained input positions, `ba`
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -16,12 +17,13 @@ from typing import Annotated, Any
 from pydantic import PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-_PATTERN = re.compile(
-    r"\s*([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*([kMGT]?)(%|tok|ba|ep|x)?\s*\Z",
-    re.ASCII,
-)
+_NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?"
+_PATTERN = re.compile(rf"\s*([-+]?{_NUMBER})\s*([kMGT]?)(%|tok|ba|ep|x)?\s*\Z", re.ASCII)
 SMALLEST, LARGEST = Fraction(1, 10**30), 10**18  # anything beyond is a slip of the keyboard
 _POWERS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+Refusal = tuple[tuple[str | int, ...], str, str]  # path below the value, what is wrong, way out
 
 
 def refuse(what: str, remedy: str = "", suffix: tuple[str | int, ...] = ()) -> PydanticCustomError:
@@ -29,14 +31,37 @@ def refuse(what: str, remedy: str = "", suffix: tuple[str | int, ...] = ()) -> P
     return refuse_all([(suffix, what, remedy)])
 
 
-def refuse_all(problems: list[tuple[tuple[str | int, ...], str, str]]) -> PydanticCustomError:
-    """As `refuse`, for several problems at once: (path below the value, what, remedy) each."""
+def refuse_all(problems: list[Refusal]) -> PydanticCustomError:
+    """As `refuse`, for several problems at once."""
     return PydanticCustomError("ncamix", "refused", {"problems": problems})
 
 
-def refusals(error: PydanticCustomError) -> list[tuple[tuple[str | int, ...], str, str]]:
+def refusals(error: PydanticCustomError) -> list[Refusal]:
     """The problems that `refuse_all` was given."""
     return list((error.context or {})["problems"])
+
+
+class Refusals:
+    """Gathers what is wrong with the parts of a value, to be raised together."""
+
+    def __init__(self) -> None:
+        self.problems: list[Refusal] = []
+
+    def add(self, suffix: tuple[str | int, ...], what: str, remedy: str) -> None:
+        self.problems.append((suffix, what, remedy))
+
+    def attempt(self, suffix: tuple[str | int, ...], read: Callable[..., Any], *args: Any) -> Any:
+        """What `read` makes of `args`, or None when it refuses them."""
+        try:
+            return read(*args)
+        except PydanticCustomError as error:
+            self.problems += [((*suffix, *b), what, way) for b, what, way in refusals(error)]
+            return None
+
+    def stop(self) -> None:
+        """Raise what was gathered, if anything."""
+        if self.problems:
+            raise refuse_all(self.problems)
 
 
 @dataclass(frozen=True)
@@ -119,45 +144,60 @@ def quantity_of(
     return quantity
 
 
-def _exact(written: Any) -> Fraction:
+def quantity_pattern(*units: str, negative: bool = False) -> str:
+    """A regular expression of JSON Schema for a quantity in one of `units` ('': none)."""
+    sign = "[-+]?" if negative else r"\+?"
+    return rf"^\s*{sign}{_NUMBER}\s*[kMGT]?({'|'.join(units)})\s*$"
+
+
+def exact(written: Any) -> Fraction:
+    """A plain number, never with a unit."""
     quantity = parse_quantity(written)
     if quantity is None or quantity.unit or isinstance(written, str):
         raise refuse("not a number", "write a plain number such as 0.5 or 1e-4")
     return quantity.value
 
 
-def _above_zero(written: Any) -> Fraction:
-    value = _exact(written)
+def above_zero(written: Any) -> Fraction:
+    """A plain number above 0."""
+    value = exact(written)
     if value <= 0:
         raise refuse("not above 0", "write a number above 0")
     return value
 
 
 def _not_negative(written: Any) -> Fraction:
-    value = _exact(written)
+    value = exact(written)
     if value < 0:
         raise refuse("negative", "write 0 or more")
     return value
 
 
 def _whole(written: Any) -> int:
-    value = _exact(written)
+    value = exact(written)
     if value.denominator != 1 or value < 0:
         raise refuse("not a whole number", "write a whole number, 0 or more")
     return int(value)
 
 
-def _positive(written: Any) -> int:
+def positive(written: Any) -> int:
+    """A whole number of 1 or more."""
     value = _whole(written)
     if value < 1:
         raise refuse("not a positive number", "write a whole number of 1 or more")
     return value
 
 
-Exact = Annotated[Fraction, PlainValidator(_exact), WithJsonSchema({"type": "number"})]
-AboveZero = Annotated[Fraction, PlainValidator(_above_zero), WithJsonSchema({"type": "number"})]
-NotNegative = Annotated[Fraction, PlainValidator(_not_negative), WithJsonSchema({"type": "number"})]
-Whole = Annotated[int, PlainValidator(_whole), WithJsonSchema({"type": "integer"})]
+Exact = Annotated[Fraction, PlainValidator(exact), WithJsonSchema({"type": "number"})]
+AboveZero = Annotated[
+    Fraction,
+    PlainValidator(above_zero),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0}),
+]
+NotNegative = Annotated[
+    Fraction, PlainValidator(_not_negative), WithJsonSchema({"type": "number", "minimum": 0})
+]
+Whole = Annotated[int, PlainValidator(_whole), WithJsonSchema({"type": "integer", "minimum": 0})]
 Positive = Annotated[
-    int, PlainValidator(_positive), WithJsonSchema({"type": "integer", "minimum": 1})
+    int, PlainValidator(positive), WithJsonSchema({"type": "integer", "minimum": 1})
 ]

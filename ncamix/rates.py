@@ -44,6 +44,7 @@ def resolve_rate(optimizer: Optimizer, base: Fraction, clock: Clock) -> RateCurv
     warmup = clock.batches(rate.warmup)
     if warmup > clock.num_batches:
         raise ValueError(f"the warm-up of {rate.warmup} is longer than the stage")
+    assert rate.peak is not None
     peak, floor = absolute(rate.peak), absolute(rate.floor)
     at_warm, at_end = Quantity(warmup, "ba"), Quantity(Fraction(clock.num_batches), "ba")
     frames = [Keyframe(Quantity(Fraction(0), "ba"), Quantity(Fraction(0), ""))] if warmup else []

@@ -291,7 +291,7 @@ def not_yet(what: str, remedy: str = "remove it; nothing is ignored silently") -
     )
 
 
-def unknown_key(key: str, known: Sequence[str], later: Sequence[str]) -> tuple[str, str]:
+def unknown_key(key: str, known: Sequence[str], later: Sequence[str] = ()) -> tuple[str, str]:
     """What to say, and the way out, for a key that is not read here."""
     if key in later:
         return not_yet(key)

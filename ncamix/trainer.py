@@ -1,4 +1,4 @@
-"""Trainers: with what it is learned. The grammar of `trainers/*.yaml`, and of `optimizer:`.
+"""Trainers: with what it is learned. The grammar of `trainers/*.yaml`.
 
 A trainer holds the model, the hardware's needs and the token budget; any curriculum runs under any
 trainer. Stages override parts of its optimizer.
@@ -8,126 +8,22 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import PlainValidator, WithJsonSchema, field_validator
+from pydantic import Field, PlainValidator, WithJsonSchema, field_validator
 from pydantic import model_validator as check
 
-from ncamix.errors import nearest
-from ncamix.quantities import (
-    AboveZero,
-    NotNegative,
-    Positive,
-    Quantity,
-    Whole,
-    quantity_of,
-    refuse,
-)
-from ncamix.reading import Document, read_document, unknown_key
-from ncamix.schedule import Schedule, is_name, parse_number
+from ncamix import forms
+from ncamix.optimizer import LearningRate, Optimizer, peaks
+from ncamix.quantities import AboveZero, Positive, Quantity, Whole, positive, quantity_of, refuse
+from ncamix.reading import Document, read_document
+from ncamix.schedule import is_name
 from ncamix.sources.base import Spec
-from ncamix.sources.blend import Cycle
 from ncamix.validation import validate
 
-DECAYS = ("cosine", "linear", "constant", "inverse_sqrt")
-
-
-@dataclass(frozen=True)
-class LearningRate:
-    """The short form of a learning-rate schedule.
-
-    Rates have the unit '' (absolute) or 'x' (times the trainer's peak). Warm-up rises linearly from
-    zero; decay falls from the peak to the floor at the stage's end.
-    """
-
-    peak: Quantity = Quantity(Fraction(1), "x")
-    warmup: Quantity = Quantity(Fraction(0), "%")
-    decay: str = "constant"
-    floor: Quantity = Quantity(Fraction(0), "")
-
-
-def parse_learning_rate(written: Any) -> LearningRate | Schedule:
-    """Read `{peak, warmup, decay, floor}`, keyframes, or a bare rate."""
-    if isinstance(written, dict) and (not written or all(is_name(str(key)) for key in written)):
-        known = ("peak", "warmup", "decay", "floor")
-        for key in written:
-            if key not in known:
-                raise refuse(*unknown_key(str(key), known, ("start",)), (key,))
-        default = LearningRate()
-        decay = written.get("decay", default.decay)
-        if decay not in DECAYS:
-            raise refuse(f"unknown decay '{decay}'", nearest(str(decay), DECAYS), ("decay",))
-        warmup = default.warmup
-        if "warmup" in written:
-            units = ("%", "tok", "ba")
-            warmup = quantity_of(written["warmup"], units, "10%, 5Mtok or 100ba", ("warmup",))
-            if warmup.value < 0 or (warmup.unit == "%" and warmup.value > 100):
-                raise refuse("a warm-up lies within its stage", "write 10%", ("warmup",))
-        rates = {}
-        for key in ("peak", "floor"):
-            rates[key] = getattr(default, key)
-            if key in written:
-                rates[key] = quantity_of(written[key], ("", "x"), "3e-4 or 0.2x", (key,))
-                if rates[key].value < 0:
-                    raise refuse("a rate is negative", "write 0 or more", (key,))
-        if "floor" in written and decay not in ("cosine", "linear"):
-            raise refuse(
-                f"a floor is where a decay ends, and {decay} does not end anywhere",
-                "add decay: cosine or decay: linear, or remove the floor",
-                ("floor",),
-            )
-        return LearningRate(rates["peak"], warmup, decay, rates["floor"])
-    return parse_number(written)
-
-
-Rate = Annotated[
-    LearningRate | Schedule,
-    PlainValidator(parse_learning_rate),
-    WithJsonSchema({"type": ["number", "string", "object", "array"]}),
-]
-
-
-def _betas(written: Any) -> tuple[Fraction, Fraction]:
-    if not isinstance(written, list) or len(written) != 2:
-        raise refuse("betas are two numbers", "write [0.9, 0.95]")
-    if not all(isinstance(b, int | Decimal) and 0 <= b < 1 for b in written):
-        raise refuse("betas lie between 0 and 1", "write [0.9, 0.95]")
-    return (Fraction(written[0]), Fraction(written[1]))
-
-
-class Optimizer(Spec):
-    """Optimizer keys; in a stage, those given replace the trainer's."""
-
-    kind: Literal["adamw", "adam"] | None = None
-    lr: Rate | None = None
-    cycle: Cycle | None = None
-    betas: Annotated[tuple[Fraction, Fraction] | None, PlainValidator(_betas)] = None
-    eps: AboveZero | None = None
-    weight_decay: NotNegative | None = None
-    clip: AboveZero | None = None
-
-    @check(mode="after")
-    def _check(self) -> Optimizer:
-        if self.cycle is not None and not isinstance(self.lr, tuple):
-            raise refuse(
-                "a cycle repeats the keyframes of the `lr` beside it, and there are none",
-                "write lr: {0%: 1x, 100%: 0.1x}, or remove the cycle",
-                ("cycle",),
-            )
-        return self
-
-    def under(self, stage: Optimizer) -> Optimizer:
-        """These values with a stage's own laid over them."""
-        merged = {
-            name: getattr(self, name) if getattr(stage, name) is None else getattr(stage, name)
-            for name in Optimizer.model_fields
-        }
-        if stage.lr is not None:
-            merged["cycle"] = stage.cycle  # a cycle belongs to the schedule beside it
-        return Optimizer.model_construct(**merged)
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class Model(Spec):
@@ -135,14 +31,23 @@ class Model(Spec):
 
     later: ClassVar[tuple[str, ...]] = ("path", "config")
 
-    kind: Literal["llama"] = "llama"
-    layers: Positive
-    heads: Positive
-    kv_heads: Positive | None = None
-    width: Positive
-    mlp_width: Positive | None = None
-    rope_theta: AboveZero = Fraction(10_000)
-    tie_embeddings: bool = False
+    kind: Annotated[Literal["llama"], Field(description="The architecture.")] = "llama"
+    layers: Annotated[Positive, Field(description="Number of decoder layers.")]
+    heads: Annotated[Positive, Field(description="Attention heads of a layer.")]
+    kv_heads: Annotated[
+        Positive | None,
+        Field(description="Heads of keys and values: as many as `heads` by default."),
+    ] = None
+    width: Annotated[Positive, Field(description="Width of the hidden states.")]
+    mlp_width: Annotated[
+        Positive | None, Field(description="Width of the gated MLP: 4 x width by default.")
+    ] = None
+    rope_theta: Annotated[AboveZero, Field(description="Base of the rotary positions.")] = Fraction(
+        10_000
+    )
+    tie_embeddings: Annotated[
+        bool, Field(description="Whether the output head is the embedding.")
+    ] = False
 
     @check(mode="after")
     def _check(self) -> Model:
@@ -195,8 +100,13 @@ class Checkpoint(Spec):
     The last checkpoint of each stage always stays.
     """
 
-    every: Annotated[Quantity, PlainValidator(_interval)] = Quantity(Fraction(10), "%")
-    keep: Positive = 2
+    every: Annotated[
+        Quantity,
+        PlainValidator(_interval),
+        WithJsonSchema(forms.quantity("%", "ba")),
+        Field(description="How often a checkpoint is written, such as 10% of the stage or 500ba."),
+    ] = Quantity(Fraction(10), "%")
+    keep: Annotated[Positive, Field(description="How many checkpoints of a stage are kept.")] = 2
 
 
 def _microbatch(written: Any) -> int | None:
@@ -205,6 +115,20 @@ def _microbatch(written: Any) -> int | None:
     if isinstance(written, int) and not isinstance(written, bool) and written >= 1:
         return written
     raise refuse("not a microbatch", "write auto, or samples a device takes at once")
+
+
+def _sequence_length(written: Any) -> int:
+    length = positive(written)
+    if length < 2:
+        raise refuse("a sequence holds at least 2 tokens", "write 256")
+    return length
+
+
+SequenceLength = Annotated[
+    int,
+    PlainValidator(_sequence_length),
+    WithJsonSchema({"type": "integer", "minimum": 2}),
+]
 
 
 class Trainer(Spec):
@@ -216,19 +140,44 @@ class Trainer(Spec):
 
     later: ClassVar[tuple[str, ...]] = ("compile", "activation_checkpointing", "averaging")
 
-    ncamix: Whole
-    name: str
-    model: Model
-    sequence_length: Positive
-    batch_size: Positive
-    budget: Annotated[Quantity, PlainValidator(_budget)]
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    microbatch: Annotated[int | None, PlainValidator(_microbatch)] = None
-    parallelism: Literal["ddp", "fsdp"] = "ddp"
-    workers: Whole = 0
-    canonical_nodes: Positive = 1
-    optimizer: Optimizer
-    checkpoint: Checkpoint = Checkpoint()
+    ncamix: Annotated[
+        Whole, WithJsonSchema(forms.VERSION), Field(description="The version of the language.")
+    ]
+    name: Annotated[str, WithJsonSchema(forms.WORD), Field(description="Letters, digits, _ and -.")]
+    model: Annotated[Model, Field(description="The model that is trained.")]
+    sequence_length: Annotated[
+        SequenceLength, Field(description="Tokens that a sample is trained on.")
+    ]
+    batch_size: Annotated[
+        Positive, Field(description="Samples in a global batch, whatever the devices.")
+    ]
+    budget: Annotated[
+        Quantity,
+        PlainValidator(_budget),
+        WithJsonSchema(forms.quantity("tok")),
+        Field(description="Tokens of a whole run, such as 1Mtok."),
+    ]
+    precision: Annotated[
+        Precision, Field(description="The number format of training; CPUs do fp32.")
+    ] = "fp32"
+    microbatch: Annotated[
+        int | None,
+        PlainValidator(_microbatch),
+        WithJsonSchema(forms.either(forms.choice("auto"), forms.COUNT)),
+        Field(description="Samples that a device takes at once, or auto."),
+    ] = None
+    parallelism: Annotated[
+        Literal["ddp", "fsdp"],
+        Field(description="Whether devices hold the whole model or share it."),
+    ] = "ddp"
+    workers: Annotated[Whole, Field(description="Processes that load data, of each rank.")] = 0
+    canonical_nodes: Annotated[
+        Positive, Field(description="Owners that the samples of endless sources are split over.")
+    ] = 1
+    optimizer: Annotated[Optimizer, Field(description="The optimizer; stages override its parts.")]
+    checkpoint: Annotated[
+        Checkpoint, Field(description="How often state is saved, and how much is kept.")
+    ] = Checkpoint()
 
     @field_validator("name", mode="after")
     @classmethod
@@ -250,30 +199,27 @@ class Trainer(Spec):
                 "choose a divisor of the batch size",
                 ("canonical_nodes",),
             )
-        if self.sequence_length < 2:
-            raise refuse("a sequence holds at least 2 tokens", "write 256", ("sequence_length",))
-        rates = (
-            [self.optimizer.lr.peak]
-            if isinstance(self.optimizer.lr, LearningRate)
-            else [frame.value for frame in self.optimizer.lr]
-        )
-        if any(rate.unit == "x" for rate in rates):
+        lr = self.optimizer.lr
+        if isinstance(lr, LearningRate) and lr.start:
+            raise refuse(
+                "a trainer's rate has no stage before it to continue",
+                "remove it; a stage may say `start: continue`",
+                ("optimizer", "lr", "start"),
+            )
+        if any(rate.unit == "x" for rate in peaks(lr)):
             raise refuse(
                 "a trainer's rate cannot be relative to itself",
                 "write it as 3e-4",
                 ("optimizer", "lr"),
             )
-        if not any(rate.value for rate in rates):
+        if not any(rate.value for rate in peaks(lr)):
             raise refuse("the learning rate is zero", "write it as 3e-4", ("optimizer", "lr"))
         return self
 
     def base_rate(self) -> Fraction:
         """The rate that `1x` means: the trainer's peak."""
-        rate = self.optimizer.lr
-        assert rate is not None
-        if isinstance(rate, LearningRate):
-            return rate.peak.value
-        return max(Fraction(frame.value.value) for frame in rate)
+        assert self.optimizer.lr is not None
+        return max(rate.value for rate in peaks(self.optimizer.lr))
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from ncamix.errors import Problem, UserError, nearest
-from ncamix.reading import Document, not_yet, unknown_key
+from ncamix.reading import Document, unknown_key
 from ncamix.sources import KINDS, Spec
 
 Model = TypeVar("Model", bound=Spec)
@@ -52,20 +53,15 @@ def problems_of(error: ValidationError, model: type[Spec], document: Document) -
                 problems.append(document.problem((*path, *below), what, remedy))
         elif kind == "extra_forbidden":
             owner = _model_at(model, loc[:-1])
-            known = list(owner.model_fields) if owner else []
+            known = list(_fields(owner)) if owner else []
             later = owner.later if owner else ()
             problems.append(document.problem(path, *unknown_key(str(path[-1]), known, later)))
         elif kind == "missing":
             problems.append(document.problem(path, "this key is missing", f"add `{path[-1]}:`"))
         elif kind == "literal_error":
             choices = [c.strip(" '") for c in context["expected"].replace(" or ", ",").split(",")]
-            owner = _model_at(model, loc[:-1])
-            written, later = str(item["input"]), owner.later_values if owner else ()
-            if written in later:
-                problems.append(document.problem(path, *not_yet(written)))
-            else:
-                remedy = nearest(written, choices, "choices")
-                problems.append(document.problem(path, "not one of the choices", remedy))
+            remedy = nearest(str(item["input"]), choices, "choices")
+            problems.append(document.problem(path, "not one of the choices", remedy))
         elif kind in ("model_type", "model_attributes_type", "dict_type"):
             problems.append(
                 document.problem(
@@ -94,9 +90,14 @@ def _model_at(model: type[Spec], path: tuple[Any, ...]) -> type[Spec] | None:
         return _model_at(KINDS[str(rest[1])], rest[2:])
     if rest and isinstance(rest[0], int):
         rest = rest[1:]
-    annotation = model.model_fields[str(step)].annotation
+    annotation = _fields(model)[str(step)].annotation
     inner = [annotation, *get_args(annotation)]
     for choice in [*inner, *(a for i in inner for a in get_args(i))]:
         if isinstance(choice, type) and issubclass(choice, Spec):
             return _model_at(choice, rest)
     return None
+
+
+def _fields(model: type[Spec]) -> dict[str, FieldInfo]:
+    """The fields of a model by their keys in the file."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
 from ncamix.errors import Problem, UserError
 from ncamix.loading import load_curriculum
 from ncamix.plan import Plan
 from ncamix.planning import make_plan
+from ncamix.quantities import refusals
 from ncamix.trainer import load_trainer
 
 TRAINER = """\
@@ -64,3 +67,16 @@ def problem(call: Callable[..., Any], *args: Any) -> Problem:
     found = problems(call, *args)
     assert len(found) == 1, "\n".join(map(str, found))
     return found[0]
+
+
+def refusals_of(read: Callable[[Any], Any], written: Any) -> list[tuple[str, str, str]]:
+    """What a validator refuses a value with: (path below it, what, remedy) each."""
+    with pytest.raises((PydanticCustomError, ValidationError)) as caught:
+        read(written)
+    error = caught.value
+    if isinstance(error, ValidationError):
+        (item,) = error.errors()
+        found = item["ctx"]["problems"]
+    else:
+        found = refusals(error)
+    return [(".".join(map(str, below)), what, remedy) for below, what, remedy in found]

@@ -21,13 +21,16 @@ errors keys random
 files threads waiting
 quantities reading
 schedule
+forms groups
 automata
 cache tokenization
 bands
 sources
 validation
+evidence entry optimizer
 trainer
 curriculum
+references
 loading
 mixture
 apportionment rates

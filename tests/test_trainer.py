@@ -1,4 +1,4 @@
-"""Trainers: the grammar of `trainers/*.yaml` and of `optimizer:`."""
+"""Trainers: the grammar of `trainers/*.yaml`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from plan_files import TRAINER, problem, problems
 
 from ncamix.library import shipped
-from ncamix.trainer import LearningRate, Optimizer, Trainer, has_gpu, load_trainer
+from ncamix.trainer import Trainer, has_gpu, load_trainer
 
 
 def load(folder: Path, text: str) -> Trainer:
@@ -50,6 +50,8 @@ def test_values_are_exact_and_defaults_fill_in(tmp_path: Path) -> None:
         ("25600tok", "0tok", "budget", "more than nothing"),
         ("25600tok", "1e99tok", "budget", "out of all bounds"),
         ("lr: 1e-3", "lr: 0.2x", "optimizer.lr", "cannot be relative to itself"),
+        ("lr: 1e-3", "lr: {start: continue}", "optimizer.lr.start", "no stage before it"),
+        ("lr: 1e-3", "lr: {}", "optimizer.lr", "cannot be relative to itself"),
         ("lr: 1e-3", "lr: 0", "optimizer.lr", "the learning rate is zero"),
         ("lr: 1e-3", "lr: -1", "optimizer.lr", "negative"),
         ("lr: 1e-3", "clip: 1.0", "optimizer", "no learning rate"),
@@ -83,15 +85,6 @@ def test_every_mistake_of_a_trainer_is_found(tmp_path: Path) -> None:
     found = problems(load, tmp_path, text)
     assert [p.path for p in found] == ["model.layers", "budget", "budgte"]
     assert "did you mean 'budget'?" in found[-1].remedy
-
-
-def test_a_stage_overrides_parts_of_the_optimizer() -> None:
-    trainer = Optimizer.model_validate({"lr": {"0%": 1, "100%": 0}, "cycle": "5ba", "clip": 1})
-    kept = trainer.under(Optimizer.model_validate({"weight_decay": 0}))
-    assert (kept.lr, kept.cycle, kept.clip, kept.weight_decay) == (trainer.lr, trainer.cycle, 1, 0)
-    replaced = trainer.under(Optimizer.model_validate({"lr": {"peak": "0.5x"}}))
-    assert isinstance(replaced.lr, LearningRate)
-    assert replaced.cycle is None
 
 
 def test_a_hidden_gpu_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ncamix.entry import Enter
+from ncamix.groups import Group, Part, all_parts, parts
 from ncamix.training.model import LossLlama, build_llama, parameter_groups
-from ncamix.training.transitions import Group, reinitialize, select_parameters
+from ncamix.training.transitions import reinitialize, select_parameters
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -42,6 +44,11 @@ def small(tied: bool = False, rows: int = 60) -> LossLlama:
     return model
 
 
+def of(*groups: str) -> set[Part]:
+    """The parts of the small model that whole groups mean."""
+    return parts(map(Group, groups), 3)
+
+
 def values(model: LossLlama) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
@@ -63,7 +70,7 @@ def test_only_the_named_groups_change(
         for part in (["embedding", "head"] if group == "embeddings" else [group])
         for name in members[part]
     }
-    names = reinitialize(model, groups, initializer, seed=5, stage="code")
+    names = reinitialize(model, of(*groups), initializer, seed=5, stage="code")
     assert set(names) == expected and len(names) == len(expected)
     for name, value in values(model).items():
         assert torch.equal(value, before[name]) == (name not in expected)
@@ -79,7 +86,7 @@ def test_draws_are_keyed_by_seed_stage_and_name() -> None:
         "stage": (5, "math", ["attention"]),
     }.items():
         model = small()
-        reinitialize(model, groups, "model", seed, stage)
+        reinitialize(model, of(*groups), "model", seed, stage)
         drawn[key] = model.model.layers[1].self_attn.q_proj.weight
     assert torch.equal(drawn["first"], drawn["again"])
     assert not torch.equal(drawn["first"], drawn["seed"])
@@ -88,7 +95,7 @@ def test_draws_are_keyed_by_seed_stage_and_name() -> None:
 
 def test_model_initializer() -> None:
     model = small()
-    reinitialize(model, ["embeddings", "mlp", "norms", "final_norm"], "model", 1, "s")
+    reinitialize(model, of("embeddings", "mlp", "norms", "final_norm"), "model", 1, "s")
     assert (model.model.norm.weight == 1).all()
     assert (model.model.layers[2].input_layernorm.weight == 1).all()
     for weight in (model.lm_head.weight, model.model.layers[0].mlp.up_proj.weight):
@@ -97,7 +104,7 @@ def test_model_initializer() -> None:
 
 def test_normal_initializer() -> None:
     model = small()
-    reinitialize(model, ["head", "norms"], ("normal", 0.5), 1, "s")
+    reinitialize(model, of("head", "norms"), ("normal", 0.5), 1, "s")
     assert 0.45 < model.lm_head.weight.std() < 0.55
     assert (model.model.layers[0].input_layernorm.weight == 1).all()
 
@@ -105,7 +112,7 @@ def test_normal_initializer() -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_torch_initializer(tied: bool) -> None:
     model = small(tied)
-    reinitialize(model, ["embeddings", "attention", "final_norm"], "torch", 1, "s")
+    reinitialize(model, of("embeddings", "attention", "final_norm"), "torch", 1, "s")
     assert 0.9 < model.model.embed_tokens.weight.std() < 1.1
     assert (model.model.norm.weight == 1).all()
     weights = [model.model.layers[0].self_attn.o_proj.weight]
@@ -120,8 +127,8 @@ def test_torch_initializer(tied: bool) -> None:
 def test_spared_rows_keep_every_bit(tied: bool) -> None:
     model, free = small(tied), small(tied)
     before = values(model)
-    names = reinitialize(model, ["embeddings", "mlp"], "model", 5, "s", spare=[(0, 7), (50, 60)])
-    reinitialize(free, ["embeddings", "mlp"], "model", 5, "s")
+    names = reinitialize(model, of("embeddings", "mlp"), "model", 5, "s", spare=[(0, 7), (50, 60)])
+    reinitialize(free, of("embeddings", "mlp"), "model", 5, "s")
     drawn = values(free)
     for name, value in values(model).items():
         if name in ("model.embed_tokens.weight", "lm_head.weight"):
@@ -135,15 +142,16 @@ def test_spared_rows_keep_every_bit(tied: bool) -> None:
 def test_type_of_the_parameter_is_kept() -> None:
     model, full = small(), small()
     model.bfloat16()
-    reinitialize(model, ["head"], "model", 5, "s")
-    reinitialize(full, ["head"], "model", 5, "s")
+    reinitialize(model, of("head"), "model", 5, "s")
+    reinitialize(full, of("head"), "model", 5, "s")
     assert model.lm_head.weight.dtype == torch.bfloat16
     assert torch.equal(model.lm_head.weight, full.lm_head.weight.bfloat16())
 
 
 def test_layers_of_a_group() -> None:
     model = small()
-    names = select_parameters(model, [("norms", range(1, 3)), ("attention", [0]), "head"])
+    groups = [Group("norms", (1, 2)), Group("attention", (0, 0)), Group("head")]
+    names = select_parameters(model, parts(groups, 3))
     assert {name.rsplit(".", 2)[0] for name in names} == {
         "model.layers.0.self_attn",
         "model.layers.1",
@@ -151,24 +159,19 @@ def test_layers_of_a_group() -> None:
         "lm_head",
     }
     assert len(names) == 4 + 4 + 1
-    everything = select_parameters(model, ["norms", "norms", *parameter_groups(model)])
-    assert everything == [name for name, _ in model.named_parameters()]
+    assert select_parameters(model, all_parts(3)) == [name for name, _ in model.named_parameters()]
 
 
-@pytest.mark.parametrize(
-    ("groups", "message"),
-    [
-        (["embeding"], "unknown parameter group 'embeding', known: embedding, head,.* embeddings"),
-        ([("head", [0])], "'head' has no layers"),
-        ([("mlp", [0, 3])], "layer 3 .* 0 to 2"),
-    ],
-)
-def test_groups_that_are_not_there(groups: list[Group], message: str) -> None:
-    model = small()
+@pytest.mark.parametrize("tied", [True, False])
+def test_keeping_some_draws_all_others(tied: bool) -> None:
+    model = small(tied)
     before = values(model)
-    with pytest.raises(ValueError, match=message):
-        reinitialize(model, ["mlp", *groups], "model", 1, "s")
-    assert all(torch.equal(value, before[name]) for name, value in values(model).items())
+    enter = Enter.model_validate({"keep_only": [{"attention": "0..1"}, "final_norm", "head"]})
+    redrawn = reinitialize(model, enter.redrawn(3), "model", 5, "s")
+    kept = {name for name in before if name not in redrawn}
+    assert len(kept) == 2 * 4 + 1 + (not tied)
+    for name, value in values(model).items():
+        assert torch.equal(value, before[name]) == (name in kept)
 
 
 def test_other_mistakes_change_nothing() -> None:
@@ -176,7 +179,7 @@ def test_other_mistakes_change_nothing() -> None:
     before = values(model)
     for bad in ("xavier", ("normal", 0.0), ("normal", math.nan), ("uniform", 1.0)):
         with pytest.raises(ValueError, match="initializer"):
-            reinitialize(model, ["mlp"], bad, 1, "s")
+            reinitialize(model, of("mlp"), bad, 1, "s")
     with pytest.raises(ValueError, match="spare rows 50 to 61"):
-        reinitialize(model, ["embeddings"], "model", 1, "s", spare=[(50, 61)])
+        reinitialize(model, of("embeddings"), "model", 1, "s", spare=[(50, 61)])
     assert all(torch.equal(value, before[name]) for name, value in values(model).items())

@@ -26,7 +26,6 @@ from ncamix.sources.base import MASKED
 from ncamix.training.loss import ActiveIds
 from ncamix.training.model import CurriculumModel
 
-METRICS = ("loss", "perplexity", "bits_per_byte")
 BATCH_TOKENS = 1 << 13  # tokens that a device evaluates at once
 
 

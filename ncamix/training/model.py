@@ -29,12 +29,10 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_utils import no_init_weights
 
+from ncamix.groups import GROUPS
 from ncamix.training.loss import MASKED, ActiveIds, linear_cross_entropy
 
 INITIAL_STD = 0.02
-
-GROUPS = ("embedding", "head", "attention", "mlp", "norms", "final_norm")
-UNIONS = {"embeddings": ("embedding", "head")}
 
 _GROUP_PATTERNS = {
     "embedding": r"model\.embed_tokens\.weight",

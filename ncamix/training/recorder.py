@@ -22,13 +22,13 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from ncamix.errors import fail
-from ncamix.evidence import Observation, has_ended, metric_name
+from ncamix.evidence import METRICS, Observation, Until, has_ended
 from ncamix.files import write_whole
 from ncamix.mixture import weights_as_floats
 from ncamix.plan import Plan, PlannedStage
 from ncamix.run_folder import RunFolder, cut_rows
 from ncamix.sources.base import MASKED
-from ncamix.training.evaluation import METRICS, EvaluationSet, evaluate
+from ncamix.training.evaluation import EvaluationSet, evaluate
 from ncamix.training.model import CurriculumModel
 from ncamix.training.progress import RunProgress
 
@@ -179,9 +179,9 @@ class Recorder(Callback):
         if done == stage.num_batches:
             self._finish(state)
         elif done in self.evaluate_after:
-            rows = self._evaluate(state, "every")
-            if stage.spec.until is not None and has_ended(stage.spec.until, self.seen):
-                self._end(state)
+            rows, until = self._evaluate(state, "every"), stage.spec.until
+            if until is not None and has_ended(until, self.seen):
+                self._end(state, until)
             else:
                 self._write(rows)
 
@@ -206,15 +206,12 @@ class Recorder(Callback):
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def _end(self, state: State) -> None:
+    def _end(self, state: State, until: Until) -> None:
         """End the stage on evidence: decided once, written down, and found again by a rerun."""
-        self.ended = state.timestamp.batch.value
+        self.ended, now = state.timestamp.batch.value, self.seen[-1]
         if dist.get_global_rank() == 0:
-            values = {
-                metric_name(c): self.seen[-1].values[metric_name(c)]
-                for c in self.stage.spec.until.conditions  # type: ignore[union-attr]
-            }
-            self.folder.add_decision(self.stage.name, self.ended, self.seen[-1].tokens, values)
+            values = {c.key: now.values[c.key] for c in until.conditions}
+            self.folder.add_decision(self.stage.name, self.ended, now.tokens, values)
         state.stop_training()
         self._finish(state)
 

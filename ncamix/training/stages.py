@@ -195,14 +195,15 @@ def enter_stage(plan: Plan, stage: PlannedStage, folder: RunFolder, resumed: boo
         return model
     if stage.index:
         load_weights(model, _final(folder, plan.stages[stage.index - 1]))
-    if stage.enter is not None and stage.enter.reinitialize:
+    if stage.enter is not None:
         way = stage.enter.initializer
         reinitialize(
             model,
-            stage.enter.reinitialize,
+            stage.enter.redrawn(model.config.num_hidden_layers),
             ("normal", float(way)) if isinstance(way, Fraction) else way,
             plan.seeds.init,
             stage.name,
+            stage.spared,
         )
     return model
 

@@ -1,6 +1,6 @@
-"""Entering a stage: parameters chosen by group are drawn anew, all others stay as they are.
+"""Entering a stage: chosen parts of the model are drawn anew, all others stay as they are.
 
-    groups of a stage -> parameter names -> values keyed by (seed, stage, name) -> model, in place
+    parts of the model -> parameter names -> values keyed by (seed, stage, name) -> model, in place
 
 Values are drawn on the CPU in float32 and then take the parameter's type and device, so that they
 are the same on every device and rank. The model must be whole: this happens before it is sharded.
@@ -9,63 +9,53 @@ are the same on every device and rank. The model must be whole: this happens bef
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from ncamix.training.model import (
-    GROUPS,
-    UNIONS,
-    initial_values,
-    is_norm,
-    parameter_groups,
-    random_stream,
-)
-
-Group = str | tuple[str, Sequence[int]]
-"""A group's name, or that and the numbers of the layers meant, from 0."""
+from ncamix.groups import Part
+from ncamix.training.model import initial_values, is_norm, parameter_groups, random_stream
 
 Initializer = str | tuple[str, float]
 """`model` (normal(0, 0.02), norms one), `torch` (torch's defaults), or `("normal", std)`."""
 
 
-def select_parameters(model: LlamaForCausalLM, groups: Iterable[Group]) -> list[str]:
-    """Names of the parameters of `model` in any of `groups`, once each, in the model's order.
+def select_parameters(model: LlamaForCausalLM, parts: Collection[Part]) -> list[str]:
+    """Names of the parameters of `model` in any of `parts`, in the model's order.
 
-    The head of a model with tied embeddings is no parameter, so the group is empty. Raises
-    ValueError for an unknown group, layers of a group that has none, or a layer the model lacks.
+    The head of a model with tied embeddings is no parameter, so the group is empty.
     """
-    members = parameter_groups(model)
-    chosen: set[str] = set()
-    for group in groups:
-        name, layers = (group, None) if isinstance(group, str) else group
-        if name not in members and name not in UNIONS:
-            raise ValueError(f"unknown parameter group '{name}', known: {_known_groups()}")
-        names = [n for part in UNIONS.get(name, (name,)) for n in members[part]]
-        if layers is not None:
-            names = _in_layers(names, name, layers, model.config.num_hidden_layers)
-        chosen.update(names)
+    chosen = {
+        name
+        for group, names in parameter_groups(model).items()
+        for name in names
+        if (group, _layer(name)) in parts
+    }
     return [name for name, _ in model.named_parameters() if name in chosen]
+
+
+def _layer(name: str) -> int | None:
+    return int(name.split(".")[2]) if name.startswith("model.layers.") else None
 
 
 @torch.no_grad()
 def reinitialize(
     model: LlamaForCausalLM,
-    groups: Iterable[Group],
+    parts: Collection[Part],
     initializer: Initializer,
     seed: int,
     stage: str,
     spare: Sequence[tuple[int, int]] = (),
 ) -> list[str]:
-    """Draw the parameters of `groups` anew, in place, keyed by (seed, stage, name): their names.
+    """Draw the parameters of `parts` anew, in place, keyed by (seed, stage, name): their names.
 
     All other parameters, and the half-open ranges `spare` of vocabulary rows of embedding and
     head, keep every bit. A tied embedding is drawn as an embedding. Values of a row do not depend
-    on what is spared. Raises ValueError for an unknown group or initializer, or a spare range
-    outside the vocabulary, before anything is changed.
+    on what is spared. Raises ValueError for an unknown initializer, or a spare range outside the
+    vocabulary, before anything is changed.
     """
     _check_initializer(initializer)
     rows = model.config.vocab_size
@@ -74,8 +64,8 @@ def reinitialize(
             raise ValueError(
                 f"spare rows {first} to {last} lie outside the {rows} rows of the model"
             )
-    names = select_parameters(model, groups)
-    embeddings = set(select_parameters(model, ["embeddings"]))
+    names = select_parameters(model, parts)
+    embeddings = set(select_parameters(model, {("embedding", None), ("head", None)}))
     for name in names:
         parameter = model.get_parameter(name)
         values = _draw(name, parameter.shape, initializer, (seed, stage, name))
@@ -112,16 +102,3 @@ def _check_initializer(initializer: Initializer) -> None:
     raise ValueError(
         f"unknown initializer {initializer!r}, known: 'model', 'torch', ('normal', std above 0)"
     )
-
-
-def _in_layers(names: list[str], group: str, layers: Sequence[int], num_layers: int) -> list[str]:
-    if not all(name.startswith("model.layers.") for name in names):
-        raise ValueError(f"parameter group '{group}' has no layers to choose from")
-    absent = [layer for layer in layers if not 0 <= layer < num_layers]
-    if absent:
-        raise ValueError(f"layer {absent[0]} is not among the model's 0 to {num_layers - 1}")
-    return [name for name in names if int(name.split(".")[2]) in layers]
-
-
-def _known_groups() -> str:
-    return ", ".join((*GROUPS, *UNIONS))

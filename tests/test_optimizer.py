@@ -1,0 +1,73 @@
+"""Optimizers and learning rates, as written."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from plan_files import refusals_of
+
+from ncamix.optimizer import LearningRate, Optimizer, parse_learning_rate, peaks
+from ncamix.quantities import Quantity
+
+FULL = Quantity(Fraction(1), "x")
+
+
+def test_the_short_form() -> None:
+    assert parse_learning_rate({}) == LearningRate(None, FULL)
+    written = {"peak": "0.2x", "warmup": "10%", "decay": "cosine", "floor": Fraction(1, 10)}
+    rate = parse_learning_rate(written)
+    assert isinstance(rate, LearningRate)
+    assert (rate.peak, rate.decay) == (Quantity(Fraction(1, 5), "x"), "cosine")
+    assert (str(rate.warmup), str(rate.floor)) == ("10%", "0.1")
+    assert peaks(rate) == [rate.peak]
+    assert peaks(parse_learning_rate({"0%": 1, "100%": "2x"})) == [
+        Quantity(Fraction(1), ""),
+        Quantity(Fraction(2), "x"),
+    ]
+
+
+def test_a_rate_that_continues() -> None:
+    going_on = parse_learning_rate({"start": "continue", "decay": "linear"})
+    assert going_on == LearningRate("continue", None, decay="linear")
+    assert isinstance(going_on, LearningRate) and peaks(going_on) == []
+    rising = parse_learning_rate({"start": "continue", "peak": "1x", "warmup": "5ba"})
+    assert rising == LearningRate("continue", FULL, Quantity(Fraction(5), "ba"))
+
+
+@pytest.mark.parametrize(
+    ("written", "place", "what", "remedy"),
+    [
+        ({"start": "0%"}, "start", "not a start", "start: continue"),
+        ({"start": None}, "start", "not a start", "start: continue"),
+        ({"start": "continue", "0%": 1}, "start", "not go together with keyframes", "first keyf"),
+        ({"peek": 1}, "peek", "unknown key 'peek'", "did you mean 'peak'?"),
+        ({"peak": -1}, "peak", "a rate is negative", "0 or more"),
+        ({"peak": None}, "peak", "not understood", "3e-4 or 0.2x"),
+        ({"warmup": "-1ba"}, "warmup", "within its stage", "10%"),
+        ({"decay": "cos"}, "decay", "unknown decay 'cos'", "cosine"),
+        ({"floor": 0}, "floor", "constant does not end anywhere", "decay: cosine"),
+        ({"floor": 0, "decay": "inverse_sqrt"}, "floor", "inverse_sqrt does not end", "cosine"),
+        ("fast", "", "not understood", "3e-4 or 0.2x"),
+    ],
+)
+def test_what_is_no_rate(written: object, place: str, what: str, remedy: str) -> None:
+    ((found, said, way_out),) = refusals_of(parse_learning_rate, written)
+    assert found == place
+    assert what in said
+    assert remedy in way_out
+
+
+def test_every_mistake_is_found() -> None:
+    written = {"start": 1, "peak": "x", "warmup": "101%", "decay": "steep", "florr": 0}
+    found = [place for place, _, _ in refusals_of(parse_learning_rate, written)]
+    assert sorted(found) == ["decay", "florr", "peak", "start", "warmup"]
+
+
+def test_a_stage_overrides_parts_of_the_optimizer() -> None:
+    trainer = Optimizer.model_validate({"lr": {"0%": 1, "100%": 0}, "cycle": "5ba", "clip": 1})
+    kept = trainer.under(Optimizer.model_validate({"weight_decay": 0}))
+    assert (kept.lr, kept.cycle, kept.clip, kept.weight_decay) == (trainer.lr, trainer.cycle, 1, 0)
+    replaced = trainer.under(Optimizer.model_validate({"lr": {"peak": "0.5x"}}))
+    assert isinstance(replaced.lr, LearningRate)
+    assert replaced.cycle is None
