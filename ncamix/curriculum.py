@@ -28,11 +28,12 @@ from ncamix.reading import not_yet
 from ncamix.schedule import is_name
 from ncamix.sources import (
     KINDS,
-    LATER_KINDS,
     BlendSource,
     DyckSource,
+    MdsSource,
     NcaSource,
     NoiseSource,
+    PairsSource,
     Spec,
     TextSource,
 )
@@ -223,8 +224,6 @@ def _check_kind(written: Any) -> Any:
     if "kind" not in written:
         raise refuse("the source has no `kind`", nearest("", KINDS, "kinds"))
     kind = written["kind"]
-    if kind in LATER_KINDS:
-        raise refuse(*not_yet(str(kind), nearest("", KINDS, "kinds")), ("kind",))
     if not isinstance(kind, str) or kind not in KINDS:
         raise refuse(f"unknown kind '{kind}'", nearest(str(kind), KINDS, "kinds"), ("kind",))
     return written
@@ -235,6 +234,8 @@ Kinded = Annotated[dict[str, Any], BeforeValidator(_check_kind)]
 Source = Annotated[
     Annotated[NcaSource, Tag("nca")]
     | Annotated[TextSource, Tag("text")]
+    | Annotated[PairsSource, Tag("pairs")]
+    | Annotated[MdsSource, Tag("mds")]
     | Annotated[NoiseSource, Tag("noise")]
     | Annotated[DyckSource, Tag("dyck")]
     | Annotated[BlendSource, Tag("blend")],

@@ -25,14 +25,14 @@ from ncamix.quantities import Quantity, parse_quantity, quantity_of, refusals, r
 
 SCALE = 1 << 96  # fixed point: the value 1
 EASES = ("linear", "cosine", "step")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
+NAME = "^[A-Za-z_][A-Za-z0-9_-]*$"  # as JSON Schema spells it
 _PI = 248902613312231085230521944622  # pi * 2**96, truncated
 _AT = ("%", "tok", "ba")
 
 
 def is_name(text: str) -> bool:
     """Whether `text` can name a source or a stage."""
-    return bool(_NAME.match(text))
+    return bool(re.fullmatch(NAME, text))
 
 
 @dataclass(frozen=True)

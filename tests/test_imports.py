@@ -32,7 +32,7 @@ loading
 mixture
 apportionment rates
 plan
-inventory
+inventory limits
 planning
 library
 plan_output
