@@ -28,7 +28,7 @@ from ncamix.keys import fingerprint
 from ncamix.quantities import Positive, Quantity, Whole, quantity_of, refuse
 from ncamix.reading import not_yet
 from ncamix.schedule import is_name
-from ncamix.sources import KINDS, LATER_KINDS, BlendSource, SourceSpec, Spec
+from ncamix.sources import KINDS, BlendSource, SourceSpec, Spec
 from ncamix.sources.base import plain
 from ncamix.sources.blend import Cycle, MixtureSchedule
 from ncamix.trainer import Optimizer, Precision, SequenceLength
@@ -248,8 +248,6 @@ def _check_kind(written: Any) -> Any:
     if "kind" not in written:
         raise refuse("the source has no `kind`", nearest("", KINDS, "kinds"))
     kind = written["kind"]
-    if kind in LATER_KINDS:
-        raise refuse(*not_yet(str(kind), nearest("", KINDS, "kinds")), ("kind",))
     if not isinstance(kind, str) or kind not in KINDS:
         raise refuse(f"unknown kind '{kind}'", nearest(str(kind), KINDS, "kinds"), ("kind",))
     return written

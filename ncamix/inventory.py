@@ -16,9 +16,9 @@ from ncamix.errors import Problem, UserError, fail
 from ncamix.keys import fingerprint
 from ncamix.loading import LoadedCurriculum
 from ncamix.plan import PlannedSource, TextPlan, VocabularyPlan, dataset_name, too_small
-from ncamix.sources import NcaSource, TextSource
+from ncamix.sources import LeafSource, NcaSource, TextSource
+from ncamix.sources.corpus import CorpusFile, corpus_files, corpus_hash
 from ncamix.sources.nca import Quantiles
-from ncamix.sources.text import CorpusFile, corpus_files, corpus_hash
 from ncamix.waiting import Say
 
 RARE = 0.01  # a band that fewer rules reach deserves a remark
@@ -138,14 +138,8 @@ class Inventory:
         assert isinstance(spec, TextSource)
         if name not in self._documents:
             if spec.hub is not None:
-                hub = {
-                    "hub": spec.hub,
-                    "config": spec.config,
-                    "split": spec.split,
-                    "column": spec.column,
-                    "revision": spec.revision,
-                }
-                self._documents[name] = (None, {**spec.meaning(), "documents": hub})
+                found = {**spec.document_meaning(), "documents": spec.data_set()}
+                self._documents[name] = (None, found)
             else:
                 assert spec.files is not None
                 try:
@@ -153,7 +147,8 @@ class Inventory:
                     if not any(file.path.stat().st_size for file in files):
                         raise fail(f"the text is empty ({len(files)} files)", "name other files")
                     digest = corpus_hash(files)
-                    self._documents[name] = (tuple(files), {**spec.meaning(), "documents": digest})
+                    found = {**spec.document_meaning(), "documents": digest}
+                    self._documents[name] = (tuple(files), found)
                 except UserError as error:
                     problem = error.problems[0]
                     self.bad(("sources", name, "files"), problem.what, problem.remedy)
@@ -200,6 +195,7 @@ class Inventory:
         """A source in samples of `length` tokens, of which the run needs so many; None if its text
         cannot be had, which is a problem by now."""
         spec, dataset = self.c.sources[name], dataset_name(name, length, self.usual)
+        assert isinstance(spec, LeafSource), "blends are multiplied through"
         first_id, num_ids = self.vocabulary.ranges[spec.range_name()]
         per_shard = max(1, SHARD_TOKENS // (length + 1))
         if not isinstance(spec, TextSource):
@@ -226,7 +222,12 @@ class Inventory:
             return None
         files, documents = found
         shown = {k: v for k, v in tokenizer.items() if k != "file"}
-        meaning = {**documents, "sequence_length": length, "tokenizer": fingerprint(shown)}
+        meaning = {
+            **spec.meaning(),
+            **documents,
+            "sequence_length": length,
+            "tokenizer": fingerprint(shown),
+        }
         if files is None:  # of a data set on the hub, only what is needed is read
             meaning["limit"] = max(1, -(-needed // per_shard)) * per_shard
         digest = fingerprint(meaning)

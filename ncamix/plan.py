@@ -24,9 +24,9 @@ from ncamix.keys import derive_key, fingerprint
 from ncamix.loading import LoadedCurriculum
 from ncamix.mixture import Mixture
 from ncamix.rates import RateCurve
-from ncamix.sources import NcaSource, SourceSpec
+from ncamix.sources import LeafSource, NcaSource
 from ncamix.sources.base import plain
-from ncamix.sources.text import CorpusFile
+from ncamix.sources.corpus import CorpusFile
 from ncamix.trainer import LoadedTrainer, Optimizer
 
 SYMBOL_SECONDS = 1e-7  # of one core, for a symbol of noise or a bracket
@@ -70,7 +70,7 @@ class PlannedSource:
 
     name: str
     dataset: str
-    spec: SourceSpec
+    spec: LeafSource
     meaning: dict[str, Any]
     fingerprint: str
     first_id: int

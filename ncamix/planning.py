@@ -262,11 +262,9 @@ class _Planner:
         ranges = self.inventory.vocabulary.ranges
         found = []
         for i, name in enumerate(enter.spare if enter is not None else ()):
-            if name in self.c.sources:
-                wanted = {self.c.sources[name].range_name()}
-            else:
-                wanted = {known for known in ranges if known.split()[0] == name}
-            rows = [(first, first + size) for r, (first, size) in ranges.items() if r in wanted]
+            wanted = self.c.ranges_of(name) & set(ranges)
+            spans = (ranges[known] for known in wanted)
+            rows = [(first, first + size) for first, size in spans]
             if not rows:
                 self.bad(
                     ("stages", index, "enter", "spare", i),

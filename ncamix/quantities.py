@@ -14,8 +14,9 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Any
 
-from pydantic import PlainValidator, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, PlainValidator, WithJsonSchema
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_after_validator_function
 
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?"
 _PATTERN = re.compile(rf"\s*([-+]?{_NUMBER})\s*([kMGT]?)(%|tok|ba|ep|x)?\s*\Z", re.ASCII)
@@ -148,6 +149,38 @@ def quantity_pattern(*units: str, negative: bool = False) -> str:
     """A regular expression of JSON Schema for a quantity in one of `units` ('': none)."""
     sign = "[-+]?" if negative else r"\+?"
     return rf"^\s*{sign}{_NUMBER}\s*[kMGT]?({'|'.join(units)})\s*$"
+
+
+@dataclass(frozen=True)
+class Within:
+    """Annotates a number between two bounds, for its check and for its JSON Schema.
+
+    what, remedy: of the refusal. without: the bounds that are no allowed values themselves.
+    """
+
+    low: int
+    high: int
+    what: str
+    remedy: str
+    without: tuple[int, ...] = ()
+
+    def check(self, value: int | Fraction) -> int | Fraction:
+        """The value itself. Raises PydanticCustomError where it lies outside."""
+        if not self.low <= value <= self.high or value in self.without:
+            raise refuse(self.what, self.remedy)
+        return value
+
+    def __get_pydantic_core_schema__(self, of: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(self.check, handler(of))
+
+    def __get_pydantic_json_schema__(
+        self, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        lower = "exclusiveMinimum" if self.low in self.without else "minimum"
+        upper = "exclusiveMaximum" if self.high in self.without else "maximum"
+        schema = handler(core)
+        schema.pop("minimum", None)  # of the type, which this narrows
+        return {**schema, lower: self.low, upper: self.high}
 
 
 def exact(written: Any) -> Fraction:

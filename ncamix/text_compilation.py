@@ -1,10 +1,11 @@
 """Text -> tokenizer -> samples on disk: what must happen before a text source can be streamed.
 
     documents -> exact duplicates dropped -> split -> tokenizer (trained on the training split)
-    -> ids, each document closed by the end of text -> samples that overlap by one id -> shards
+    -> ids, each document closed by the end of text -> samples that overlap by one id
+    -> shuffled, if the source is transformed -> shards
 
-Every id but the first is a target exactly once. Results go to the cache under their fingerprint and
-appear whole or not at all; a second process waits for the first.
+Every id but the first is a target exactly once, before any transform. Results go to the cache under
+their fingerprint and appear whole or not at all; a second process waits for the first.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from numpy.typing import NDArray
 from ncamix import cache, tokenization
 from ncamix.errors import UserError, fail
 from ncamix.files import write_whole
-from ncamix.keys import fingerprint
+from ncamix.keys import derive_key, fingerprint
 from ncamix.plan import Plan, PlannedSource, too_small
 from ncamix.planning import make_plan
 from ncamix.shards import ShardFormat, count_samples, width_of, write_dataset
+from ncamix.sources.base import shuffle
 from ncamix.sources.text import Document, TextSource, read_documents, split_of
 from ncamix.waiting import Say, quiet
 
@@ -167,8 +169,8 @@ def _pack(plan: Plan, source: PlannedSource, folder: Path, file: Path, say: Say)
     end = tokenization.end_of_text_id(tokenizer)
     length = source.sequence_length
     limit = source.meaning.get("limit")
-    train = _Packer(length, limit)
-    held = _Packer(length, HOLDOUT_SAMPLES)
+    train = _Packer(length, limit, shuffle_key(source.meaning, "train"))
+    held = _Packer(length, HOLDOUT_SAMPLES, shuffle_key(source.meaning, "holdout"))
     packers = {"train": train, "holdout": held}
     total = source.text.num_bytes if source.text and source.text.num_bytes else 0
     num_documents = read = 0
@@ -218,6 +220,17 @@ def _pack(plan: Plan, source: PlannedSource, folder: Path, file: Path, say: Say)
     }
 
 
+def shuffle_key(meaning: dict[str, Any], split: str) -> int | None:
+    """Key of the order of ids in the samples of a split; None without a transform.
+
+    How much is read of a data set on the hub does not change the samples, nor their order.
+    """
+    if "transform" not in meaning:
+        return None
+    own = {key: value for key, value in meaning.items() if key not in ("transform", "limit")}
+    return derive_key(meaning["transform"], fingerprint(own), split)
+
+
 def _chunks(pairs: Iterator[tuple[Document, str]]) -> Iterator[list[tuple[Document, str]]]:
     chunk: list[tuple[Document, str]] = []
     size = 0
@@ -232,10 +245,13 @@ def _chunks(pairs: Iterator[tuple[Document, str]]) -> Iterator[list[tuple[Docume
 
 
 class _Packer:
-    """Ids in, samples of `length + 1` ids out; neighbours share one id. At most `limit` samples."""
+    """Ids in, samples of `length + 1` ids out; neighbours share one id. At most `limit` samples.
 
-    def __init__(self, length: int, limit: int | None) -> None:
-        self.length, self.limit = length, limit
+    key: shuffles the ids of each sample once it is cut, if given.
+    """
+
+    def __init__(self, length: int, limit: int | None, key: int | None = None) -> None:
+        self.length, self.limit, self.key = length, limit, key
         self.num_ids = 0
         self.num_samples = 0
         self._parts: list[NDArray[np.uint32]] = []
@@ -282,6 +298,8 @@ class _Packer:
         samples = ids[starts + np.arange(self.length + 1)[None, :]]
         self._parts = [ids[num * self.length :].copy()]
         self._held = len(self._parts[0])
+        if self.key is not None:
+            shuffle(samples, self.num_samples, self.key)
         self.num_samples += num
         return samples
 

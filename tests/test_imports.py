@@ -35,7 +35,7 @@ loading
 mixture
 apportionment rates
 plan
-inventory
+inventory limits
 planning
 library
 plan_output

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from fractions import Fraction
+from typing import Annotated
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
 from ncamix.quantities import (
@@ -18,10 +20,12 @@ from ncamix.quantities import (
     Positive,
     Quantity,
     Whole,
+    Within,
     format_count,
     format_fraction,
     parse_quantity,
     quantity_of,
+    quantity_pattern,
     refusals,
 )
 
@@ -108,3 +112,31 @@ def test_kinds_of_numbers(kind: object, good: list[object], bad: list[object]) -
     for value in bad:
         with pytest.raises(ValueError, match="refused"):
             adapter.validate_python(value)
+
+
+@pytest.mark.parametrize("text", ["5%", "1.5ktok", " 2e3 tok ", ".5%", "+7%", "-7%", "0tok"])
+@pytest.mark.parametrize("text_more", ["", "x"])
+def test_patterns_say_what_is_read(text: str, text_more: str) -> None:
+    written = text + text_more
+    try:
+        quantity_of(written, ("%", "tok"), "")
+        read = True
+    except PydanticCustomError:
+        read = False
+    assert bool(re.search(quantity_pattern("%", "tok", negative=True), written)) == read
+    positive = re.search(quantity_pattern("%", "tok"), written)
+    assert bool(positive) == (read and "-" not in written)
+
+
+def test_numbers_within_bounds() -> None:
+    share = TypeAdapter(
+        Annotated[Exact, Within(0, 1, "a share lies between 0 and 1", "write 0.5", without=(0,))]
+    )
+    assert share.validate_python(Decimal("1e-9")) and share.validate_python(1) == 1
+    for bad in (0, -1, Decimal("1.0001"), 2):
+        with pytest.raises(ValidationError) as caught:
+            share.validate_python(bad)
+        assert "a share lies between 0 and 1" in str(caught.value.errors())
+    assert share.json_schema() == {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
+    whole = TypeAdapter(Annotated[Positive, Within(2, 64, "", "")])
+    assert whole.json_schema() == {"type": "integer", "minimum": 2, "maximum": 64}

@@ -22,17 +22,13 @@ from ncamix.errors import UserError
 from ncamix.plan import Plan
 from ncamix.shards import read_samples
 from ncamix.sources import text as text_source
-from ncamix.sources.text import (
-    CorpusFile,
-    Document,
-    corpus_files,
-    corpus_hash,
-    read_documents,
-    split_of,
-)
+from ncamix.sources.base import shuffle
+from ncamix.sources.corpus import CorpusFile, corpus_files, corpus_hash
+from ncamix.sources.text import Document, read_documents, split_of
 from ncamix.text_compilation import (
     _Packer,
     prepare_text,
+    shuffle_key,
     split_documents,
     text_facts,
     tokenizer_file,
@@ -163,7 +159,8 @@ def test_the_split_depends_on_the_document_or_its_package_alone(by: str) -> None
 def test_training_is_the_same_for_any_number_of_threads(tmp_path: Path) -> None:
     code = """
         import hashlib
-        from ncamix.sources.text import corpus_files, read_documents
+        from ncamix.sources.corpus import corpus_files
+        from ncamix.sources.text import read_documents
         from ncamix.tokenization import train_bpe
         from pathlib import Path
         files = corpus_files(("python-stdlib",), Path("."))[:150]
@@ -267,6 +264,38 @@ def test_compiled_samples_are_the_token_stream(corpus: Path, plan_of: Callable[.
     assert info and info["num_samples"] == source.num_samples == len(read_samples(folder))
     assert info["num_documents"] == 40
     assert plan_of(CURRICULUM).sources["words"].num_samples == source.num_samples
+
+
+@pytest.mark.parametrize("per_shard", [2, 100])
+def test_shuffled_samples_are_the_samples_in_another_order(
+    corpus: Path,
+    plan_of: Callable[..., Plan],
+    monkeypatch: pytest.MonkeyPatch,
+    per_shard: int,
+) -> None:
+    monkeypatch.setattr(inventory, "SHARD_TOKENS", per_shard * 33)  # no shard changes a sample
+    monkeypatch.setattr("ncamix.text_compilation._CHUNK_CHARACTERS", 1000)
+    own = prepare_text(plan_of(CURRICULUM))
+    body = CURRICULUM.replace("repeat", "transform: shuffle_tokens, repeat")
+    plan = prepare_text(plan_of(body))
+    assert tokenizer_file(plan) == tokenizer_file(own)  # it is of the same text
+    source = plan.sources["words"]
+    keys = set()
+    for split in ("train", "holdout"):
+        folders = [
+            cache.entry(p.sources["words"].fingerprint) / (split if split == "holdout" else "")
+            for p in (own, plan)
+        ]
+        drawn, samples = map(read_samples, folders)
+        assert len(drawn) == len(samples) > 5
+        assert np.array_equal(np.sort(drawn), np.sort(samples))
+        assert not (drawn == samples).all(axis=1).any()
+        key = shuffle_key(source.meaning, split)
+        assert key is not None and shuffle_key(own.sources["words"].meaning, split) is None
+        shuffle(drawn, 0, key)
+        assert np.array_equal(drawn, samples)
+        keys |= {key, shuffle_key({**source.meaning, "limit": 9}, split)}
+    assert len(keys) == 2
 
 
 def test_the_holdout_is_out_of_training_and_of_the_tokenizer(

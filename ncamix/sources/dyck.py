@@ -22,11 +22,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PlainValidator, WithJsonSchema, model_validator
+from pydantic import Field, PlainValidator, WithJsonSchema
 
 from ncamix.keys import derive_key, fingerprint
-from ncamix.quantities import Exact, Positive, refuse
-from ncamix.sources.base import Generator, Meaning, SourceSpec
+from ncamix.quantities import Exact, Positive, Within, refuse
+from ncamix.sources.base import Generator, LeafSource, Meaning
 from ncamix.threads import spread
 
 PAPER_SYMBOLS = {"nested": 30, "shuffle": 64}
@@ -48,29 +48,37 @@ def _depth(written: Any) -> tuple[int, int]:
     return (low, high)
 
 
-class DyckSource(SourceSpec):
-    """YAML keys of `kind: dyck`; the defaults are the paper's.
+_END = {"type": "integer", "minimum": 1, "maximum": MAX_DEPTH}
+Depth = Annotated[
+    tuple[int, int],
+    PlainValidator(_depth),
+    WithJsonSchema(
+        {"oneOf": [_END, {"type": "array", "minItems": 2, "maxItems": 2, "items": _END}]}
+    ),
+]
 
-    symbols: number of kinds of brackets, k. depth: the highest, or [low, high].
-    """
+
+class DyckSource(LeafSource):
+    """YAML keys of `kind: dyck`; the defaults are the paper's."""
 
     version: ClassVar[int] = 1
 
-    kind: Literal["dyck"]
-    style: Literal["nested", "shuffle"]
-    symbols: Positive | None = None
-    depth: Annotated[
-        tuple[int, int], PlainValidator(_depth), WithJsonSchema({"type": ["integer", "array"]})
-    ] = (1, 16)
-    p_open: Exact = Fraction(1, 2)
-
-    @model_validator(mode="after")
-    def _check(self) -> DyckSource:
-        if self.num_symbols > MAX_SYMBOLS:
-            raise refuse(f"more than {MAX_SYMBOLS:,} symbols", "use fewer", ("symbols",))
-        if not 0 < self.p_open < 1:
-            raise refuse("a probability lies between 0 and 1", "write 0.5", ("p_open",))
-        return self
+    kind: Literal["dyck"] = Field(description="Brackets of several kinds that match.")
+    style: Literal["nested", "shuffle"] = Field(
+        description="nested: the bracket opened last closes first; shuffle: kinds match alone."
+    )
+    symbols: (
+        Annotated[
+            Positive, Within(1, MAX_SYMBOLS, f"more than {MAX_SYMBOLS:,} symbols", "use fewer")
+        ]
+        | None
+    ) = Field(None, description="Kinds of brackets; each is two ids. 30 nested, 64 shuffled.")
+    depth: Depth = Field(
+        (1, 16), description="Brackets that are open at once: the most, or [low, high]."
+    )
+    p_open: Annotated[
+        Exact, Within(0, 1, "a probability lies between 0 and 1", "write 0.5", without=(0, 1))
+    ] = Field(Fraction(1, 2), description="Probability that a bracket opens, where it may.")
 
     @property
     def num_symbols(self) -> int:
@@ -83,7 +91,7 @@ class DyckSource(SourceSpec):
     def num_ids(self) -> int:
         return 2 * self.num_symbols
 
-    def meaning(self) -> Meaning:
+    def own_meaning(self) -> Meaning:
         return {
             "kind": "dyck",
             "version": self.version,
@@ -93,7 +101,7 @@ class DyckSource(SourceSpec):
             "p_open": str(self.p_open),
         }
 
-    def summary(self) -> str:
+    def own_summary(self) -> str:
         low, high = self.depth
         return f"dyck, {self.style}, {self.num_symbols:,} symbols, depth {low}-{high}"
 
@@ -102,7 +110,7 @@ class DyckSource(SourceSpec):
 class DyckGenerator(Generator):
     """Samples of a `dyck` source from its full meaning."""
 
-    def samples(self, first: int, count: int, num_threads: int | None = None) -> NDArray[np.uint32]:
+    def drawn(self, first: int, count: int, num_threads: int | None) -> NDArray[np.uint32]:
         from ncamix.sources.kernels import nest_brackets, shuffle_brackets
 
         draw_brackets = nest_brackets if self.meaning["style"] == "nested" else shuffle_brackets

@@ -1,4 +1,4 @@
-"""Compiled loops of the sources `noise` and `dyck`: key, sample numbers -> ids, integers only.
+"""Compiled loops of sources: key, sample numbers -> ids, or ids in another order; integers only.
 
 Position j of sample i is made of the four random words at (key, stream i, row 0, column j), and of
 what the sample holds before it. Samples first, first + 1, ... go to the rows of `out`, uint32
@@ -134,3 +134,23 @@ def shuffle_brackets(
                     open_symbols[place] = open_symbols[num_open]
                 depth -= 1
                 out[i, j] = symbol + symbols
+
+
+@compiled
+def shuffle_runs(key: np.uint64, first: int, size: int, samples: NDArray[np.uint32]) -> None:
+    """Put the runs of `size` ids that make up each sample into a random order, in place.
+
+    samples, uint32 [N, length]; less than a run at their ends stays (Fisher and Yates). The 64 bits
+    that place run k are half of the words at (key, sample, row 0, column k // 2).
+    """
+    num_runs = samples.shape[1] // size
+    draws = np.empty(num_runs + num_runs % 2, np.uint64)
+    for i in range(samples.shape[0]):
+        for pair in range(len(draws) // 2):  # a loop of its own, as above
+            a, b, c, d = philox(key, np.uint64(first + i), ROW, np.uint64(pair))
+            draws[2 * pair], draws[2 * pair + 1] = a | b << BITS32, c | d << BITS32
+        for k in range(num_runs - 1, 0, -1):
+            other = np.int64(below(draws[k], np.uint64(k + 1)))
+            for j in range(size):
+                here, there = k * size + j, other * size + j
+                samples[i, here], samples[i, there] = samples[i, there], samples[i, here]

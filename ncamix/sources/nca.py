@@ -14,14 +14,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PlainValidator, WithJsonSchema, model_validator
+from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 
 from ncamix.automata import MEASURES, VERSION, Automaton, Band
 from ncamix.bands import measure_version, quantile_band
 from ncamix.errors import nearest
 from ncamix.keys import derive_key, fingerprint
-from ncamix.quantities import Exact, Positive, Whole, refuse
-from ncamix.sources.base import Generator, Meaning, SourceSpec
+from ncamix.quantities import Exact, Positive, Whole, Within, refuse, refuse_all
+from ncamix.sources.base import Generator, LeafSource, Meaning
+
+MAX_SYMBOLS = 1 << 22  # ids of an automaton
+MAX_BURN_IN, MAX_STRIDE, MAX_BIAS = 2**20 - 1, 2**10 - 1, 10**6
 
 
 @dataclass(frozen=True)
@@ -83,35 +86,99 @@ def _rules(written: Any) -> int | None:
     raise refuse("not a pool of rules", "write fresh, or a whole number of rules, at most 2**40")
 
 
-class NcaSource(SourceSpec):
+_INTERVAL = {
+    "type": "array",
+    "minItems": 2,
+    "maxItems": 2,
+    "items": {"type": "number", "minimum": 0, "maximum": 1},
+}
+_SIDE = {"type": "integer", "minimum": 3, "maximum": 256}
+BandOfScores = Annotated[
+    Band | Quantiles,
+    PlainValidator(_band),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "minProperties": 1,
+            "maxProperties": 1,
+            "additionalProperties": False,
+            "properties": dict.fromkeys((*MEASURES, "quantile"), _INTERVAL),
+        }
+    ),
+]
+Grid = Annotated[
+    tuple[int, int],
+    PlainValidator(_grid),
+    WithJsonSchema(
+        {"oneOf": [_SIDE, {"type": "array", "minItems": 2, "maxItems": 2, "items": _SIDE}]}
+    ),
+]
+Rules = Annotated[
+    int | None,
+    PlainValidator(_rules),
+    WithJsonSchema(
+        {"oneOf": [{"const": "fresh"}, {"type": "integer", "minimum": 1, "maximum": 1 << 40}]}
+    ),
+]
+
+
+class NcaSource(LeafSource):
     """YAML keys of `kind: nca`; the defaults are the paper's."""
 
     version: ClassVar[int] = VERSION
 
-    kind: Literal["nca"]
-    alphabet: Positive = 10
-    band: Annotated[Band | Quantiles, PlainValidator(_band), WithJsonSchema({"type": "object"})]
-    grid: Annotated[tuple[int, int], PlainValidator(_grid)] = (12, 12)
-    patch: Positive = 2
-    burn_in: Whole = 10
-    stride: Positive = 1
-    temperature: Exact = Fraction(1, 10_000)
-    identity_bias: Exact = Fraction(0)
-    rules: Annotated[int | None, PlainValidator(_rules)] = None
-    loss_from_frame: Whole = 1
+    kind: Literal["nca"] = Field(description="Rollouts of random neural cellular automata.")
+    alphabet: Annotated[
+        Positive, Within(2, 64, "an alphabet has 2 to 64 states", "write alphabet: 10")
+    ] = Field(10, description="Number of cell states.")
+    band: BandOfScores = Field(
+        description="The rules that are used: a measure of complexity, and [low, high) of it."
+    )
+    grid: Grid = Field((12, 12), description="Cells: a side, or [height, width].")
+    patch: Annotated[
+        Positive, Within(1, 4, "a patch has 1 to 4 cells a side", "write patch: 2")
+    ] = Field(2, description="Cells a side of the square patch that makes a token.")
+    burn_in: Annotated[
+        Whole, Within(0, MAX_BURN_IN, f"more than {MAX_BURN_IN:,} steps", "use fewer")
+    ] = Field(10, description="Steps before the first frame.")
+    stride: Annotated[
+        Positive, Within(1, MAX_STRIDE, f"more than {MAX_STRIDE:,} steps", "use fewer")
+    ] = Field(1, description="Steps from a frame to the next.")
+    temperature: Annotated[
+        Exact,
+        Within(0, 1, "a temperature lies above 0, at 1 at most", "write 1e-4", without=(0,)),
+    ] = Field(
+        Fraction(1, 10_000), description="Of the draw of the next state: near 0 it is the argmax."
+    )
+    identity_bias: Annotated[
+        Exact, Within(-MAX_BIAS, MAX_BIAS, f"not between -{MAX_BIAS:,} and {MAX_BIAS:,}", "write 0")
+    ] = Field(Fraction(0), description="Added to the logit of the state that a cell is in.")
+    rules: Rules = Field(
+        None, description="fresh: a rule of its own for every sample; or a pool of so many."
+    )
+    loss_from_frame: Whole = Field(
+        1, description="The first frame that is a target; those before it are seen only."
+    )
+    transform: Literal["shuffle_tokens", "shuffle_frames"] | None = Field(  # type: ignore[assignment]
+        None,
+        description="A control: the ids, or the whole frames, of every sample in random order.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> NcaSource:
-        try:
-            symbols = self.automaton.num_symbols
-        except ValueError as error:
-            raise refuse(str(error), "change alphabet, grid, patch or temperature") from None
-        if symbols > 1 << 22:
-            raise refuse(
-                f"{self.alphabet} states in {self.patch}x{self.patch} patches make {symbols:,} "
-                "symbols",
-                "use a smaller alphabet or patch (at most 4,194,304 symbols)",
-            )
+        problems: list[tuple[tuple[str | int, ...], str, str]] = []
+        if any(side % self.patch for side in self.grid):
+            what = f"{self.grid[0]} x {self.grid[1]} cells do not split into patches of "
+            what += f"{self.patch} x {self.patch}"
+            problems.append((("grid",), what, f"use multiples of {self.patch}"))
+        symbols = self.alphabet ** (self.patch * self.patch) + 2
+        if symbols > MAX_SYMBOLS:
+            what = f"{self.alphabet} states in {self.patch}x{self.patch} patches make {symbols:,} "
+            what += "symbols"
+            remedy = f"use a smaller alphabet or patch (at most {MAX_SYMBOLS:,} symbols)"
+            problems.append((("patch",), what, remedy))
+        if problems:
+            raise refuse_all(problems)
         return self
 
     @property
@@ -146,7 +213,7 @@ class NcaSource(SourceSpec):
             return self.band
         return quantile_band(self.automaton, self.band.low, self.band.high)
 
-    def meaning(self) -> Meaning:
+    def own_meaning(self) -> Meaning:
         band = self.scored_band()
         assert band is not None, "a plan refuses quantiles without a score between them"
         measure = [band.measure, measure_version(self.automaton, band.measure)]
@@ -164,7 +231,7 @@ class NcaSource(SourceSpec):
             "rules": self.rules,
         }
 
-    def summary(self) -> str:
+    def own_summary(self) -> str:
         pool = f", {self.rules:,} rules" if self.rules else ""
         return f"nca, {self.alphabet} states, {self.band}{pool}"
 
@@ -212,7 +279,10 @@ class NcaGenerator(Generator):
         measure, *_, low, high = self.meaning["band"]
         return Band(Fraction(low), Fraction(high), measure)
 
-    def samples(self, first: int, count: int, num_threads: int | None = None) -> NDArray[np.uint32]:
+    def frame_length(self) -> int:
+        return self.automaton().tokens_per_frame
+
+    def drawn(self, first: int, count: int, num_threads: int | None) -> NDArray[np.uint32]:
         local = self.automaton().samples(
             self.rules_key(),
             self.band(),

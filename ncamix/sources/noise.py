@@ -16,39 +16,43 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate
 from math import isqrt
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from ncamix.keys import derive_key, fingerprint
-from ncamix.quantities import Exact, Positive, refuse
-from ncamix.sources.base import Generator, Meaning, SourceSpec
+from ncamix.quantities import Exact, Positive, Within, refuse
+from ncamix.sources.base import Generator, LeafSource, Meaning
 from ncamix.threads import spread
 
+MAX_SYMBOLS = 1 << 20
 DRAW_BITS = 62  # of a random draw: thresholds fit 64-bit integers, signed ones too
 DIGITS = 40  # of weights: a threshold is the true one unless that is within 1e-14 of a whole number
 
 
-class NoiseSource(SourceSpec):
+class NoiseSource(LeafSource):
     """YAML keys of `kind: noise`. `exponent` is for zipf."""
 
     version: ClassVar[int] = 2
 
-    kind: Literal["noise"]
-    distribution: Literal["uniform", "zipf"] = "uniform"
-    exponent: Exact | None = None
-    symbols: Positive = 4096
+    kind: Literal["noise"] = Field(description="Independent symbols: a control without structure.")
+    distribution: Literal["uniform", "zipf"] = Field(
+        "uniform", description="How likely symbols are: all alike, or by rank."
+    )
+    exponent: (
+        Annotated[Exact, Within(0, 4, "outside 0 to 4", "write a number such as 1 or 1.07")] | None
+    ) = Field(None, description="zipf: symbol k has a weight of 1 / k**exponent; 1 if not given.")
+    symbols: Annotated[
+        Positive, Within(1, MAX_SYMBOLS, f"more than {MAX_SYMBOLS:,} symbols", "use fewer")
+    ] = Field(4096, description="Number of symbols, which are ids.")
 
     @model_validator(mode="after")
     def _check(self) -> NoiseSource:
         if self.exponent is not None and self.distribution == "uniform":
-            raise refuse("uniform noise has no exponent", "write distribution: zipf")
-        if self.exponent is not None and not 0 <= self.exponent <= 4:
-            raise refuse("outside 0 to 4", "write a number such as 1 or 1.07", ("exponent",))
-        if self.symbols > 1 << 20:
-            raise refuse("more than 1,048,576 symbols", "use fewer", ("symbols",))
+            what = "uniform noise has no exponent"
+            raise refuse(what, "write distribution: zipf", ("exponent",))
         return self
 
     def power(self) -> Fraction:
@@ -63,7 +67,7 @@ class NoiseSource(SourceSpec):
     def num_ids(self) -> int:
         return self.symbols
 
-    def meaning(self) -> Meaning:
+    def own_meaning(self) -> Meaning:
         return {
             "kind": "noise",
             "version": self.version,
@@ -71,7 +75,7 @@ class NoiseSource(SourceSpec):
             "exponent": str(self.power()),
         }
 
-    def summary(self) -> str:
+    def own_summary(self) -> str:
         shape = "uniform" if not self.power() else f"zipf {float(self.power()):g}"
         return f"noise, {shape}, {self.symbols:,} symbols"
 
@@ -117,7 +121,7 @@ def _weights(symbols: int, exponent: Fraction) -> list[Decimal]:
 class NoiseGenerator(Generator):
     """Samples of a `noise` source from its full meaning."""
 
-    def samples(self, first: int, count: int, num_threads: int | None = None) -> NDArray[np.uint32]:
+    def drawn(self, first: int, count: int, num_threads: int | None) -> NDArray[np.uint32]:
         from ncamix.sources.kernels import draw_symbols
 
         symbols = self.meaning["symbols"]

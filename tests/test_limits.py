@@ -1,0 +1,82 @@
+"""What is planned but not trained yet: refused in one place, all of it at once, and located."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from plan_files import SOURCES, curriculum, plan_of, problems, stage
+
+from ncamix.limits import refuse_untrained
+from ncamix.plan import Plan
+from ncamix.sources import KINDS
+
+BYTES = "tokenizer: bytes\n"
+
+
+def text_plan(folder: Path, more: str) -> Plan:
+    (folder / "a.txt").write_text("words " * 20_000)
+    sources = SOURCES + f"  code: {{kind: text, files: [a.txt]{more}}}\n"
+    return plan_of(folder, curriculum(stage("{code: 1, hiss: 1}"), sources, BYTES))
+
+
+@pytest.mark.parametrize(
+    ("more", "path", "value"),
+    [
+        (", attention: document", "attention", "document"),
+        (", duplicates: near", "duplicates", "near"),
+        (", holdout: {share: 0.1, by: repository}", "holdout.by", "repository"),
+        (", loss_weight: 2", "loss_weight", "2"),
+        (", loss_weight: 0", "loss_weight", "0"),
+    ],
+)
+def test_keys_of_text(tmp_path: Path, more: str, path: str, value: str) -> None:
+    (found,) = problems(refuse_untrained, text_plan(tmp_path, more))
+    assert (found.path, found.value) == (f"sources.code.{path}", value)
+    assert "cannot train or compile it yet" in found.what and found.remedy and found.line == 9
+
+
+def test_all_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    sources = SOURCES.replace("symbols: 100", "symbols: 100, loss_weight: 2")
+    text = "  code: {kind: text, files: [a.txt], attention: document, loss_weight: 3}\n"
+    (tmp_path / "a.txt").write_text("words " * 20_000)
+    plan = plan_of(tmp_path, curriculum(stage("{code: 1, hiss: 1}"), sources + text, BYTES))
+    found = problems(refuse_untrained, plan)
+    assert [p.path for p in found] == [
+        "sources.hiss.loss_weight",
+        "sources.code.attention",
+        "sources.code.loss_weight",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [("pairs", {"files": ["a"], "prompt": "p", "response": "r"}), ("mds", {"local": "a"})],
+)
+def test_kinds(tmp_path: Path, kind: str, keys: dict[str, Any]) -> None:
+    plan = plan_of(tmp_path, curriculum(stage("{hiss: 1}")))
+    spec = KINDS[kind](kind=kind, **keys)  # type: ignore[arg-type]
+    sources = {"hiss": replace(plan.sources["hiss"], spec=spec)}  # type: ignore[arg-type]
+    (found,) = problems(refuse_untrained, replace(plan, sources=sources))
+    assert found.path == "sources.hiss.kind" and f"the kind {kind}" in found.what
+
+
+def test_what_happens_on_entering(tmp_path: Path) -> None:
+    text = curriculum(stage("{hiss: 1}", more=", enter: {reinitialize: [head]}"))
+    plan = plan_of(tmp_path, text)
+    enter = SimpleNamespace(freeze=("attention",), from_="RUN/one", optimizer_state="keep")
+    spec: Any = SimpleNamespace(name="one", enter=enter)
+    changed = replace(plan, stages=(replace(plan.stages[0], spec=spec),))
+    found = {p.path.rpartition(".")[2] for p in problems(refuse_untrained, changed)}
+    assert found == {"freeze", "from", "optimizer_state"}
+    refuse_untrained(plan)
+
+
+def test_what_is_trained_passes(tmp_path: Path) -> None:
+    more = ", attention: whole, duplicates: keep, loss_weight: 1.0, max_share: 100%"
+    refuse_untrained(text_plan(tmp_path, more + ", transform: shuffle_tokens"))
+    unused = SOURCES + "  more: {kind: mds, local: nowhere}\n"
+    refuse_untrained(plan_of(tmp_path, curriculum(stage("{hiss: 1}"), unused)))

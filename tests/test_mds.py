@@ -1,0 +1,143 @@
+"""MDS data sets of others: what their index says, and what is no index of token samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from plan_files import SOURCES, curriculum, problem, stage
+from streaming import MDSWriter
+
+from ncamix.loading import load_curriculum
+from ncamix.shards import ShardFormat, write_dataset
+from ncamix.sources import MdsSource
+from ncamix.sources.mds import read_mds_index
+
+
+def load(folder: Path, keys: str) -> MdsSource:
+    text = curriculum(stage("{hiss: 1}"), SOURCES + f"  new: {{{keys}}}\n")
+    (folder / "c.yaml").write_text(text)
+    source = load_curriculum(folder / "c.yaml").curriculum.sources["new"]
+    assert isinstance(source, MdsSource)
+    return source
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two shards of 5 and 2 samples of 9 ids."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    shards = [np.arange(n * 9, dtype=np.uint32).reshape(n, 9) for n in (5, 2)]
+    write_dataset(folder, ShardFormat(9, "uint16"), shards)
+    return folder
+
+
+def test_an_index_says_samples_ids_and_dtype(data: Path) -> None:
+    index = read_mds_index(data, "local")
+    assert (index.num_samples, index.length, index.dtype) == (7, 9, "uint16")
+    other = json.loads((data / "index.json").read_text())
+    other["shards"].pop()
+    (data / "index.json").write_text(json.dumps(other))
+    fewer = read_mds_index(data, "local")
+    assert fewer.num_samples == 5 and fewer.digest != index.digest
+
+
+def test_data_sets_of_mosaicml_are_read(tmp_path: Path) -> None:
+    columns = {"tokens": "ndarray:int32:4", "extra": "str"}
+    with MDSWriter(out=str(tmp_path / "out"), columns=columns) as writer:
+        for i in range(3):
+            writer.write({"tokens": np.full(4, i, np.int32), "extra": "x"})
+    index = read_mds_index(tmp_path / "out", "local")
+    assert (index.num_samples, index.length, index.dtype) == (3, 4, "int32")
+
+
+def test_where_an_index_is_looked_for(tmp_path: Path, data: Path) -> None:
+    source = load(tmp_path, "kind: mds, local: data")
+    found = source.index(tmp_path)
+    assert found is not None and found.num_samples == 7
+    assert source.index(tmp_path) == load(tmp_path, "kind: mds, remote: data").index(tmp_path)
+    kept = load(tmp_path, f"kind: mds, local: {data}, remote: 's3://bucket/x'")
+    assert kept.index(Path("/elsewhere")) == found
+    assert load(tmp_path, "kind: mds, remote: 's3://bucket/x'").index(tmp_path) is None
+    empty = load(tmp_path, "kind: mds, local: cache, remote: 's3://bucket/x'")
+    assert empty.index(tmp_path) is None
+    for keys, key in (("local: none", "local"), ("local: cache, remote: none", "remote")):
+        refused = problem(load(tmp_path, f"kind: mds, {keys}").index, tmp_path)
+        assert refused.path == key and "none holds no index.json" in refused.what
+
+
+def test_what_the_plan_asks(tmp_path: Path) -> None:
+    source = load(tmp_path, "kind: mds, remote: 's3://bucket/x', repeat: 2, max_share: 5%")
+    assert (source.finite, source.holdout, source.repeat) == (True, None, 2)
+    assert (source.range_name(), source.summary()) == ("text", "mds, s3://bucket/x")
+    local = load(tmp_path, "kind: mds, local: data")
+    assert local.meaning() == {"kind": "mds", "version": 1, "remote": None}  # wherever it lies
+    kept = load(tmp_path, "kind: mds, local: data, remote: 's3://bucket/x'")
+    assert kept.meaning() == source.meaning()
+
+
+@pytest.mark.parametrize(
+    ("keys", "path", "what"),
+    [
+        ("kind: mds", "", "needs `local` or `remote`"),
+        ("kind: mds, local: 5", ".local", "text is wanted here"),
+        ("kind: mds, local: a, holdout: {share: 0.1}", ".holdout", "unknown key 'holdout'"),
+        ("kind: mds, local: a, repeat: never", ".repeat", "not a number of epochs"),
+    ],
+)
+def test_refused(tmp_path: Path, keys: str, path: str, what: str) -> None:
+    found = problem(load, tmp_path, keys)
+    assert found.path == "sources.new" + path
+    assert what in found.what and found.remedy
+
+
+def shards(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[str], str]:
+    def apply(text: str) -> str:
+        index = json.loads(text)
+        change(index["shards"])
+        return json.dumps(index)
+
+    return apply
+
+
+def rename(entries: list[dict[str, Any]]) -> None:
+    for entry in entries:
+        entry["column_names"] = ["text"]
+
+
+def encode(encoding: str) -> Callable[[list[dict[str, Any]]], object]:
+    def change(entries: list[dict[str, Any]]) -> None:
+        for entry in entries:
+            entry["column_encodings"] = [encoding]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "remedy"),
+    [
+        (lambda text: text[:-5], "is not the index of an MDS data set", "MDSWriter"),
+        (lambda text: "[]", "is not the index of an MDS data set", "MDSWriter"),
+        (lambda text: '{"shards": [{"format": "json"}]}', "is not the index", "MDSWriter"),
+        (lambda text: '{"shards": 5}', "is not the index of an MDS data set", "MDSWriter"),
+        (lambda text: '{"shards": []}', "has no samples", "another"),
+        (shards(rename), "has no column 'tokens'", "its columns: text"),
+        (shards(encode("bytes")), "is 'bytes', not a fixed number of ids", "ndarray:uint32:"),
+        (shards(encode("ndarray:float32:9")), "is 'ndarray:float32:9', not a fixed", "2,049 ids"),
+        (shards(encode("ndarray:uint16")), "is 'ndarray:uint16', not a fixed number", "ndarray"),
+        (shards(encode("ndarray:uint16:3,3")), "is 'ndarray:uint16:3,3', not", "ndarray"),
+        (shards(lambda entries: encode("bytes")(entries[:1])), "differ in their columns", "kind"),
+    ],
+)
+def test_what_is_no_index_is_told(
+    data: Path, change: Callable[[str], str], what: str, remedy: str
+) -> None:
+    file = data / "index.json"
+    file.write_text(change(file.read_text()))
+    found = problem(read_mds_index, data, "local")
+    assert what in found.what and str(data) in found.what
+    assert remedy in found.remedy and found.path == "local"
