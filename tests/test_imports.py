@@ -18,8 +18,10 @@ PACKAGE = Path(ncamix.__file__).parent
 RANKS = """
 ncamix
 errors keys random
-files threads waiting
+files library threads waiting
 quantities reading
+rendering
+composition
 schedule
 automata
 cache tokenization
@@ -34,7 +36,6 @@ apportionment rates
 plan
 inventory
 planning
-library
 plan_output
 order shards
 remote
