@@ -17,8 +17,9 @@ from pathlib import Path
 
 from ncamix.errors import Problem, UserError, nearest
 from ncamix.library import find
-from ncamix.reading import SETTING, Document, Origin, Place, Tree, parse_tree, read_document
+from ncamix.reading import Document, parse_tree, read_document
 from ncamix.rendering import flow, quoted, render
+from ncamix.tree import SETTING, Origin, Place, Tree
 
 MAX_FILES = 20  # that extend each other
 SCHEDULES = {"mixture", "lr"}

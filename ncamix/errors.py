@@ -55,7 +55,7 @@ def excerpt(line: str, column: int, end: int) -> str:
     line = "".join(c if c.isprintable() else " " for c in line).rstrip()
     if not line:
         return ""
-    first = len(line) - len(line.lstrip())
+    first = min(len(line) - len(line.lstrip()), column - 1)
     if len(line) - first > LINE_WIDTH:
         first = max(first, min(column - 1 - LINE_WIDTH // 4, len(line) - LINE_WIDTH))
     shown = line[first : first + LINE_WIDTH]

@@ -2,8 +2,8 @@
 
 YAML 1.2 scalars: `1e-4` is a number, `on` and `12:30` are text. Numbers stay exact (int or
 Decimal, never a binary float). Duplicate keys, merge keys and tags are refused, aliases bounded.
-A `Document` joins the plain values with their positions, so that every later check can name the
-file, the line and the YAML path of what it objects to.
+A `Document` finds values by their path, so that every later check can name the file, the line and
+the YAML path of what it objects to.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -23,18 +21,17 @@ from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, Event
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
-from ncamix.errors import Problem, UserError, excerpt, fail, nearest
+from ncamix.errors import Problem, UserError, fail, nearest
+from ncamix.tree import Origin, Place, Tree, lines_of
 
 LANGUAGE_VERSION = 1
 MAX_NODES = 10_000  # a curriculum is written by hand; more is an alias bomb
 MAX_DEPTH = 50
 MAX_BYTES = 200_000
 MAX_DIGITS = 40
-SETTING = "--set"  # the origin of what the command line says
 
 _INT = re.compile(r"[-+]?[0-9]+\Z")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
-_LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _TAG = re.compile(r"(&\S+\s+)?!")
 _WORDS = {
     "true": True,
@@ -58,80 +55,6 @@ _WAYS_OUT = {
     "cannot start any token": "quote text that begins so",
     "": "mend the syntax there, or just above",
 }
-
-
-class Place(NamedTuple):
-    """Where something stands: line and column, from 1, and the column behind its end.
-
-    Of what ends on another line, only the first character is meant.
-    """
-
-    line: int
-    column: int
-    end: int
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where values were read: a `file` as the user named it, or SETTING, and its `text`."""
-
-    file: str
-    text: str = field(repr=False)
-
-    @cached_property
-    def lines(self) -> list[str]:
-        return _LINE_END.split(self.text)
-
-    @property
-    def folder(self) -> Path:
-        """Where relative paths among the values start: beside the file, or where the user is."""
-        return Path(self.file).resolve().parent
-
-    def problem(
-        self,
-        what: str,
-        remedy: str,
-        place: Place,
-        path: str = "",
-        value: str = "",
-        marked: Place | None = None,
-    ) -> Problem:
-        """A problem located at `place`, which shows that line and marks `marked` or the place."""
-        _, first, end = marked or place
-        shown = excerpt(self.lines[place.line - 1], first, end)
-        line, column = (0, 0) if self.file == SETTING else place[:2]
-        return Problem(what, remedy, self.file, line, column, path, value, shown)
-
-
-@dataclass(frozen=True)
-class Tree:
-    """One YAML node: `value` is a dict of Trees by key text, a list of Trees, or a scalar.
-
-    `text` is a scalar as written, `key` where the key stands that it is the value of, if any.
-    """
-
-    value: Any
-    text: str
-    origin: Origin
-    place: Place
-    key: Place | None = None
-
-    def plain(self) -> Any:
-        """The value without positions: dicts, lists, str, int, Decimal, bool, None."""
-        if isinstance(self.value, dict):
-            return {key: child.plain() for key, child in self.value.items()}
-        if isinstance(self.value, list):
-            return [child.plain() for child in self.value]
-        return self.value
-
-    def problem(self, what: str, remedy: str = "", path: str = "") -> Problem:
-        """A problem located here: at a scalar, or at the key of anything else."""
-        if isinstance(self.value, dict | list):
-            return self.origin.problem(what, remedy, self.key or self.place, path)
-        marked = self.place
-        if self.key is not None and self.key.line == marked.line:  # either may be what is wrong
-            marked = marked._replace(column=self.key.column)
-        return self.origin.problem(what, remedy, self.place, path, self.text, marked)
 
 
 @dataclass(frozen=True)
@@ -244,7 +167,7 @@ def parse_tree(text: str, origin: Origin) -> tuple[Tree, tuple[Problem, ...]]:
         place = Place(line, column, column + 1)
         raise UserError(origin.problem(f"not valid YAML: {what}", remedy, place)) from None
     except ReaderError as error:
-        before = _LINE_END.split(text[: error.position])
+        before = lines_of(text[: error.position])
         what = f"not valid YAML: the character U+{ord(text[error.position]):04X} may not stand here"
         place = Place(len(before), len(before[-1]) + 1, len(before[-1]) + 2)
         raise UserError(origin.problem(what, "remove it", place)) from None

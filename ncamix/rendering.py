@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-from ncamix.reading import Tree, plain_scalar
+from ncamix.reading import plain_scalar
+from ncamix.tree import Tree
 
 WIDTH = 100
 _PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./%+*~-]*\Z")  # nothing that YAML gives a meaning
@@ -59,7 +60,7 @@ def _block(tree: Tree) -> list[str]:
     for key, child in items:
         head = "-" if key is None else f"{_key(key)}:"
         line = f"{head} {flow(child)}"
-        if len(line) <= WIDTH or not isinstance(child.value, dict | list):
+        if len(line) <= WIDTH or not isinstance(child.value, dict | list) or not child.value:
             lines.append(line)
             continue
         below = [f"  {line}" for line in _block(child)]

@@ -18,7 +18,7 @@ PACKAGE = Path(ncamix.__file__).parent
 RANKS = """
 ncamix
 errors keys random
-files library threads waiting
+files library threads tree waiting
 quantities reading
 rendering
 composition

@@ -181,7 +181,7 @@ def test_aliases_that_contain_themselves_are_refused(text: str) -> None:
     assert found.line == 2
 
 
-@pytest.mark.parametrize("depth", [60, 100_000])
+@pytest.mark.parametrize("depth", [60, 2_000])
 def test_deep_nesting_is_refused(depth: int) -> None:
     found = problem(parse, FIRST + "a: " + "[" * depth + "]" * depth)
     assert (found.line, found.column) == (2, 4 + MAX_DEPTH)
