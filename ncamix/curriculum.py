@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import (
     BeforeValidator,
@@ -26,7 +26,6 @@ from ncamix.errors import nearest
 from ncamix.evidence import WrittenUntil
 from ncamix.keys import fingerprint
 from ncamix.quantities import Positive, Quantity, Whole, quantity_of, refuse
-from ncamix.reading import not_yet
 from ncamix.schedule import is_name
 from ncamix.sources import KINDS, BlendSource, SourceSpec, Spec
 from ncamix.sources.base import plain
@@ -267,8 +266,6 @@ else:
 
 class Curriculum(Spec):
     """A checked curriculum. `load_curriculum` reads one from a file."""
-
-    later: ClassVar[tuple[str, ...]] = ("extends",)
 
     ncamix: Annotated[
         Whole, WithJsonSchema(forms.VERSION), Field(description="The version of the language.")

@@ -2,9 +2,9 @@
 
     durations, budget, sizes of epochs -> where each stage ends, in tokens -> whole batches
 
-Stages end at exact cumulative token counts, rounded down to whole batches; what rounding leaves goes
-to the next stage. What a stage leaves that ended early, on evidence, goes to a later stage that
-says `rest`, or is not trained.
+Stages end at exact cumulative token counts, rounded down to whole batches; what rounding leaves
+goes to the next stage. What a stage leaves that ended early, on evidence, goes to a later stage
+that says `rest`, or is not trained.
 """
 
 from __future__ import annotations

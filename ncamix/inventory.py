@@ -33,8 +33,9 @@ Documents = tuple[tuple[CorpusFile, ...] | None, dict[str, Any]]
 class Inventory:
     """Looks after the sources of one curriculum; `problems` and `warnings` grow on the way.
 
-    `prepare` comes first: it finds the texts and lays out `tokenizer` and `vocabulary`. usual: the trainer's tokens in a sample. sizes: samples of finite sources, by dataset, where they
-    are known from elsewhere than the cache.
+    `prepare` comes first: it finds the texts and lays out `tokenizer` and `vocabulary`. usual: the
+    trainer's tokens in a sample. sizes: samples of finite sources, by dataset, where they are known
+    from elsewhere than the cache.
     """
 
     tokenizer: dict[str, Any] | None
@@ -109,7 +110,8 @@ class Inventory:
             }
         try:
             if wanted.kind == "pretrained":
-                file = tokenization.pretrained_file(wanted.name, self.loaded.folder)
+                folder = self.loaded.document.folder_of(("tokenizer", "pretrained"))
+                file = tokenization.pretrained_file(wanted.name, folder)
                 size = tokenization.num_ids(file)
                 digest = fingerprint({"json": file.read_text(encoding="utf-8")})
                 return {"kind": "pretrained", "file": str(file), "content": digest, "size": size}
@@ -143,7 +145,8 @@ class Inventory:
             else:
                 assert spec.files is not None
                 try:
-                    files = corpus_files(spec.files, self.loaded.folder)
+                    folder = self.loaded.document.folder_of(("sources", name, "files"))
+                    files = corpus_files(spec.files, folder)
                     if not any(file.path.stat().st_size for file in files):
                         raise fail(f"the text is empty ({len(files)} files)", "name other files")
                     digest = corpus_hash(files)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from ncamix.composition import Setting, compose
 from ncamix.curriculum import (
     Curriculum,
     Evaluate,
@@ -18,7 +20,7 @@ from ncamix.curriculum import (
     WrittenTokenizer,
 )
 from ncamix.errors import UserError
-from ncamix.reading import Document, read_document
+from ncamix.reading import Document
 from ncamix.references import check_references
 from ncamix.sources import KINDS, SourceSpec
 from ncamix.validation import examine, in_order, problems_of, validate
@@ -31,15 +33,11 @@ class LoadedCurriculum:
     curriculum: Curriculum
     document: Document
 
-    @property
-    def folder(self) -> Path:
-        """Where the curriculum's relative paths start."""
-        return Path(self.document.file).resolve().parent
 
-
-def load_curriculum(file: str | Path) -> LoadedCurriculum:
-    """Read and check a curriculum. Raises UserError with every problem found."""
-    document = read_document(file)
+def load_curriculum(file: str | Path, settings: Sequence[str | Setting] = ()) -> LoadedCurriculum:
+    """Read and check a curriculum, with `--set ...` applied. Raises UserError with every problem
+    found."""
+    document = compose(file, settings)
     curriculum, problems = examine(Curriculum, document)
     problems += check_references(curriculum or _readable_part(document), document)
     if curriculum is None or problems:

@@ -10,7 +10,6 @@ sample counters are whole numbers, tokens are trained input positions.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -63,9 +62,10 @@ class PlannedSource:
     """A source as the plan sees it, in samples of one length.
 
     dataset: what its samples are filed under: its name, and `name@512` for samples of another
-    length than the trainer's. meaning: plain JSON that determines every byte of the source; `fingerprint` is its hash.
-    samples_needed: over the whole run, however early its stages end. num_samples: samples an epoch of a finite source has, None
-    while that is unknown (`estimated_samples` then guesses) or endless.
+    length than the trainer's. meaning: plain JSON that determines every byte of the source;
+    `fingerprint` is its hash. samples_needed: over the whole run, however early its stages end.
+    num_samples: samples an epoch of a finite source has, None while that is unknown
+    (`estimated_samples` then guesses) or endless.
     """
 
     name: str

@@ -23,7 +23,6 @@ from ncamix.inventory import Inventory
 from ncamix.loading import LoadedCurriculum
 from ncamix.mixture import Mixture, StageShape, Unresolved, resolve_mixtures
 from ncamix.plan import Plan, PlannedSource, PlannedStage, dataset_name
-from ncamix.quantities import Quantity
 from ncamix.rates import resolve_rate
 from ncamix.remarks import remarks
 from ncamix.schedule import Clock, Schedule

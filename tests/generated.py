@@ -74,6 +74,7 @@ def curriculum(random: Random) -> str:
         if random.random() < 0.2:
             keys["until"] = f"{{loss/{leaves[0]}: {{below: 2.0}}}}"
         stages.append("  - {" + ", ".join(f"{k}: {v}" for k, v in keys.items()) + "}")
+    every = random.choice(("10%", "30ba", "3ktok"))
     return "\n".join(
         [
             "ncamix: 1",
@@ -83,7 +84,7 @@ def curriculum(random: Random) -> str:
             *sources,
             "stages:",
             *stages,
-            f"evaluate: {{every: {random.choice(('10%', '30ba', '3ktok'))}, sources: [{leaves[0]}]}}",
+            f"evaluate: {{every: {every}, sources: [{leaves[0]}]}}",
             "",
         ]
     )
@@ -146,7 +147,18 @@ def _enter(random: Random) -> str:
 
 
 ABSURD = ("-1", "0", "1e30", "1e-30", "999999999999", "1e400", "0.5", "-3%", "101%", "5Mtok", "nan")
-OTHER_TYPES = ("[]", "{}", "null", "true", "text", "[1, 2]", "{a: 1}", "'12:30'", "on", "2001-01-01")
+OTHER_TYPES = (
+    "[]",
+    "{}",
+    "null",
+    "true",
+    "text",
+    "[1, 2]",
+    "{a: 1}",
+    "'12:30'",
+    "on",
+    "2001-01-01",
+)
 
 
 def mutated(random: Random, text: str) -> str:

@@ -78,7 +78,10 @@ BAD = {
     ),
     "unknown source": (
         curriculum(stage("{hass: 1}")),
-        "stages.one.mixture.hass: unknown source 'hass'\n    value: 1\n    did you mean 'hiss'?",
+        "stages.one.mixture.hass: unknown source 'hass'\n"
+        "    - {name: one, duration: rest, mixture: {hass: 1}}\n"
+        "                                            ^^^^^^^\n"
+        "    did you mean 'hiss'?",
     ),
     "missing file": (
         curriculum(
@@ -137,6 +140,25 @@ def test_a_good_plan_and_its_json(ncamix: Run) -> None:
     assert (status, err) == (0, "")
     assert json.loads(out)["stages"][0]["counts"] == {"hiss": 400}
     assert tree() == before
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "compile"])
+def test_settings_are_refused_before_anything(ncamix: Run, command: str) -> None:
+    out = ["--out", "there"] if command == "compile" else []
+    settings = ["--set", "stages.oen.duration=5%", "--set", "trainer.budgte=1", "--set", "x"]
+    arguments = (command, "good.yaml", "-t", "small.yaml", *settings, *out)
+    err = refused(ncamix, GOOD, *arguments)
+    assert "--set: stages.oen: there is no stage 'oen'\n    stages.oen.duration=5%\n" in err
+    assert "did you mean 'one'?" in err
+    assert "--set: budgte: unknown key 'budgte'\n    trainer.budgte=1\n" in err
+    assert err.count("a setting is PATH=VALUE") == 1
+
+
+def test_a_plan_with_settings(ncamix: Run) -> None:
+    settings = ("--set", "trainer.budget=51200tok", "--set", "stages.one.mixture={rich: 1}")
+    status, out, err = ncamix("plan", "good.yaml", "-t", "small.yaml", *settings, "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["stages"][0]["counts"] == {"rich": 800}
 
 
 def test_wrong_usage(ncamix: Run) -> None:

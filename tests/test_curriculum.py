@@ -52,13 +52,6 @@ def test_fingerprints_cover_meaning_not_spelling(tmp_path: Path) -> None:
         assert changed.fingerprint() != first
 
 
-def test_what_is_still_to_come_is_refused_as_such(tmp_path: Path) -> None:
-    found = problem(load, tmp_path, curriculum(stage("{hiss: 1}"), rest="extends: base.yaml\n"))
-    assert "to the language, but this version of ncamix does not do it yet" in found.what
-    assert found.path == "extends"
-    assert found.remedy
-
-
 def only_stage(folder: Path, more: str, duration: str = "rest") -> Stage:
     (found,) = load(folder, curriculum(stage("{hiss: 1}", duration, more=more))).stages
     return found

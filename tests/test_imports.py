@@ -18,8 +18,10 @@ PACKAGE = Path(ncamix.__file__).parent
 RANKS = """
 ncamix
 errors keys random
-files threads waiting
+files library threads tree waiting
 quantities reading
+rendering
+composition
 schedule
 forms groups
 automata
@@ -37,7 +39,6 @@ apportionment rates
 plan
 inventory limits
 planning
-library
 plan_output
 order shards
 remote

@@ -9,7 +9,7 @@ import pytest
 from plan_files import TRAINER, problem, problems
 
 from ncamix.library import shipped
-from ncamix.trainer import Trainer, has_gpu, load_trainer
+from ncamix.trainer import Trainer, load_trainer
 
 
 def load(folder: Path, text: str) -> Trainer:
@@ -85,8 +85,3 @@ def test_every_mistake_of_a_trainer_is_found(tmp_path: Path) -> None:
     found = problems(load, tmp_path, text)
     assert [p.path for p in found] == ["model.layers", "budget", "budgte"]
     assert "did you mean 'budget'?" in found[-1].remedy
-
-
-def test_a_hidden_gpu_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert not has_gpu()

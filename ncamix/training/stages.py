@@ -142,9 +142,7 @@ def _train_stage(
         worker_init_fn=_ignore_signals if trainer.workers else None,
         persistent_workers=False,
     )
-    checkpointer = Checkpointer(
-        home, _interval(plan, stage), trainer.checkpoint.keep, stop.wanted
-    )
+    checkpointer = Checkpointer(home, _interval(plan, stage), trainer.checkpoint.keep, stop.wanted)
     recorder = Recorder(plan, stage, folder, model, sets, progress, stop)
     clip = stage.optimizer.clip
     runner: Trainer | None = None

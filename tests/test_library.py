@@ -1,0 +1,55 @@
+"""The library: how a name becomes a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from plan_files import problem
+
+from ncamix.library import choose_trainer, find, has_gpu, shipped
+
+
+def test_files_win_over_names_and_own_ones_over_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find("curricula", "code_target") == shipped("curricula") / "code_target.yaml"
+    assert find("trainers", "trainers/cpu.yaml") == shipped("trainers") / "cpu.yaml"
+    (tmp_path / "curricula").mkdir()
+    for name in ("curricula/code_target.yaml", "code_target"):
+        Path(name).write_text("")
+        assert find("curricula", "code_target") == Path(name)
+
+
+def test_names_in_a_file_are_seen_from_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    for path in (tmp_path / "base.yaml", inner / "base.yaml", inner / "cpu.yaml"):
+        path.write_text("")
+    assert find("curricula", "base.yaml", inner) == inner / "base.yaml"
+    assert find("curricula", "base", inner) == inner / "base.yaml"
+    assert find("curricula", "../base.yaml", inner).samefile(tmp_path / "base.yaml")
+    assert find("trainers", "cpu", inner) == inner / "cpu.yaml"
+    assert find("trainers", "gpu", inner) == shipped("trainers") / "gpu.yaml"
+    monkeypatch.setenv("HOME", str(inner))
+    assert find("curricula", "~/base.yaml", tmp_path) == inner / "base.yaml"
+    found = problem(find, "curricula", "bsae", inner)
+    assert found.what == "no such curriculum: 'bsae'"
+    assert "did you mean 'base'?" in found.remedy
+
+
+def test_a_trainer_is_chosen_by_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ncamix.library.has_gpu", lambda: True)
+    assert choose_trainer(None)[0].stem == "gpu"
+    monkeypatch.setattr("ncamix.library.has_gpu", lambda: False)
+    assert choose_trainer(None)[0].stem == "cpu"
+    assert choose_trainer("gpu")[1] == "trainer gpu, as asked"
+
+
+def test_a_hidden_gpu_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not has_gpu()
