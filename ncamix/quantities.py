@@ -192,9 +192,13 @@ def _positive(written: Any) -> int:
 
 
 Exact = Annotated[Fraction, PlainValidator(_exact), WithJsonSchema({"type": "number"})]
-AboveZero = Annotated[Fraction, PlainValidator(_above_zero), WithJsonSchema({"type": "number"})]
-NotNegative = Annotated[Fraction, PlainValidator(_not_negative), WithJsonSchema({"type": "number"})]
-Whole = Annotated[int, PlainValidator(_whole), WithJsonSchema({"type": "integer"})]
+AboveZero = Annotated[
+    Fraction, PlainValidator(_above_zero), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})
+]
+NotNegative = Annotated[
+    Fraction, PlainValidator(_not_negative), WithJsonSchema({"type": "number", "minimum": 0})
+]
+Whole = Annotated[int, PlainValidator(_whole), WithJsonSchema({"type": "integer", "minimum": 0})]
 Positive = Annotated[
     int, PlainValidator(_positive), WithJsonSchema({"type": "integer", "minimum": 1})
 ]
