@@ -138,5 +138,6 @@ def test_numbers_within_bounds() -> None:
             share.validate_python(bad)
         assert "a share lies between 0 and 1" in str(caught.value.errors())
     assert share.json_schema() == {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
+    assert TypeAdapter(NotNegative).json_schema() == {"type": "number", "minimum": 0}
     whole = TypeAdapter(Annotated[Positive, Within(2, 64, "", "")])
     assert whole.json_schema() == {"type": "integer", "minimum": 2, "maximum": 64}
