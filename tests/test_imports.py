@@ -35,7 +35,8 @@ plan
 inventory
 planning
 library
-plan_output
+plan_output study
+schema handbook
 order shards
 remote
 dataset
