@@ -46,9 +46,21 @@ TrainerOption = Annotated[
         "Without it: gpu on a machine with a GPU, cpu elsewhere.",
     ),
 ]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        show_default=False,
+        help="Change one value of the curriculum, for this time: "
+        "stages.code.optimizer.lr.peak=3e-4. Stages and sources go by name, a value is YAML "
+        "('sources.rich.band={gzip: [0.4, 0.5]}'), null deletes (stages.automata=null), and "
+        "trainer.budget=2Mtok changes the trainer. May be given several times.",
+    ),
+]
 
 
-def _plan(curriculum: str, trainer: str | None) -> tuple[Any, str]:
+def _plan(curriculum: str, trainer: str | None, settings: list[str] | None) -> tuple[Any, str]:
     from ncamix.library import choose_trainer, find
     from ncamix.loading import load_curriculum
     from ncamix.planning import make_plan
@@ -60,7 +72,7 @@ def _plan(curriculum: str, trainer: str | None) -> tuple[Any, str]:
     loaded: list[Any] = []
     for load, path in ((load_curriculum, file), (load_trainer, trainer_file)):
         try:
-            loaded.append(load(path))
+            loaded.append(load(path, settings or ()))
         except UserError as error:
             problems += error.problems
     if problems:
@@ -73,6 +85,7 @@ def _plan(curriculum: str, trainer: str | None) -> tuple[Any, str]:
 def plan(
     curriculum: CurriculumArgument,
     trainer: TrainerOption = None,
+    settings: SetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Show what a curriculum will do under a trainer, before anything runs.
@@ -82,7 +95,7 @@ def plan(
     """
     from ncamix.plan_output import plan_json, print_plan
 
-    made, why = _plan(curriculum, trainer)
+    made, why = _plan(curriculum, trainer, settings)
     if as_json:
         print(json.dumps(plan_json(made), indent=1))
     else:
@@ -93,6 +106,7 @@ def plan(
 def run(
     curriculum: CurriculumArgument,
     trainer: TrainerOption = None,
+    settings: SetOption = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -127,7 +141,7 @@ def run(
     from ncamix.running import run_plan
 
     console = Console()
-    made, why = _plan(curriculum, trainer)
+    made, why = _plan(curriculum, trainer, settings)
     folder = out if out is not None else Path("runs") / made.name
     console.print(plan_line(made, why), highlight=False)
     try:
@@ -149,6 +163,7 @@ def compile(
         ),
     ],
     trainer: TrainerOption = None,
+    settings: SetOption = None,
 ) -> None:
     """Write a curriculum's sources as MosaicML Streaming (MDS) datasets, for any trainer.
 
@@ -166,7 +181,7 @@ def compile(
     from ncamix.compilation import compile_plan, compiled_samples
 
     console = Console()
-    made, why = _plan(curriculum, trainer)
+    made, why = _plan(curriculum, trainer, settings)
     console.print(f"compiling [bold]{made.name}[/] for {escape(why)}", highlight=False)
     columns = (
         TextColumn("{task.description}"),

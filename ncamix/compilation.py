@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -51,7 +52,9 @@ def check_data(plan: Plan, data: Path) -> Plan:
     Raises:
         UserError: the folder is not complete, was compiled for something else, or has too little.
     """
-    files = f"{plan.curriculum.document.file} --trainer {plan.trainer.document.file}"
+    documents = plan.curriculum.document, plan.trainer.document
+    settings = "".join(f" --set {shlex.quote(s)}" for d in documents for s in d.settings)
+    files = f"{documents[0].file} --trainer {documents[1].file}{settings}"
     way_out = f"compile it: ncamix compile {files} --out {data}"
     try:
         compiled = json.loads((data / "plan.json").read_text())["sources"]

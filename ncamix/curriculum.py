@@ -246,8 +246,6 @@ Source = Annotated[
 class Curriculum(Spec):
     """A checked curriculum. `load_curriculum` reads one from a file."""
 
-    later: ClassVar[tuple[str, ...]] = ("extends",)
-
     ncamix: Whole
     name: str
     seed: Annotated[Seeds, PlainValidator(_seeds), WithJsonSchema({"type": "integer"})] = Seeds(

@@ -11,12 +11,16 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+LINE_WIDTH = 88  # of what is shown of a line that the user wrote
+NUM_OFFERED = 24  # names listed beside the nearest one
+
 
 @dataclass(frozen=True)
 class Problem:
     """One mistake: `what` is wrong, `remedy` is the way out, the rest says where.
 
-    `path` is the YAML path (`stages.code.mixture`), `line` and `column` count from 1.
+    `path` is the YAML path (`stages.code.mixture`), `line` and `column` count from 1. `excerpt` is
+    the line with a mark below the value; without one the value itself is printed.
     """
 
     what: str
@@ -26,18 +30,47 @@ class Problem:
     column: int = 0
     path: str = ""
     value: str = ""
+    excerpt: str = ""
 
     def __str__(self) -> str:
         place = self.file
         if self.file and self.line:
             place += f":{self.line}:{self.column}"
-        head = ": ".join(part for part in (place, self.path, self.what) if part)
-        lines = [head]
-        if self.value:
-            lines.append(f"    value: {self.value}")
+        head = ": ".join(part for part in (place, _brief(self.path), self.what) if part)
+        lines = head.split("\n")
+        if self.excerpt:
+            lines += [f"    {line}" for line in self.excerpt.split("\n")]
+        elif self.value:
+            lines.append("    value: " + _brief(self.value))
         if self.remedy:
             lines.append(f"    {self.remedy}")
-        return "\n".join(lines)
+        return "\n".join(_brief(line, 6 * LINE_WIDTH) for line in lines)
+
+
+def excerpt(line: str, column: int, end: int) -> str:
+    """A line that the user wrote, with marks below its columns `column` .. `end` - 1 (from 1).
+
+    Long lines are cut around the marks. Empty when there is nothing to show.
+    """
+    line = "".join(c if c.isprintable() else " " for c in line).rstrip()
+    if not line:
+        return ""
+    first = len(line) - len(line.lstrip())
+    if len(line) - first > LINE_WIDTH:
+        first = max(first, min(column - 1 - LINE_WIDTH // 4, len(line) - LINE_WIDTH))
+    shown = line[first : first + LINE_WIDTH]
+    marks = max(1, min(end - column, first + len(shown) + 1 - column))
+    if first and line[:first].strip():
+        shown = "..." + shown[3:]
+    if len(line) > first + LINE_WIDTH:
+        shown = shown[:-3] + "..."
+    return f"{shown}\n{' ' * (column - 1 - first)}{'^' * marks}"
+
+
+def _brief(text: str, width: int = LINE_WIDTH) -> str:
+    """One line for a terminal: cut, and without characters that a terminal would obey."""
+    shown = text if len(text) <= width else text[: width - 3] + "..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
 
 
 class UserError(Exception):
@@ -59,6 +92,10 @@ def fail(what: str, remedy: str = "", **where: object) -> UserError:
 def nearest(word: str, known: Iterable[str], what: str = "known") -> str:
     """A sentence that offers the closest of `known`, or lists them all when none is close."""
     choices = [str(k) for k in known]
-    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
-    listing = ", ".join(choices) if choices else "none"
-    return (f"did you mean '{close[0]}'? " if close else "") + f"{what}: {listing}"
+    plain = {choice.lower().replace("-", "_"): choice for choice in reversed(choices)}
+    word = word[:LINE_WIDTH].lower().replace("-", "_")
+    close = difflib.get_close_matches(word, plain, n=1, cutoff=0.6)
+    listing = ", ".join(choices[:NUM_OFFERED]) if choices else "none"
+    if len(choices) > NUM_OFFERED:
+        listing += f" and {len(choices) - NUM_OFFERED} more"
+    return (f"did you mean '{plain[close[0]]}'? " if close else "") + f"{what}: {listing}"

@@ -91,7 +91,8 @@ class Inventory:
             }
         try:
             if wanted.kind == "pretrained":
-                file = tokenization.pretrained_file(wanted.name, self.loaded.folder)
+                folder = self.loaded.document.folder_of(("tokenizer", "pretrained"))
+                file = tokenization.pretrained_file(wanted.name, folder)
                 size = tokenization.num_ids(file)
                 digest = fingerprint({"json": file.read_text(encoding="utf-8")})
                 return {"kind": "pretrained", "file": str(file), "content": digest, "size": size}
@@ -131,7 +132,8 @@ class Inventory:
             else:
                 assert spec.files is not None
                 try:
-                    files = corpus_files(spec.files, self.loaded.folder)
+                    folder = self.loaded.document.folder_of(("sources", name, "files"))
+                    files = corpus_files(spec.files, folder)
                     if not any(file.path.stat().st_size for file in files):
                         raise fail(f"the text is empty ({len(files)} files)", "name other files")
                     digest = corpus_hash(files)

@@ -1,7 +1,7 @@
 """The shipped curricula and trainers, and how a name on the command line becomes a file.
 
 A name is a path, or the name of a file in `./curricula` or `./trainers`, or of one shipped with
-ncamix.
+ncamix. A file that names another sees its own folder in place of those two.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 
 from ncamix.errors import fail, nearest
-from ncamix.trainer import has_gpu
 
 FOLDERS = ("curricula", "trainers")
 _PACKAGE = Path(__file__).parent
@@ -22,23 +21,24 @@ def shipped(folder: str) -> Path:
     return inside if inside.is_dir() else _PACKAGE.parent / folder
 
 
-def find(folder: str, name: str) -> Path:
-    """The YAML file that `name` means. Raises UserError when there is none."""
-    candidates = [Path(name)]
+def find(folder: str, name: str, beside: Path | None = None) -> Path:
+    """The YAML file that `name` means, on the command line or in a file of the folder `beside`.
+
+    folder: "curricula" or "trainers". Raises UserError when there is none.
+    """
+    near = Path(folder) if beside is None else beside
+    candidates = [(beside or Path()) / os.path.expanduser(name)]
     if "/" not in name and not name.endswith((".yaml", ".yml")):
-        candidates += [Path(folder) / f"{name}.yaml", shipped(folder) / f"{name}.yaml"]
+        candidates += [near / f"{name}.yaml", shipped(folder) / f"{name}.yaml"]
+    if name.startswith(f"{folder}/"):
+        candidates.append(shipped(folder) / Path(name).name)
     for path in candidates:
         if os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
             return path
-    in_package = shipped(folder) / Path(name).name
-    if name.startswith(f"{folder}/") and os.path.isfile(in_package):
-        return in_package
-    known = sorted(
-        {p.stem for where in (Path(folder), shipped(folder)) for p in where.glob("*.y*ml")}
-    )
+    known = sorted({p.stem for where in (near, shipped(folder)) for p in where.glob("*.y*ml")})
     raise fail(
         f"no such {folder[:-1] if folder != 'curricula' else 'curriculum'}: '{name}'",
-        nearest(Path(name).stem, known, "shipped ones"),
+        nearest(Path(name).stem, known, "known ones"),
     )
 
 
@@ -50,3 +50,10 @@ def choose_trainer(name: str | None) -> tuple[Path, str]:
     if has_gpu():
         return find("trainers", "gpu"), "trainer gpu, since this machine has a GPU"
     return find("trainers", "cpu"), "trainer cpu, since this machine has no GPU"
+
+
+def has_gpu() -> bool:
+    """Whether this machine shows a CUDA device, found out without importing torch."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1", "NoDevFiles"):
+        return False
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()

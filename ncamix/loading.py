@@ -5,12 +5,14 @@ What no key can know by itself is found here: names that refer to others.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from ncamix.composition import Setting, compose
 from ncamix.curriculum import (
     Curriculum,
     Evaluate,
@@ -21,7 +23,7 @@ from ncamix.curriculum import (
     WrittenTokenizer,
 )
 from ncamix.errors import Problem, UserError, nearest
-from ncamix.reading import Document, read_document
+from ncamix.reading import Document
 from ncamix.schedule import is_name
 from ncamix.sources import KINDS, BlendSource, SourceSpec, TextSource
 from ncamix.validation import examine, in_order, problems_of, validate
@@ -34,15 +36,11 @@ class LoadedCurriculum:
     curriculum: Curriculum
     document: Document
 
-    @property
-    def folder(self) -> Path:
-        """Where the curriculum's relative paths start."""
-        return Path(self.document.file).resolve().parent
 
-
-def load_curriculum(file: str | Path) -> LoadedCurriculum:
-    """Read and check a curriculum. Raises UserError with every problem found."""
-    document = read_document(file)
+def load_curriculum(file: str | Path, settings: Sequence[str | Setting] = ()) -> LoadedCurriculum:
+    """Read and check a curriculum, with `--set ...` applied. Raises UserError with every problem
+    found."""
+    document = compose(file, settings)
     curriculum, problems = examine(Curriculum, document)
     problems += _cross_check(curriculum or _readable_part(document), document)
     if curriculum is None or problems:

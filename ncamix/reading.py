@@ -11,25 +11,30 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, Event
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
-from ncamix.errors import Problem, UserError, fail, nearest
+from ncamix.errors import Problem, UserError, excerpt, fail, nearest
 
 LANGUAGE_VERSION = 1
 MAX_NODES = 10_000  # a curriculum is written by hand; more is an alias bomb
 MAX_DEPTH = 50
 MAX_BYTES = 200_000
+MAX_DIGITS = 40
+SETTING = "--set"  # the origin of what the command line says
 
 _INT = re.compile(r"[-+]?[0-9]+\Z")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+_LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _TAG = re.compile(r"(&\S+\s+)?!")
 _WORDS = {
     "true": True,
@@ -44,20 +49,72 @@ _WORDS = {
     "~": None,
     "": None,
 }
+# By what the YAML library says; the first that fits.
+_WAYS_OUT = {
+    r"'\t'": "indent with spaces, not tabs",
+    "mapping values": "quote text that holds `: `, or indent the line like its neighbours",
+    "undefined alias": "quote text that begins with `*`",
+    "single document": "a file holds one document: remove the others",
+    "cannot start any token": "quote text that begins so",
+    "": "mend the syntax there, or just above",
+}
+
+
+class Place(NamedTuple):
+    """Where something stands: line and column, from 1, and the column behind its end.
+
+    Of what ends on another line, only the first character is meant.
+    """
+
+    line: int
+    column: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where values were read: a `file` as the user named it, or SETTING, and its `text`."""
+
+    file: str
+    text: str = field(repr=False)
+
+    @cached_property
+    def lines(self) -> list[str]:
+        return _LINE_END.split(self.text)
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths among the values start: beside the file, or where the user is."""
+        return Path(self.file).resolve().parent
+
+    def problem(
+        self,
+        what: str,
+        remedy: str,
+        place: Place,
+        path: str = "",
+        value: str = "",
+        marked: Place | None = None,
+    ) -> Problem:
+        """A problem located at `place`, which shows that line and marks `marked` or the place."""
+        _, first, end = marked or place
+        shown = excerpt(self.lines[place.line - 1], first, end)
+        line, column = (0, 0) if self.file == SETTING else place[:2]
+        return Problem(what, remedy, self.file, line, column, path, value, shown)
 
 
 @dataclass(frozen=True)
 class Tree:
     """One YAML node: `value` is a dict of Trees by key text, a list of Trees, or a scalar.
 
-    `key` is the line and column of the key that it stands under, if any.
+    `text` is a scalar as written, `key` where the key stands that it is the value of, if any.
     """
 
     value: Any
     text: str
-    line: int
-    column: int
-    key: tuple[int, int] | None = None
+    origin: Origin
+    place: Place
+    key: Place | None = None
 
     def plain(self) -> Any:
         """The value without positions: dicts, lists, str, int, Decimal, bool, None."""
@@ -67,12 +124,23 @@ class Tree:
             return [child.plain() for child in self.value]
         return self.value
 
+    def problem(self, what: str, remedy: str = "", path: str = "") -> Problem:
+        """A problem located here: at a scalar, or at the key of anything else."""
+        if isinstance(self.value, dict | list):
+            return self.origin.problem(what, remedy, self.key or self.place, path)
+        marked = self.place
+        if self.key is not None and self.key.line == marked.line:  # either may be what is wrong
+            marked = marked._replace(column=self.key.column)
+        return self.origin.problem(what, remedy, self.place, path, self.text, marked)
+
 
 @dataclass(frozen=True)
 class Document:
-    """A YAML file as read: `file` as the user named it, its `text`, and its tree.
+    """What was read: its `file` as the user named it, its `text`, and its tree.
 
-    `problems` are faults of the YAML itself that leave the rest readable, such as duplicate keys;
+    A document composed of several files is named by the one that extends the others, and its text
+    is the whole of it, written out. `settings` are those of the command line that went into it.
+    `problems` are faults that leave the rest readable, such as duplicate keys;
     `validation.validate` raises them together with its own.
     """
 
@@ -80,6 +148,7 @@ class Document:
     text: str
     tree: Tree
     problems: tuple[Problem, ...] = ()
+    settings: tuple[str, ...] = ()
 
     def find(self, path: Sequence[str | int]) -> tuple[Tree, list[str]]:
         """The deepest tree on `path` and the readable names of the steps to it.
@@ -103,12 +172,13 @@ class Document:
         return tree, names
 
     def problem(self, path: Sequence[str | int], what: str, remedy: str = "") -> Problem:
-        """A problem located at `path` in this file: at a scalar, or at the key of anything else."""
+        """A problem located at `path`, in the file that holds it."""
         tree, names = self.find(path)
-        whole = isinstance(tree.value, dict | list)
-        line, column = tree.key if whole and tree.key else (tree.line, tree.column)
-        value = "" if whole else tree.text
-        return Problem(what, remedy, self.file, line, column, ".".join(names), value)
+        return tree.problem(what, remedy, ".".join(names))
+
+    def folder_of(self, path: Sequence[str | int]) -> Path:
+        """Where a relative path written at `path` starts: the folder of the file that holds it."""
+        return self.find(path)[0].origin.folder
 
 
 def read_document(file: str | Path) -> Document:
@@ -127,7 +197,7 @@ def read_document(file: str | Path) -> Document:
                 "name a curriculum or a trainer; text belongs into the files of a text source",
                 file=name,
             )
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         raise fail("no such file", "check the path", file=name) from None
     except UnicodeDecodeError as error:
@@ -150,6 +220,15 @@ def parse_document(text: str, file: str) -> Document:
 
 def parse_part(text: str, file: str) -> Document:
     """Parse a part of a document, which says no version. Raises UserError like `read_document`."""
+    tree, problems = parse_tree(text, Origin(file, text))
+    return Document(file, text, tree, problems)
+
+
+def parse_tree(text: str, origin: Origin) -> tuple[Tree, tuple[Problem, ...]]:
+    """Parse `text`, which stands at the same lines and columns of `origin`.
+
+    Returns the tree and the faults that leave it readable. Raises UserError like `read_document`.
+    """
     try:
         with warnings.catch_warnings():  # YAML 1.2 allows an anchor to be set anew
             warnings.simplefilter("ignore")
@@ -160,34 +239,31 @@ def parse_part(text: str, file: str) -> Document:
         begun = error.context_mark
         if begun and mark and begun.line != mark.line:
             what += f" (begun on line {begun.line + 1})"
-        raise UserError(
-            Problem(
-                f"not valid YAML: {what}",
-                "mend the syntax there, or just above",
-                file,
-                mark.line + 1 if mark else 0,
-                mark.column + 1 if mark else 0,
-            )
-        ) from None
+        remedy = next((way for says, way in _WAYS_OUT.items() if says in what), _WAYS_OUT[""])
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        place = Place(line, column, column + 1)
+        raise UserError(origin.problem(f"not valid YAML: {what}", remedy, place)) from None
     except ReaderError as error:
-        before = text[: error.position]
-        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        before = _LINE_END.split(text[: error.position])
         what = f"not valid YAML: the character U+{ord(text[error.position]):04X} may not stand here"
-        raise fail(what, "remove it", file=file, line=line, column=column) from None
+        place = Place(len(before), len(before[-1]) + 1, len(before[-1]) + 2)
+        raise UserError(origin.problem(what, "remove it", place)) from None
     except (YAMLError, ValueError) as error:
-        raise fail(f"not valid YAML: {error}", "mend the syntax", file=file) from None
+        what = f"not valid YAML: {error}"
+        raise fail(what, "mend the syntax", file=origin.file) from None
     except RecursionError:
-        raise fail("values are nested too deeply", "write them flatter", file=file) from None
+        raise UserError(_too_deep(origin, _first_too_deep(text))) from None
     if node is None:
-        raise fail("the file is empty", f"begin it with `ncamix: {LANGUAGE_VERSION}`", file=file)
-    reader = _Reader(file, text)
-    tree = reader.build(node, [])
-    return Document(file, text, tree, tuple(reader.problems))
+        return Tree(None, "", origin, Place(1, 1, 2)), ()
+    reader = _Reader(origin)
+    return reader.build(node, []), tuple(reader.problems)
 
 
 def _version_problem(document: Document) -> Problem | None:
     tree = document.tree
     want = f"make `ncamix: {LANGUAGE_VERSION}` the first key of the file"
+    if tree.value is None:
+        return document.problem([], "the file is empty", want)
     if not isinstance(tree.value, dict):
         return document.problem([], "not a mapping of keys to values", want)
     if "ncamix" not in tree.value:
@@ -202,55 +278,75 @@ def _version_problem(document: Document) -> Problem | None:
     return None
 
 
+def _too_deep(origin: Origin, place: Place) -> Problem:
+    what = f"values are nested more than {MAX_DEPTH} deep"
+    return origin.problem(what, "write them flatter", place)
+
+
+def _first_too_deep(text: str) -> Place:
+    """Where a text that cannot be composed is nested too deeply."""
+    depth = 0
+    for event in YAML(typ="safe", pure=True).parse(text):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > MAX_DEPTH + 1:
+            return _place(event)
+    raise AssertionError("a text that is nested deeply is so somewhere")
+
+
+def _place(node: Node | Event) -> Place:
+    start, end = node.start_mark, node.end_mark
+    column = start.column + 1
+    return Place(start.line + 1, column, end.column + 1 if end.line == start.line else column + 1)
+
+
 class _Reader:
     """Turns composed YAML nodes into Trees, collecting problems on the way."""
 
-    def __init__(self, file: str, text: str) -> None:
-        self.file, self.text = file, text
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
         self.problems: list[Problem] = []
         self.num_nodes = 0
 
     def build(
-        self,
-        node: Node,
-        path: list[str],
-        above: tuple[int, ...] = (),
-        key: tuple[int, int] | None = None,
+        self, node: Node, path: list[str], above: tuple[int, ...] = (), key: Place | None = None
     ) -> Tree:
-        line, column = node.start_mark.line + 1, node.start_mark.column + 1
+        place = _place(node)
         self.num_nodes += 1
-        place = (self.file, line, column, ".".join(path))
+
+        def problem(what: str, remedy: str) -> Problem:
+            return self.origin.problem(what, remedy, place, ".".join(path))
+
         if id(node) in above:
-            raise UserError(Problem("an alias contains itself", "write the values out", *place))
+            raise UserError(problem("an alias contains itself", "write the values out"))
         if self.num_nodes > MAX_NODES:
             what = f"more than {MAX_NODES:,} values, aliases expanded"
-            raise UserError(Problem(what, "write less, or use fewer aliases", *place))
+            raise UserError(problem(what, "write less, or use fewer aliases"))
         if len(above) > MAX_DEPTH:
-            what = f"values are nested more than {MAX_DEPTH} deep"
-            raise UserError(Problem(what, "write them flatter", *place))
+            raise UserError(_too_deep(self.origin, place))
         above = (*above, id(node))
-        if _TAG.match(self.text, node.start_mark.index):
+        if _TAG.match(self.origin.text, node.start_mark.index):
             what = "tags (`!`) are not part of this language"
-            self.problems.append(Problem(what, "remove the tag; quote what is text", *place))
+            self.problems.append(problem(what, "remove the tag; quote what is text"))
         if isinstance(node, MappingNode):
-            return Tree(self._mapping(node, path, above), "", line, column, key)
+            return Tree(self._mapping(node, path, above), "", self.origin, place, key)
         if isinstance(node, SequenceNode):
             items = [self.build(n, [*path, str(i)], above) for i, n in enumerate(node.value)]
-            return Tree(items, "", line, column, key)
+            return Tree(items, "", self.origin, place, key)
         assert isinstance(node, ScalarNode)
-        return Tree(_scalar(node), str(node.value), line, column, key)
+        text = str(node.value)
+        value = text if node.style is not None else plain_scalar(text)  # quoted or block: text
+        return Tree(value, text, self.origin, place, key)
 
     def _mapping(
         self, node: MappingNode, path: list[str], above: tuple[int, ...]
     ) -> dict[str, Tree]:
         children: dict[str, Tree] = {}
-        keys: dict[str, tuple[int, int]] = {}
+        keys: dict[str, Place] = {}
         for key_node, value_node in node.value:
-            line, column = key_node.start_mark.line + 1, key_node.start_mark.column + 1
+            place = _place(key_node)
 
-            def refuse(what: str, remedy: str, line: int = line, column: int = column) -> None:
-                place = ".".join(path)
-                self.problems.append(Problem(what, remedy, self.file, line, column, place))
+            def refuse(what: str, remedy: str, place: Place = place) -> None:
+                self.problems.append(self.origin.problem(what, remedy, place, ".".join(path)))
 
             if not isinstance(key_node, ScalarNode):
                 refuse("a key must be plain text", "quote it or simplify it")
@@ -261,22 +357,22 @@ class _Reader:
                 continue
             if key in children:
                 refuse(
-                    f"the key '{key}' stands twice (first on line {keys[key][0]})",
+                    f"the key '{key}' stands twice (first on line {keys[key].line})",
                     "keep one of them",
                 )
-            keys.setdefault(key, (line, column))
-            children[key] = self.build(value_node, [*path, key], above, (line, column))
+            keys.setdefault(key, place)
+            children[key] = self.build(value_node, [*path, key], above, place)
         return children
 
 
-def _scalar(node: ScalarNode) -> str | int | Decimal | bool | None:
-    text = str(node.value)
-    if node.style is not None:  # quoted or block: text
-        return text
+def plain_scalar(text: str) -> str | int | Decimal | bool | None:
+    """What a scalar without quotes means. Numbers too long or too large to be meant are text."""
     if text in _WORDS:
         return _WORDS[text]
+    if len(text) > MAX_DIGITS:
+        return text
     if _INT.match(text):
-        return int(text) if len(text) < 40 else text
+        return int(text)
     if _FLOAT.match(text):
         number = Decimal(text)
         return number if abs(number.adjusted()) < 100 else text

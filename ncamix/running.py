@@ -15,12 +15,12 @@ from rich.console import Console
 from ncamix.compilation import prepare
 from ncamix.errors import UserError, fail
 from ncamix.files import write_whole
+from ncamix.library import has_gpu
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
 from ncamix.run_folder import RunFolder
 from ncamix.sources import NcaSource
 from ncamix.sources.nca import NcaGenerator
-from ncamix.trainer import has_gpu
 from ncamix.waiting import Waiting
 
 if TYPE_CHECKING:

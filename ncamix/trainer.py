@@ -6,7 +6,7 @@ trainer. Stages override parts of its optimizer.
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import PlainValidator, WithJsonSchema, field_validator
 from pydantic import model_validator as check
 
+from ncamix.composition import Setting, compose
 from ncamix.errors import nearest
 from ncamix.quantities import (
     AboveZero,
@@ -26,7 +27,7 @@ from ncamix.quantities import (
     quantity_of,
     refuse,
 )
-from ncamix.reading import Document, read_document, unknown_key
+from ncamix.reading import Document, unknown_key
 from ncamix.schedule import Schedule, is_name, parse_number
 from ncamix.sources.base import Spec
 from ncamix.sources.blend import Cycle
@@ -284,14 +285,8 @@ class LoadedTrainer:
     document: Document
 
 
-def load_trainer(file: str | Path) -> LoadedTrainer:
-    """Read and check a trainer. Raises UserError with every problem found."""
-    document = read_document(file)
+def load_trainer(file: str | Path, settings: Sequence[str | Setting] = ()) -> LoadedTrainer:
+    """Read and check a trainer, with `--set trainer...` applied. Raises UserError with everything
+    that is wrong."""
+    document = compose(file, settings, "trainers")
     return LoadedTrainer(validate(Trainer, document), document)
-
-
-def has_gpu() -> bool:
-    """Whether this machine shows a CUDA device, found out without importing torch."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1", "NoDevFiles"):
-        return False
-    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()

@@ -53,6 +53,8 @@ def problems_of(error: ValidationError, model: type[Spec], document: Document) -
         elif kind == "extra_forbidden":
             owner = _model_at(model, loc[:-1])
             known = list(owner.model_fields) if owner else []
+            if owner is model and "ncamix" in known:
+                known.insert(1, "extends")  # which composition has taken up already
             later = owner.later if owner else ()
             problems.append(document.problem(path, *unknown_key(str(path[-1]), known, later)))
         elif kind == "missing":

@@ -78,7 +78,10 @@ BAD = {
     ),
     "unknown source": (
         curriculum(stage("{hass: 1}")),
-        "stages.one.mixture.hass: unknown source 'hass'\n    value: 1\n    did you mean 'hiss'?",
+        "stages.one.mixture.hass: unknown source 'hass'\n"
+        "    - {name: one, duration: rest, mixture: {hass: 1}}\n"
+        "                                            ^^^^^^^\n"
+        "    did you mean 'hiss'?",
     ),
     "missing file": (
         curriculum(

@@ -18,8 +18,10 @@ PACKAGE = Path(ncamix.__file__).parent
 RANKS = """
 ncamix
 errors keys random
-files threads waiting
+files library threads waiting
 quantities reading
+rendering
+composition
 schedule
 automata
 cache tokenization
@@ -27,16 +29,15 @@ bands
 sources
 validation
 trainer
-curriculum
-loading
+curriculum study
+loading schema
+variants
 mixture
 apportionment rates
 plan
 inventory
 planning
-library
-plan_output study
-schema handbook
+plan_output study_plan handbook
 order shards
 remote
 dataset

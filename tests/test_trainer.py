@@ -9,7 +9,7 @@ import pytest
 from plan_files import TRAINER, problem, problems
 
 from ncamix.library import shipped
-from ncamix.trainer import LearningRate, Optimizer, Trainer, has_gpu, load_trainer
+from ncamix.trainer import LearningRate, Optimizer, Trainer, load_trainer
 
 
 def load(folder: Path, text: str) -> Trainer:
@@ -92,8 +92,3 @@ def test_a_stage_overrides_parts_of_the_optimizer() -> None:
     replaced = trainer.under(Optimizer.model_validate({"lr": {"peak": "0.5x"}}))
     assert isinstance(replaced.lr, LearningRate)
     assert replaced.cycle is None
-
-
-def test_a_hidden_gpu_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert not has_gpu()
