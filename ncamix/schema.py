@@ -63,7 +63,7 @@ def json_schema(what: str) -> Json:
     defs |= {f"{name}Part": _part(model, defs) for name, model in defs.items()}
     whole["properties"] = {"extends": EXTENDS, **whole["properties"]}
     part = _part(whole, defs)
-    part["required"], part["properties"]["extends"] = ["ncamix", "extends"], EXTENDS
+    part["required"], part["properties"]["extends"] = ["ncamix", "extends", "name"], EXTENDS
     if what == "curriculum":
         part["properties"]["stages"] = _stages(whole["properties"]["stages"])
     return {

@@ -97,7 +97,10 @@ def load_study(file: str | Path) -> LoadedStudy:
 
 
 def variants_of(loaded: LoadedStudy) -> dict[str, Variant]:
-    """The variants of a study by name: those that it writes, at every point of its grid."""
+    """The variants of a study by name: those that it writes, at every point of its grid.
+
+    The grid's settings come first, so that a variant may delete what they change.
+    """
     study, tree = loaded.study, loaded.document.tree
     points = _points(tree.value["grid"]) if study.grid else {"": ()}
     if not study.variants:
@@ -107,7 +110,7 @@ def variants_of(loaded: LoadedStudy) -> dict[str, Variant]:
         own = settings_of(_without(tree.value["variants"].value[written], "match"))
         for at, point in points.items():
             name = f"{written},{at}" if at else written
-            variants[name] = Variant(name, written, (*own, *point), point, changes.match)
+            variants[name] = Variant(name, written, (*point, *own), point, changes.match)
     return variants
 
 
@@ -155,8 +158,8 @@ def _readable_part(document: Document) -> Study:
     for name, field in Study.model_fields.items():
         values[name] = field.get_default() if not field.is_required() else None
         try:
-            adapter = TypeAdapter(Annotated[(field.annotation, *field.metadata)])
-            values[name] = adapter.validate_python(written[name])
+            form = Annotated[(field.annotation, name, *field.metadata)]  # a name means nothing here
+            values[name] = TypeAdapter(form).validate_python(written[name])
         except (KeyError, ValidationError):
             continue
     return Study.model_construct(**values)
@@ -191,13 +194,14 @@ def _cross_check(study: Study, document: Document) -> list[Problem]:
             if seed in study.seeds:
                 what = f"the seed {seed} is tuned with and compared with"
                 bad(("tune", "seeds", i), what, "tune with seeds that are not among `seeds`")
-    if not {"variants", "grid"} & set(document.tree.value):
+    written = document.tree.value
+    if not any(key in written and written[key].value for key in ("variants", "grid")):
         bad(("variants",), "nothing is compared", "add `variants:` or `grid:`")
     num_variants = max(1, len(study.variants)) * prod(map(len, study.grid.values()))
     if num_variants > MAX_VARIANTS:
         bad(("grid",), f"{num_variants:,} variants", f"{MAX_VARIANTS:,} are the most; vary less")
     elif study.compare and not problems:
-        names = list(study.variants or _points(document.tree.value["grid"]))
+        names = list(study.variants or _points(written["grid"]))
         for i, name in enumerate(study.compare.primary):
             if name not in names:
                 what, remedy = f"unknown variant '{name}'", nearest(name, names, "variants")

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from plan_files import TRAINER, problem
 
 from ncamix.library import shipped
-from ncamix.reading import parse_document
+from ncamix.reading import parse_part
 from ncamix.schema import MODELS, json_schema, schema_text, write_schemas
 
 ROOT = Path(__file__).parent.parent
@@ -70,7 +70,7 @@ def plain(value: Any) -> Any:
 def mistakes(sort: str, text: str) -> list[str]:
     """Paths of what the schema finds wrong in a file."""
     found = Draft202012Validator(json_schema(sort)).iter_errors(
-        plain(parse_document(text, "x.yaml").tree.plain())
+        plain(parse_part(text, "x.yaml").tree.plain())
     )
     return sorted({".".join(map(str, error.absolute_path)) for error in found})
 
