@@ -12,9 +12,9 @@ from __future__ import annotations
 import json
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from pydantic.json_schema import GenerateJsonSchema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 
 from ncamix.curriculum import Curriculum
 from ncamix.errors import fail
@@ -96,7 +96,8 @@ def write_schemas(folder: Path) -> list[Path]:
 class _Generator(GenerateJsonSchema):
     """Pydantic's schemas, with defaults written as YAML has them."""
 
-    ignored_warning_kinds: ClassVar = {"skipped-choice", "non-serializable-default"}
+    def emit_warning(self, kind: JsonSchemaWarningKind, detail: str) -> None:
+        """None is of use here: what has no JSON of its own is left out."""
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> Json:
         return {}
@@ -123,11 +124,11 @@ def _tidy(schema: Any) -> Any:
     for key, value in schema.items():
         if key == "properties":
             tidy[key] = {name: _tidy(item) for name, item in value.items()}
-        elif key in ("const", "enum", "required"):
+        elif key == "default" and (value in (None, []) or isinstance(value, dict)):
+            continue
+        elif key in ("const", "enum", "required", "default"):
             tidy[key] = value
-        elif key == "default" and value not in (None, []) and not isinstance(value, dict):
-            tidy[key] = value
-        elif key not in ("default", "title", "discriminator"):
+        elif key not in ("title", "discriminator"):
             tidy[key] = _tidy(value)
     choices = [choice for choice in tidy.pop("anyOf", []) if choice != _NULL]
     if len(choices) == 1:  # what a description or a default stands beside

@@ -1,6 +1,6 @@
 """The plans of a study: one for every variant, matched to the base where it says so.
 
-    variant -> plan -> budget, until it has as many tokens (or steps) as the base -> rows of all alike
+    variant -> plan -> another budget, until it has as much as the base -> as many rows for all
 
 Natural tokens are those of finite sources: text, pairs, datasets. Matching scales the trainer's
 budget, which is all that it changes.
@@ -65,8 +65,8 @@ def study_table(planned: Sequence[PlannedVariant]) -> Table:
     """A line a variant: tokens, optimizer steps, and tokens of each source."""
     table = Table(header_style="dim", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("variant", overflow="fold")
-    for name in ("tokens", "steps"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for number in ("tokens", "steps"):
+        table.add_column(number, justify="right", no_wrap=True)
     table.add_column("tokens of each source", overflow="fold")
     for item in planned:
         name = Text(item.variant.name)

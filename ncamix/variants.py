@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -62,7 +62,8 @@ class LoadedStudy:
 
     def load(self, settings: Iterable[Setting] = ()) -> tuple[LoadedCurriculum, LoadedTrainer]:
         """The base and the trainer with settings laid over them. Raises UserError."""
-        settings, problems, loaded = tuple(settings), [], []
+        settings, problems = tuple(settings), []
+        loaded: list[Any] = []
         for read, file in ((load_curriculum, self.base), (load_trainer, self.trainer)):
             try:
                 loaded.append(read(file, settings))
@@ -158,8 +159,8 @@ def _readable_part(document: Document) -> Study:
     for name, field in Study.model_fields.items():
         values[name] = field.get_default() if not field.is_required() else None
         try:
-            form = Annotated[(field.annotation, name, *field.metadata)]  # a name means nothing here
-            values[name] = TypeAdapter(form).validate_python(written[name])
+            adapter = TypeAdapter(field.rebuild_annotation())
+            values[name] = adapter.validate_python(written[name])
         except (KeyError, ValidationError):
             continue
     return Study.model_construct(**values)

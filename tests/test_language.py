@@ -124,7 +124,7 @@ def test_the_errors_shown_are_those_that_are_printed(
 ) -> None:
     wrong = EXAMPLES["first.yaml"].replace("0%:   {simple: 1}", "0%:   {simpel: 1}")
     (folder / "wrong").mkdir()
-    (folder / "wrong" / "first.yaml").write_text(wrong.replace("duration: rest", "duraton: rest"))
+    (folder / "wrong" / "first.yaml").write_text(wrong.replace("{every: 10%", "{evry: 10%"))
     monkeypatch.chdir(folder / "wrong")
     shown = "\n".join(f"ncamix: {problem}" for problem in problems(load_curriculum, "first.yaml"))
     assert f"```\n{shown}\n```" in PAGE, shown
