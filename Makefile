@@ -1,12 +1,13 @@
 # make run    install into .venv and run the main job
 # make test   install into .venv and run all tests
 # make check  lint and type-check
+# make schemas  write schemas/*.json anew, after the grammar has changed
 # make bench  time the parts that matter, print tables and write build/bench/*.json
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check format bench clean
+.PHONY: run test check format schemas bench clean
 
 run: $(VENV)/.installed
 	$(BIN)/ncamix run curricula/code_target.yaml
@@ -22,6 +23,9 @@ check: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+schemas: $(VENV)/.installed
+	$(BIN)/ncamix schema --write schemas
 
 bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/bench_automata.py

@@ -31,15 +31,16 @@ sources
 validation
 evidence entry optimizer
 trainer
-curriculum
+curriculum study
 references
-loading
+loading schema
+variants
 mixture
 apportionment rates
 plan
 inventory limits
 planning
-plan_output
+plan_output study_plan handbook
 order shards
 remote
 dataset

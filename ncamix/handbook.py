@@ -1,0 +1,29 @@
+"""Pages of help: the language as users read it, whole or a section at a time, as Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ncamix.errors import fail, nearest
+
+_LANGUAGE = Path(__file__).with_name("language.md")
+
+
+def topics() -> dict[str, str]:
+    """Topic -> its page: `language` is the whole page, the others are its sections."""
+    page = _LANGUAGE.read_text(encoding="utf-8")
+    sections = page.split("\n## ")[1:]
+    titled = {section.split("\n", 1)[0].lower(): f"## {section}" for section in sections}
+    return {"language": page, **titled}
+
+
+def find_page(topic: str) -> str:
+    """The page of a topic, which may be shortened to its first words. Raises UserError."""
+    pages = topics()
+    wanted = topic.lower()
+    found = [name for name in pages if name == wanted] or [
+        name for name in pages if name.startswith(wanted)
+    ]
+    if len(found) != 1:
+        raise fail(f"no such topic: '{topic}'", nearest(wanted, found or pages, "topics"))
+    return pages[found[0]]

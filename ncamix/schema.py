@@ -1,0 +1,211 @@
+"""JSON Schemas of the YAML files, for editors that complete and check as one writes.
+
+    models -> pydantic's schema -> tidied -> sources told apart by `kind`
+           -> what no model can say: a file that extends another holds only what it changes
+
+Where the language takes a number with a unit, an editor sees text (`15%`) or a number (`3e-4`); the
+models say both. A schema sees one file and knows none of its names: `ncamix plan` finds more.
+"""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
+
+from ncamix.curriculum import Curriculum
+from ncamix.errors import fail
+from ncamix.files import write_whole
+from ncamix.quantities import Quantity
+from ncamix.reading import LANGUAGE_VERSION
+from ncamix.sources.base import Spec
+from ncamix.study import Study
+from ncamix.trainer import Trainer
+
+Json = dict[str, Any]
+
+MODELS: dict[str, type[Spec]] = {"curriculum": Curriculum, "trainer": Trainer, "study": Study}
+ABOUT = {
+    "curriculum": "What is learned: sources, and the stages that mix them.",
+    "trainer": "With what it is learned: model, batch, budget and optimizer.",
+    "study": "What is compared: variants of one curriculum, each with every seed.",
+}
+EXTENDABLE = ("curriculum", "trainer")
+EXTENDS: Json = {
+    "type": "string",
+    "description": "A file of the same sort, relative to this one. This file then holds only what "
+    "it changes: mappings merge, stages by name; lists and mixtures replace; null deletes.",
+}
+_NULL: Json = {"type": "null"}
+
+
+def json_schema(what: str) -> Json:
+    """The JSON Schema (draft 2020-12) of a sort of file, a key of `MODELS`."""
+    schema = MODELS[what].model_json_schema(by_alias=True, schema_generator=_Generator)
+    defs = {name: _tidy(model) for name, model in schema.pop("$defs", {}).items()}
+    whole = _tidy(schema)
+    if what == "curriculum":
+        source = whole["properties"]["sources"]["additionalProperties"]
+        defs["Source"] = _by_kind(source.pop("oneOf"), defs)
+        source["$ref"] = _ref("Source")
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"ncamix {what}",
+        "description": ABOUT[what],
+    }
+    del whole["description"]
+    whole["properties"]["ncamix"]["const"] = LANGUAGE_VERSION
+    if what not in EXTENDABLE:
+        return {**head, **whole, "$defs": defs}
+    defs |= {f"{name}Part": _part(model, defs) for name, model in defs.items()}
+    whole["properties"] = {"extends": EXTENDS, **whole["properties"]}
+    part = _part(whole, defs)
+    part["required"], part["properties"]["extends"] = ["ncamix", "extends", "name"], EXTENDS
+    if what == "curriculum":
+        part["properties"]["stages"] = _stages(whole["properties"]["stages"])
+    return {
+        **head,
+        "if": {"required": ["extends"]},
+        "then": {"$ref": _ref("Part")},
+        "else": {"$ref": _ref("Whole")},
+        "$defs": {**defs, "Whole": whole, "Part": part},
+    }
+
+
+def schema_text(what: str) -> str:
+    """The schema of a sort of file as printed and shipped: JSON, sorted and indented."""
+    return json.dumps(json_schema(what), indent=1, sort_keys=True) + "\n"
+
+
+def write_schemas(folder: Path) -> list[Path]:
+    """Write every schema to FOLDER/SORT.json; the files. Raises UserError where none can be."""
+    files = {folder / f"{what}.json": schema_text(what) for what in MODELS}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in files.items():
+            write_whole(file, text.encode())
+    except OSError as error:
+        what = f"{folder} cannot be written ({error.strerror})"
+        raise fail(what, "choose another folder") from None
+    return list(files)
+
+
+class _Generator(GenerateJsonSchema):
+    """Pydantic's schemas, with defaults written as YAML has them."""
+
+    def emit_warning(self, kind: JsonSchemaWarningKind, detail: str) -> None:
+        """None is of use here: what has no JSON of its own is left out."""
+
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> Json:
+        return {}
+
+    def encode_default(self, dft: Any) -> Any:
+        if isinstance(dft, Fraction):
+            return int(dft) if dft.denominator == 1 else float(dft)
+        if isinstance(dft, Quantity):
+            return str(dft)
+        return None if isinstance(dft, Spec) else super().encode_default(dft)
+
+
+def _ref(name: str) -> str:
+    return f"#/$defs/{name}"
+
+
+def _tidy(schema: Any) -> Any:
+    """A schema without pydantic's titles, nulls for absent keys, and defaults that say nothing."""
+    if isinstance(schema, list):
+        return [_tidy(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    tidy: Json = {}
+    for key, value in schema.items():
+        if key == "properties":
+            tidy[key] = {name: _tidy(item) for name, item in value.items()}
+        elif key == "default" and (value in (None, []) or isinstance(value, dict)):
+            continue
+        elif key in ("const", "enum", "required", "default"):
+            tidy[key] = value
+        elif key not in ("title", "discriminator"):
+            tidy[key] = _tidy(value)
+    choices = [choice for choice in tidy.pop("anyOf", []) if choice != _NULL]
+    if len(choices) == 1:  # what a description or a default stands beside
+        return {**choices[0], **tidy}
+    return {**tidy, "anyOf": choices} if choices else tidy
+
+
+def _by_kind(choices: list[Json], defs: Json) -> Json:
+    """A source: `kind` decides which keys belong to it, so that a mistake is shown where it is."""
+    kinds = {_kind(choice, defs): choice for choice in choices}
+    return {
+        "type": "object",
+        "required": ["kind"],
+        "properties": {"kind": {"enum": list(kinds)}},
+        "allOf": [
+            {"if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]}, "then": choice}
+            for kind, choice in kinds.items()
+        ],
+    }
+
+
+def _kind(choice: Json, defs: Json) -> str:
+    return str(defs[choice["$ref"].removeprefix(_ref(""))]["properties"]["kind"]["const"])
+
+
+def _part(schema: Json, defs: Json) -> Json:
+    """The schema of a part of what `schema` describes: a key may be absent, or null to delete it
+    if nothing requires it."""
+    if "allOf" in schema:
+        return _part_of_source(schema, defs)
+    part = {key: value for key, value in schema.items() if key != "required"}
+    part["properties"] = {
+        key: _parts(value) if key in schema.get("required", ()) else _or_null(value)
+        for key, value in schema["properties"].items()
+    }
+    return part
+
+
+def _part_of_source(schema: Json, defs: Json) -> Json:
+    """As `_part`, for a source whose kind the extended file may have said: any key of any kind."""
+    keys: dict[str, list[Json]] = {}
+    for rule in schema["allOf"]:
+        model = defs[rule["then"]["$ref"].removeprefix(_ref(""))]
+        for key, value in model["properties"].items():
+            choices = keys.setdefault(key, [])
+            choices += [] if value in choices else [value]
+    any_kind = {
+        key: _or_null(choices[0] if len(choices) == 1 else {"anyOf": choices})
+        for key, choices in keys.items()
+    }
+    kindless = {
+        "if": {"not": {"required": ["kind"]}},
+        "then": {"properties": any_kind, "additionalProperties": False},
+    }
+    rules = [{**rule, "then": _parts(rule["then"])} for rule in schema["allOf"]]
+    part = {key: value for key, value in schema.items() if key != "required"}
+    return {**part, "allOf": [*rules, kindless]}
+
+
+def _parts(schema: Json) -> Json:
+    """A schema whose models are replaced by parts of them, in mappings too; lists stay whole."""
+    if "$ref" in schema:
+        return {**schema, "$ref": schema["$ref"] + "Part"}
+    if isinstance(schema.get("additionalProperties"), dict):
+        return {**schema, "additionalProperties": _or_null(schema["additionalProperties"])}
+    return dict(schema)
+
+
+def _or_null(schema: Json) -> Json:
+    """What an extending file may write where a whole one has `schema`; null deletes."""
+    part = _parts(schema)
+    about = {"description": part.pop("description")} if "description" in part else {}
+    choices = part["anyOf"] if set(part) == {"anyOf"} else [part]
+    return {**about, "anyOf": [*choices, _NULL]}
+
+
+def _stages(whole: Json) -> Json:
+    """Stages of a file that extends another: a list, or a mapping by name of what changes."""
+    by_name = {"type": "object", "additionalProperties": _or_null(whole["items"])}
+    return {"anyOf": [whole, by_name]}

@@ -1,0 +1,112 @@
+"""The plans of studies: every variant planned, matched to the base, with models of one size."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from plan_files import SOURCES, TRAINER, curriculum, stage
+from rich.console import Console
+
+from ncamix.study_plan import PlannedVariant, plan_study, study_json, study_table, tokens_of
+from ncamix.variants import LoadedStudy, load_study
+
+BATCH = 4 * 64  # tokens; the trainer's budget is a hundred of them
+BASE = curriculum(
+    stage("{simple: 1}", "20%", "one") + stage("{notes: 80%, rich: 20%}", name="two"),
+    SOURCES + "  notes: {kind: text, files: [notes.txt], repeat: free}\n",
+    "tokenizer: bytes\nevaluate: {sources: [simple]}\n",
+)
+HEAD = "ncamix: 1\nname: tried\nbase: base.yaml\ntrainer: small.yaml\nseeds: [1]\n"
+
+
+def load(folder: Path, body: str, base: str = BASE) -> LoadedStudy:
+    (folder / "base.yaml").write_text(base)
+    (folder / "small.yaml").write_text(TRAINER)
+    (folder / "notes.txt").write_text("a line of notes\n" * 50)
+    (folder / "s.yaml").write_text(HEAD + body)
+    return load_study(folder / "s.yaml")
+
+
+def planned(folder: Path, body: str, base: str = BASE) -> dict[str, PlannedVariant]:
+    return {item.variant.name: item for item in plan_study(load(folder, body, base))}
+
+
+def batches(item: PlannedVariant) -> int:
+    assert item.plan is not None, item.problems
+    return sum(stage.num_batches for stage in item.plan.stages)
+
+
+def test_variants_are_matched_to_the_base(tmp_path: Path) -> None:
+    variants = """\
+variants:
+  up: {}
+  natural: {stages.one: null, match: natural}
+  total: {stages.one: null, match: total}
+  wide: {stages.two.batch_size: 16, match: steps}
+  as_budgeted: {stages.two.batch_size: 16}
+"""
+    made = planned(tmp_path, variants)
+    assert batches(made["up"]) == 100
+    assert batches(made["natural"]) == 80
+    assert batches(made["total"]) == 100
+    assert batches(made["wide"]) == 100
+    assert batches(made["as_budgeted"]) == 20 + 80 // 4
+    notes = {n: tokens_of(i.plan)["notes"] for n, i in made.items() if i.plan}
+    assert notes["natural"] == notes["up"] == 64 * BATCH
+    assert notes["total"] == 80 * BATCH
+
+
+def test_a_point_of_the_grid_is_matched_to_the_base_at_that_point(tmp_path: Path) -> None:
+    body = "variants: {up: {}, none: {stages.one: null, match: natural}}\n"
+    made = planned(tmp_path, body + "grid: {stages.one.duration: [10%, 50%]}\n")
+    assert batches(made["none,duration=10%"]) == 90
+    assert batches(made["none,duration=50%"]) == 50
+
+
+def test_what_cannot_be_matched_says_so_in_the_study(tmp_path: Path) -> None:
+    absolute = (
+        BASE.replace("20%", "20ba").replace("rest", "50ba").replace("rich: 20ba", "rich: 20%")
+    )
+    made = planned(tmp_path, "variants: {none: {stages.one: null, match: total}}\n", absolute)
+    assert made["none"].plan is None
+    (found,) = made["none"].problems
+    assert (found.path, found.line) == ("variants.none.match", 6)
+    assert "no budget gives 'none' the base's 17.9k tokens; it has 12.8k" in found.what
+    body = "variants: {none: {stages.two: null, stages.one.duration: rest, match: natural}}\n"
+    assert "it has 0" in planned(tmp_path, body)["none"].problems[0].what
+
+
+def test_a_variant_that_cannot_be_planned_leaves_the_others(tmp_path: Path) -> None:
+    made = planned(tmp_path, "variants: {up: {}, long: {stages.one.duration: 100%}}\n")
+    assert made["up"].plan is not None
+    assert "nothing is left for this stage" in made["long"].problems[0].what
+
+
+def test_models_are_of_one_size(tmp_path: Path) -> None:
+    made = planned(tmp_path, "variants: {up: {}, small: {sources.rich.alphabet: 8}}\n")
+    rows = {item.plan.vocabulary.rows for item in made.values() if item.plan}
+    assert rows == {257 + 10_002 + 4_098}  # two delimiters each
+    first = [item.plan.sources["simple"].first_id for item in made.values() if item.plan]
+    assert first == [257, 257 + 4_098]
+
+
+def test_the_table_has_a_line_a_variant(tmp_path: Path) -> None:
+    loaded = load(tmp_path, "variants: {up: {}, long: {stages.one.duration: 100%}}\n")
+    plans = plan_study(loaded)
+    Console(file=(out := StringIO()), width=120).print(study_table(plans))
+    head, up, long = (line.rstrip() for line in out.getvalue().splitlines())
+    assert up.split(maxsplit=3)[:3] == ["up", "25,600", "100"]
+    assert up.endswith("simple 5,120, rich 4,096, notes 16,384")
+    assert "nothing is left" in long
+    made = json.loads(json.dumps(study_json(loaded, plans)))["variants"]
+    assert made["up"]["tokens"] == {"notes": 16384, "rich": 4096, "simple": 5120}
+    assert "nothing is left" in made["long"]["problems"][0]
+
+
+@pytest.mark.parametrize("match", ["natural", "total", "steps"])
+def test_a_variant_that_changes_nothing_keeps_the_budget(tmp_path: Path, match: str) -> None:
+    made = planned(tmp_path, f"variants: {{same: {{match: {match}}}}}\n")
+    assert batches(made["same"]) == 100
