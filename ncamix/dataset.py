@@ -4,7 +4,8 @@
     -> shards generated or fetched ahead -> samples with their source and number
 
 Shared memory, predownload, cache limits and eviction are MosaicML Streaming's own. Global batch t
-holds the same samples for any number of nodes, ranks and workers, and after any restart.
+holds the same samples for any number of nodes, ranks and workers, and after any restart. Every rank
+makes ready what it reads itself, so a node generates the shards of its owners alone.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class LazyWork(Sequence[int]):
     ) -> None:
         self.order, self.offsets, self.first, self.share = order, offsets, first, share
         self.workers, self.worker = world.workers_per_rank, world.worker_of_rank
-        self.rank = world.rank
+        self.rank, self.ranks = world.rank, world.num_ranks
         self._kept: OrderedDict[int, list[int]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -102,7 +103,7 @@ class LazyWork(Sequence[int]):
         ids = self._kept.get(turn)
         if ids is None:
             batch = self.first + turn * self.workers + self.worker
-            source, sample = self.order.batch(batch)
+            source, sample = self.order.batch(batch, self.ranks)
             mine = slice(self.rank * self.share, (self.rank + 1) * self.share)
             ids = (self.offsets[source[mine]] + sample[mine]).tolist()
             self._kept[turn] = ids

@@ -21,10 +21,11 @@ from torch.utils.data import DataLoader
 from ncamix import cache, inventory
 from ncamix.compilation import check_data, compile_plan, compiled_samples, prepare
 from ncamix.errors import UserError
+from ncamix.owners import shards_needed
 from ncamix.plan import Plan
 from ncamix.shards import read_index, read_samples, shard_name
 from ncamix.sources import open_generator
-from ncamix.streams import make_dataset, remote_of, sample_digest
+from ncamix.streams import make_dataset, sample_digest
 from ncamix.text_compilation import quiet
 
 CURRICULUM = """\
@@ -64,11 +65,11 @@ def test_the_samples_are_those_of_a_run(plan_of: Callable[..., Plan], tmp_path: 
     assert json.loads((out / "plan.json").read_text())["fingerprint"] == plan.fingerprint
     for name, source in plan.sources.items():
         samples = read_samples(out / name)
-        assert told[name] == len(samples) == compiled_samples(source)
+        assert told[name] == len(samples) == compiled_samples(plan)[name]
         assert {e["compression"] for e in read_index(out / name)} == {"zstd:3"}
         if source.text is None:
             assert np.array_equal(samples, open_generator(source.meaning).samples(0, len(samples)))
-            assert len(samples) == remote_of(source).num_shards * PER_SHARD
+            assert len(samples) == shards_needed(plan)[name] * PER_SHARD
         else:
             for split in ("", "holdout"):
                 own = read_samples(cache.entry(source.fingerprint) / split)

@@ -21,10 +21,18 @@ from ncamix import cache, inventory
 from ncamix.automata import UnreachableBand, search
 from ncamix.compilation import prepare
 from ncamix.dataset import CurriculumDataset, FlatSpanner
+from ncamix.owners import shards_needed
 from ncamix.plan import Plan
 from ncamix.shards import read_samples
 from ncamix.sources import open_generator
-from ncamix.streams import Collate, make_dataset, make_stream, sample_digest, stage_order
+from ncamix.streams import (
+    Collate,
+    make_dataset,
+    make_stream,
+    remote_of,
+    sample_digest,
+    stage_order,
+)
 from ncamix.text_compilation import quiet
 
 CURRICULUM = """\
@@ -64,7 +72,8 @@ def open_dataset(plan: Plan, folder: Path, ranks: int = 1, limit: int | None = N
     if limit is None:
         dataset = make_dataset(plan, stage, folder, None, ranks)
     else:
-        streams = [make_stream(plan.sources[n], folder, None) for n in stage.sources]
+        shards = shards_needed(plan)
+        streams = [make_stream(plan.sources[n], folder, None, shards.get(n, 0)) for n in stage.sources]
         dataset = CurriculumDataset(
             streams, stage_order(plan, stage), BATCH // ranks, predownload=8, cache_limit=limit
         )
@@ -197,9 +206,7 @@ def test_a_small_cache_evicts_and_every_sample_is_right(
 
 
 def make_remote_size(plan: Plan, name: str) -> int:
-    from ncamix.streams import remote_of
-
-    remote = remote_of(plan.sources[name])
+    remote = remote_of(plan.sources[name], 1)
     return remote.form.num_bytes(remote.samples_per_shard)
 
 
@@ -222,7 +229,7 @@ def test_two_sources_may_share_one_text(plan_of: Any, tmp_path: Path, plan: Plan
 def test_the_batch_must_split_over_the_ranks(plan: Plan, tmp_path: Path) -> None:
     stage = plan.stages[0]
     (tmp_path / "data").mkdir()
-    streams = [make_stream(plan.sources[n], tmp_path / "data", None) for n in stage.sources]
+    streams = [make_stream(plan.sources[n], tmp_path / "data", None, 9) for n in stage.sources]
     with pytest.raises(ValueError, match="does not split into 1 x 3"):
         CurriculumDataset(streams, stage_order(plan, stage), 3)
 

@@ -36,6 +36,8 @@ inventory
 planning
 library
 plan_output
+permutations
+owners
 order shards
 remote
 dataset

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncamix.order import SourceOrder, StageOrder, interleave, permute
+from ncamix.order import SourceOrder, StageOrder
+from ncamix.permutations import interleave, permute
 
 SIZES = [1, 2, 3, 4, 5, 7, 64, 65, 1000, 4096, 4097]
 
