@@ -73,7 +73,9 @@ def open_dataset(plan: Plan, folder: Path, ranks: int = 1, limit: int | None = N
         dataset = make_dataset(plan, stage, folder, None, ranks)
     else:
         shards = shards_needed(plan)
-        streams = [make_stream(plan.sources[n], folder, None, shards.get(n, 0)) for n in stage.sources]
+        streams = [
+            make_stream(plan.sources[n], folder, None, shards.get(n, 0)) for n in stage.sources
+        ]
         dataset = CurriculumDataset(
             streams, stage_order(plan, stage), BATCH // ranks, predownload=8, cache_limit=limit
         )
