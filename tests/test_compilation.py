@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import TRAINER
 from streaming import StreamingDataset
 from torch.utils.data import DataLoader
 
@@ -110,6 +111,20 @@ def test_a_stage_is_the_same_from_compiled_data(
             dataset.release()
         orders.append(found)
     assert orders[0] == orders[1] == orders[2]
+
+
+def test_owners_need_shards_of_their_own(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
+    """Numbered through all owners, whole to the last that one of them needs."""
+    text, out = CURRICULUM.replace("duration: 100%", "duration: 10ba"), tmp_path / "out"
+    compile_plan(plan_of(text), out, quiet)
+    assert len(read_index(out / "static")) == 2  # 20 samples
+    owned = plan_of(text, TRAINER.replace("sequence", "canonical_nodes: 4\nsequence", 1))
+    with pytest.raises(UserError, match=r"has 32 samples, 64 are needed"):
+        check_data(owned, out)
+    exact = compile_plan(owned, out, quiet)
+    assert compiled_samples(exact)["static"] == 64 == len(read_samples(out / "static"))
+    check_data(owned, out)
+    check_data(plan_of(text), out)
 
 
 def test_what_is_complete_is_kept(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
