@@ -193,18 +193,20 @@ def compile(
     with Progress(*columns, console=console) as progress:
         text = progress.add_task("text", total=1.0, visible=False)
         tasks: dict[str, Any] = {}
+        totals = compiled_samples(made)
 
         def done(name: str, samples: int) -> None:
             if name not in tasks:
-                tasks[name] = progress.add_task(name, total=compiled_samples(made.sources[name]))
+                tasks[name] = progress.add_task(name, total=totals[name])
             progress.advance(tasks[name], samples)
 
         def say(what: str, share: float) -> None:
             progress.update(text, description=what, completed=share, visible=True)
 
         made = compile_plan(made, out, say, done)
+        totals = compiled_samples(made)  # exact now
         for name, task in tasks.items():
-            progress.update(task, total=compiled_samples(made.sources[name]))
+            progress.update(task, total=totals[name])
     written = f"wrote {out}/plan.json and {len(made.sources)} datasets"
     console.print(written, highlight=False, markup=False)
 

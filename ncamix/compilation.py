@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from ncamix import cache
 from ncamix.errors import UserError, fail
 from ncamix.files import DATA_LOCK, leave_nothing, make_folder, write_whole
+from ncamix.owners import shards_needed
 from ncamix.plan import Plan, PlannedSource, too_small
 from ncamix.plan_output import plan_json
 from ncamix.shards import (
@@ -63,7 +64,7 @@ def check_data(plan: Plan, data: Path) -> Plan:
         raise fail(f"{data} holds no finished compilation", way_out) from None
     if plan.vocabulary.text_rows and not (data / "tokenizer.json").is_file():
         raise fail(f"{data} holds no tokenizer.json", way_out)
-    sources = dict(plan.sources)
+    sources, needed = dict(plan.sources), compiled_samples(plan)
     for name, source in plan.sources.items():
         if found.get(name) != source.fingerprint:
             raise fail(f"{data} holds another '{name}' than the curriculum's (or none)", way_out)
@@ -78,9 +79,9 @@ def check_data(plan: Plan, data: Path) -> Plan:
             problem = too_small(plan.curriculum, source, num_samples)
             if problem is not None:
                 raise UserError(problem)
-        elif num_samples < source.samples_needed:
+        elif num_samples < needed[name]:
             raise fail(
-                f"{data / name} has {num_samples:,} samples, {source.samples_needed:,} are needed",
+                f"{data / name} has {num_samples:,} samples, {needed[name]:,} are needed",
                 way_out,
             )
     return replace(plan, sources=sources)
@@ -118,21 +119,22 @@ def _compile_locked(plan: Plan, out: Path, say: Say, done: Callable[[str, int], 
     (out / "plan.json").unlink(missing_ok=True)
     for left in out.glob(".building-*"):  # by a killed process; the lock is ours
         shutil.rmtree(left, ignore_errors=True)
+    samples = compiled_samples(plan)
     for source in plan.sources.values():
-        _compile_source(source, out / source.name, done)
+        _compile_source(source, samples[source.name], out / source.name, done)
     write_whole(out / "plan.json", json.dumps(plan_json(plan), indent=1).encode())
     return plan
 
 
-def _compile_source(source: PlannedSource, folder: Path, done: Callable[[str, int], None]) -> None:
+def _compile_source(
+    source: PlannedSource, num_samples: int, folder: Path, done: Callable[[str, int], None]
+) -> None:
     """One source's dataset, built beside its place and renamed when it is whole."""
-    stamp = {"fingerprint": source.fingerprint, "samples_needed": source.samples_needed}
+    stamp = {"fingerprint": source.fingerprint}
     try:
         present = json.loads((folder / cache.INFO).read_text())
-        if present["fingerprint"] == source.fingerprint and (
-            source.text or present["samples_needed"] >= source.samples_needed
-        ):
-            samples = count_samples(folder)
+        samples = count_samples(folder)
+        if present["fingerprint"] == source.fingerprint and samples >= num_samples:
             if source.text is not None:
                 count_samples(folder / "holdout")
             done(source.name, samples)
@@ -148,7 +150,7 @@ def _compile_source(source: PlannedSource, folder: Path, done: Callable[[str, in
         done(source.name, samples)
 
     try:
-        write_dataset(building, form, shards_of(source), told)
+        write_dataset(building, form, shards_of(source, num_samples), told)
         if source.text is not None:
             (building / "holdout").mkdir()
             held = read_samples(cache.entry(source.fingerprint) / "holdout")
@@ -161,22 +163,27 @@ def _compile_source(source: PlannedSource, folder: Path, done: Callable[[str, in
         shutil.rmtree(building, ignore_errors=True)
 
 
-def shards_of(source: PlannedSource) -> Iterator[NDArray[np.uint32]]:
-    """A source's shards in order, uint32 [samples_per_shard, sequence_length + 1] each."""
+def shards_of(source: PlannedSource, num_samples: int) -> Iterator[NDArray[np.uint32]]:
+    """The shards of a source's first samples, in order, uint32 [samples_per_shard,
+    sequence_length + 1] each."""
     per = source.samples_per_shard
     if source.text is not None:
-        entry = cache.entry(source.fingerprint)
-        samples = read_samples(entry)
+        samples = read_samples(cache.entry(source.fingerprint))
         for first in range(0, len(samples), per):
             yield samples[first : first + per]
         return
     generator: Any = open_generator(source.meaning)
-    for number in range(max(1, -(-source.samples_needed // per))):
-        yield generator.samples(number * per, per)
+    for first in range(0, num_samples, per):
+        yield generator.samples(first, per)
 
 
-def compiled_samples(source: PlannedSource) -> int:
-    """Samples that compiling a source writes, whole shards of endless ones included."""
-    if source.text is not None:
-        return source.num_samples or source.estimated_samples or 0
-    return max(1, -(-source.samples_needed // source.samples_per_shard)) * source.samples_per_shard
+def compiled_samples(plan: Plan) -> dict[str, int]:
+    """Samples of each source that compiling writes, whole shards of endless ones included."""
+    return {
+        name: source.num_samples or source.estimated_samples or 0
+        for name, source in plan.sources.items()
+        if source.text is not None
+    } | {
+        name: num_shards * plan.sources[name].samples_per_shard
+        for name, num_shards in shards_needed(plan).items()
+    }

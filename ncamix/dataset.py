@@ -4,13 +4,15 @@
     -> shards generated or fetched ahead -> samples with their source and number
 
 Shared memory, predownload, cache limits and eviction are MosaicML Streaming's own. Global batch t
-holds the same samples for any number of nodes, ranks and workers, and after any restart.
+holds the same samples for any number of nodes, ranks and workers, and after any restart. Every rank
+makes ready what it reads itself, so a node generates the shards of its owners alone.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -33,36 +35,70 @@ _BATCHES_KEPT = 160  # three threads ask for each index, at different times
 
 
 class GeneratedStream(Stream):
-    """A stream of an endless source; its readers are built without an index."""
+    """A stream of an endless source; its readers are built without an index, when asked for."""
 
     def __init__(self, source: Remote, url: str, local: str) -> None:
         # One attempt: generation is pure, so what failed once fails again.
         super().__init__(remote=url, local=local, download_retry=1)
         self.source = source
+        self.config = source.form.config
+        self.num_bytes = source.form.num_bytes(source.samples_per_shard)
+
+    def reader(self, number: int) -> MDSReader:
+        """The reader of one shard."""
+        return MDSReader(
+            self.local,
+            "",
+            self.config["column_encodings"],
+            self.config["column_names"],
+            self.config["column_sizes"],
+            None,
+            [],
+            FileInfo(shard_name(number), self.num_bytes, {}),
+            self.source.samples_per_shard,
+            SIZE_LIMIT,
+            None,
+        )
 
     def get_shards(self, world: World, allow_unsafe_types: bool) -> list[Any]:
         os.makedirs(self.local, exist_ok=True)
-        form, per = self.source.form, self.source.samples_per_shard
-        config, size = form.config, form.num_bytes(per)
-        return [
-            MDSReader(
-                self.local,
-                "",
-                config["column_encodings"],
-                config["column_names"],
-                config["column_sizes"],
-                None,
-                [],
-                FileInfo(shard_name(i), size, {}),
-                per,
-                SIZE_LIMIT,
-                None,
-            )
-            for i in range(self.source.num_shards)
-        ]
+        return [self.reader(0)] * self.source.num_shards  # counted only: `ShardReaders` hands out
+
+    def set_up_local(self, shards: list[Any], cache_usage_per_shard: NDArray[np.int64]) -> None:
+        """Say which shards are there; they appear whole or not at all."""
+        for name in os.listdir(self.local):
+            found = re.fullmatch(r"shard\.(\d+)\.mds", name)
+            if found and int(found[1]) < len(shards):
+                cache_usage_per_shard[int(found[1])] = self.num_bytes
 
     def get_index_size(self) -> int:
         return 0
+
+
+class ShardReaders(Sequence[Any]):
+    """Readers of all shards. Those of generated streams are made on demand: a hundred thousand of
+    them would weigh on every worker."""
+
+    def __init__(self, dataset: StreamingDataset) -> None:
+        self.first = dataset.shard_offset_per_stream
+        self.num_shards = dataset.num_shards
+        self.parts = [
+            stream.reader
+            if isinstance(stream, GeneratedStream)
+            else dataset.shards[first : first + count].__getitem__
+            for stream, first, count in zip(
+                dataset.streams, self.first, dataset.shards_per_stream, strict=True
+            )
+        ]
+
+    def __len__(self) -> int:
+        return self.num_shards
+
+    def __getitem__(self, shard: int) -> Any:  # type: ignore[override]
+        if not 0 <= shard < self.num_shards:
+            raise IndexError(f"shard {shard} of {self.num_shards}")
+        stream = int(np.searchsorted(self.first, shard, side="right")) - 1
+        return self.parts[stream](int(shard - self.first[stream]))
 
 
 class FlatSpanner:
@@ -90,7 +126,7 @@ class LazyWork(Sequence[int]):
     ) -> None:
         self.order, self.offsets, self.first, self.share = order, offsets, first, share
         self.workers, self.worker = world.workers_per_rank, world.worker_of_rank
-        self.rank = world.rank
+        self.rank, self.ranks = world.rank, world.num_ranks
         self._kept: OrderedDict[int, list[int]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -102,7 +138,7 @@ class LazyWork(Sequence[int]):
         ids = self._kept.get(turn)
         if ids is None:
             batch = self.first + turn * self.workers + self.worker
-            source, sample = self.order.batch(batch)
+            source, sample = self.order.batch(batch, self.ranks)
             mine = slice(self.rank * self.share, (self.rank + 1) * self.share)
             ids = (self.offsets[source[mine]] + sample[mine]).tolist()
             self._kept[turn] = ids
@@ -154,6 +190,7 @@ class CurriculumDataset(StreamingDataset):
             )
         finally:
             streaming_dataset.Spanner = stock  # type: ignore[misc]
+        self.shards = ShardReaders(self)  # type: ignore[assignment]
         self.epoch_size = order.num_batches * order.batch_size
         self.length = order.num_batches * batch_size
 

@@ -1,25 +1,27 @@
 """One order: which sample stands at which position, as a pure function.
 
-    position -> (batch, place in the batch) -> (source, sample counter) -> sample of the source
+    position -> (batch, place in the batch) -> (source, owner, counter) -> sample of the source
 
-Counters of endless sources are the sample numbers themselves. A finite source is shuffled by a
-keyed permutation per epoch, so no sample comes twice before all have come once. Inside a batch the
-sources are dealt out evenly, so that every rank's share holds its part of each. Nothing here
-knows of ranks, workers or restarts.
+Counters of endless sources are the sample numbers themselves, or those of one owner's shards where
+several nodes generate. A finite source is shuffled by a keyed permutation per epoch, so no sample
+comes twice before all have come once; draws that a stage replays are shuffled likewise. A batch
+holds the owners' parts one after the other. Inside a part the sources are dealt out evenly, so that
+every rank's share holds its part of each. Which samples make up a batch depends on nothing else:
+not on nodes, ranks, workers or restarts.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ncamix.keys import derive_key
-
-_STRIDE = 64  # cumulative counts are kept every so many batches
-_ROUNDS = 6
+from ncamix.owners import Counts, OwnedShards, Shares, share_out
+from ncamix.permutations import deal, permute
 
 
 @dataclass(frozen=True)
@@ -27,23 +29,50 @@ class SourceOrder:
     """How one source's counters become its sample numbers.
 
     first: counter at the stage's start. size: samples an epoch of a finite source has, 0 if
-    endless. key: of the permutations.
+    endless. key: of the permutations. replayed: draws 0 .. replayed - 1 of the source are dealt
+    again instead of new ones, shuffled per round with `replay_key`; 0: new ones, and `first` is 0
+    otherwise. shards: of an endless source that several owners generate.
     """
 
     first: int
     size: int = 0
     key: int = 0
+    replayed: int = 0
+    replay_key: int = 0
+    shards: OwnedShards | None = None
 
-    def samples(self, counters: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Sample numbers, int64 [n], for counters, int64 [n], of any epochs."""
-        if not self.size:
-            return counters
-        epochs, index = np.divmod(counters, self.size)
-        out = np.empty_like(counters)
-        for epoch in np.unique(epochs):
-            mask = epochs == epoch
-            out[mask] = permute(index[mask], self.size, _epoch_key(self.key, int(epoch)))
-        return out
+    @property
+    def is_owned(self) -> bool:
+        """Whether counters are those of one owner; else they are those of the whole source."""
+        return self.shards is not None and not self.replayed
+
+    def samples(
+        self, counters: NDArray[np.int64], owners: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
+        """Sample numbers, int64 [n], for counters, int64 [n], of any epochs.
+
+        owners: int64 [n], whose counters they are; asked for where `is_owned`.
+        """
+        if self.replayed:
+            counters = _shuffled(counters, self.replayed, self.replay_key)
+            if self.shards is not None:
+                return self.shards.drawn_numbers(counters)
+        if self.size:
+            return _shuffled(counters, self.size, self.key)
+        if self.shards is not None:
+            assert owners is not None
+            return self.shards.numbers(counters, owners)
+        return counters
+
+
+def _shuffled(counters: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
+    """Counters, int64 [n], to numbers below `size`: every epoch a permutation of its own."""
+    epochs, index = np.divmod(counters, size)
+    out = np.empty_like(counters)
+    for epoch in np.unique(epochs):
+        mask = epochs == epoch
+        out[mask] = permute(index[mask], size, _epoch_key(key, int(epoch)))
+    return out
 
 
 @lru_cache(maxsize=1024)
@@ -51,43 +80,17 @@ def _epoch_key(key: int, epoch: int) -> int:
     return derive_key("epoch", key, epoch)
 
 
-def permute(index: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
-    """A keyed permutation of 0 .. size - 1, evaluated at `index`, int64 [n].
-
-    A Feistel network over the next even number of bits; values that fall outside walk on until they
-    fall inside (Black and Rogaway 2002).
-    """
-    half = max(1, (max(1, size - 1).bit_length() + 1) // 2)
-    shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
-    keys = [np.uint64(derive_key("round", key, r)) for r in range(_ROUNDS)]
-    value = index.astype(np.uint64)
-    pending = np.arange(len(value))
-    while len(pending):
-        x = value[pending]
-        left, right = x >> shift, x & mask
-        for round_key in keys:
-            left, right = right, left ^ (_mix(right ^ round_key) & mask)
-        value[pending] = (left << shift) | right
-        pending = pending[value[pending] >= size]
-    return value.astype(np.int64)
-
-
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
 @dataclass(frozen=True)
 class StageOrder:
     """The order of one stage.
 
-    counts: int32 [num_batches, num_sources]; sources: one SourceOrder each, in the same order.
+    counts: int16 or int32 [num_batches, num_sources]; sources: one SourceOrder each, in the same
+    order. split: the shares of the owners, if there are several.
     """
 
-    counts: NDArray[np.int32]
+    counts: Counts
     sources: tuple[SourceOrder, ...]
+    split: Shares | None = None
 
     @property
     def num_batches(self) -> int:
@@ -98,51 +101,54 @@ class StageOrder:
         return int(self.counts[0].sum())
 
     @cached_property
-    def _cumulative(self) -> NDArray[np.int64]:
-        whole = self.counts[: len(self.counts) // _STRIDE * _STRIDE]
-        blocks = whole.reshape(-1, _STRIDE, whole.shape[1]).sum(axis=1, dtype=np.int64)
-        return np.concatenate([np.zeros((1, blocks.shape[1]), np.int64), blocks.cumsum(axis=0)])
+    def shares(self) -> Shares:
+        """What each owner gets; of all samples where there is but one."""
+        none = np.zeros((len(self.sources), 1), np.int64)
+        return self.split or share_out(self.counts, none)
 
-    def before(self, batch: int) -> NDArray[np.int64]:
-        """Samples of each source, int64 [num_sources], in all batches before `batch`."""
-        block = batch // _STRIDE
-        rest = self.counts[block * _STRIDE : batch].sum(axis=0, dtype=np.int64)
-        return np.asarray(self._cumulative[block] + rest, np.int64)
+    def _batch(self, batch: int, ranks: int | None = None) -> tuple[NDArray[np.int64], ...]:
+        """(source, owner, counter) at each place of a batch, int64 [batch_size] each.
 
-    def batch(self, batch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(source index, sample number) at each place of a batch, int64 [batch_size] each."""
-        counts, before = self.counts[batch], self.before(batch)
-        source = np.repeat(np.arange(len(counts)), counts)
-        sample = np.concatenate(
-            [
-                order.samples(np.arange(order.first + b, order.first + b + n, dtype=np.int64))
-                for order, b, n in zip(self.sources, before.tolist(), counts.tolist(), strict=True)
-            ]
-        )
-        place = interleave(self.batch_size)
-        return source[place], sample[place]
+        Ranks and owners fall into as many groups as both can be split into; each group's ranks
+        share its owners' samples evenly.
+        """
+        got, before = self.shares.of(batch, batch + 1), self.shares.before(batch)
+        first = np.array([order.first for order in self.sources], np.int64)
+        since = (before - self.shares.sums[0]).sum(axis=1) + first
+        whole = since[:, None] + got.cumsum(axis=1) - got
+        owned = np.array([order.is_owned for order in self.sources])
+        start = np.where(owned[:, None], before, whole)
+        num_sources, num_owners = got.shape
+        ranks = ranks or num_owners
+        groups = gcd(ranks, num_owners)
+        # Cells (group, source, owner in the group), one after the other.
+        cell = np.arange(got.size).reshape(num_sources, groups, -1).swapaxes(0, 1).ravel()
+        sizes = got.ravel()[cell]
+        cells = np.repeat(cell, sizes)
+        within = np.arange(self.batch_size) - np.repeat(sizes.cumsum() - sizes, sizes)
+        part = self.batch_size // groups
+        places = deal(part, ranks // groups).ravel() + part * np.arange(groups)[:, None]
+        cells, within = cells[places.ravel()], within[places.ravel()]
+        source, owner = np.divmod(cells, num_owners)
+        return source, owner, start.ravel()[cells] + within
+
+    def batch(
+        self, batch: int, ranks: int | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(source index, sample number) at each place of a batch, int64 [batch_size] each.
+
+        ranks: equal consecutive shares that are to be even in all sources; a divisor of the batch
+        size. By default the owners' parts, as positions count them. The samples are the same ones.
+        """
+        source, owner, counter = self._batch(batch, ranks)
+        sample = np.empty_like(counter)
+        for index, order in enumerate(self.sources):
+            mine = source == index
+            sample[mine] = order.samples(counter[mine], owner[mine])
+        return source, sample
 
     def at(self, position: int) -> tuple[int, int]:
         """(source index, sample number) at a position of the stage."""
         batch, place = divmod(position, self.batch_size)
-        source, sample = self.batch(batch)
-        return int(source[place]), int(sample[place])
-
-
-@lru_cache(maxsize=64)
-def interleave(total: int) -> NDArray[np.int64]:
-    """Places of a source-by-source list of `total`, int64 [total], dealt out like cards.
-
-    Digits of the place, over the prime factors of `total`, are reversed. A half, a quarter, an
-    eighth (while they divide `total`) then takes every second, fourth, eighth of the list, so it
-    holds its part of each source to within one.
-    """
-    factors, rest, factor = [], total, 2
-    while rest > 1:
-        while rest % factor == 0:
-            factors.append(factor)
-            rest //= factor
-        factor += 1
-    places = np.arange(total, dtype=np.int64).reshape(factors[::-1]).T.ravel()
-    places.setflags(write=False)
-    return places
+        source, owner, counter = (part[place : place + 1] for part in self._batch(batch))
+        return int(source[0]), int(self.sources[source[0]].samples(counter, owner)[0])

@@ -20,7 +20,9 @@ from streaming.base import dataset as streaming_dataset
 
 from ncamix import cache
 from ncamix.dataset import CurriculumDataset, GeneratedStream
+from ncamix.keys import derive_key
 from ncamix.order import SourceOrder, StageOrder
+from ncamix.owners import OwnedShards, replayed, shards_needed, stage_shares
 from ncamix.plan import Plan, PlannedSource, PlannedStage
 from ncamix.remote import Remote
 from ncamix.sources.base import MASKED
@@ -30,25 +32,39 @@ PREDOWNLOAD_BATCHES = 64  # shards are made ready this far ahead of training
 
 def stage_order(plan: Plan, stage: PlannedStage) -> StageOrder:
     """The order of a stage; finite sources must have their exact size."""
+    shares = stage_shares(plan, stage)
+    again = replayed(stage)
     orders = []
-    for name in stage.sources:
-        source = plan.sources[name]
-        size = 0
+    for drawn, name in zip(shares.sums[0], stage.sources, strict=True):
+        source, key = plan.sources[name], plan.order_key(name)
+        size, shards = 0, None
         if source.text is not None:
             assert source.num_samples is not None, "text is compiled before it is ordered"
             size = source.num_samples
-        orders.append(SourceOrder(stage.first_sample[name], size, plan.order_key(name)))
-    return StageOrder(stage.apportionment.counts, tuple(orders))
+        elif shares.num_owners > 1:
+            shards = OwnedShards(source.samples_per_shard, drawn)
+        first = 0 if name in again else stage.first_sample[name]
+        orders.append(
+            SourceOrder(
+                first, size, key, again.get(name, 0), derive_key("replay", key, stage.index), shards
+            )
+        )
+    return StageOrder(stage.apportionment.counts, tuple(orders), shares)
 
 
-def remote_of(source: PlannedSource, num_threads: int | None = None) -> Remote:
-    """An endless source as a remote with as many shards as the run needs."""
-    shards = max(1, -(-source.samples_needed // source.samples_per_shard))
-    return Remote(source.meaning, source.num_ids, source.samples_per_shard, shards, num_threads)
+def remote_of(source: PlannedSource, num_shards: int) -> Remote:
+    """An endless source as a remote of as many shards as `owners.shards_needed` says."""
+    return Remote(source.meaning, source.num_ids, source.samples_per_shard, num_shards)
 
 
-def make_stream(source: PlannedSource, folder: Path, data: Path | None) -> Stream:
-    """The stream of one source. folder: the stage's cache; data: compiled datasets, if any."""
+def make_stream(
+    source: PlannedSource, folder: Path, data: Path | None, num_shards: int = 0
+) -> Stream:
+    """The stream of one source.
+
+    folder: the stage's cache; data: compiled datasets, if any. num_shards: what an endless source
+    needs, where it is generated.
+    """
     local = folder / source.name
     if data is not None:
         local.mkdir(parents=True, exist_ok=True)
@@ -58,7 +74,7 @@ def make_stream(source: PlannedSource, folder: Path, data: Path | None) -> Strea
         replace_link(link, cache.entry(source.fingerprint))
         return Stream(local=str(link))
     local.mkdir(parents=True, exist_ok=True)
-    remote = remote_of(source)
+    remote = remote_of(source, num_shards)
     url = remote.save(folder / f"{source.name}.json")
     return GeneratedStream(remote, url, str(local))
 
@@ -89,9 +105,12 @@ def make_dataset(
 
     streaming_dataset.get_shm_prefix = recording
     try:
-        share = stage.batch_size // ranks
+        share, shards = stage.batch_size // ranks, shards_needed(plan)
         return CurriculumDataset(
-            [make_stream(plan.sources[name], folder, data) for name in stage.sources],
+            [
+                make_stream(plan.sources[name], folder, data, shards.get(name, 0))
+                for name in stage.sources
+            ],
             stage_order(plan, stage),
             share,
             predownload=PREDOWNLOAD_BATCHES * share,

@@ -15,16 +15,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import TRAINER
 from streaming import StreamingDataset
 from torch.utils.data import DataLoader
 
 from ncamix import cache, inventory
 from ncamix.compilation import check_data, compile_plan, compiled_samples, prepare
 from ncamix.errors import UserError
+from ncamix.owners import shards_needed
 from ncamix.plan import Plan
 from ncamix.shards import read_index, read_samples, shard_name
 from ncamix.sources import open_generator
-from ncamix.streams import make_dataset, remote_of, sample_digest
+from ncamix.streams import make_dataset, sample_digest
 from ncamix.text_compilation import quiet
 
 CURRICULUM = """\
@@ -64,11 +66,11 @@ def test_the_samples_are_those_of_a_run(plan_of: Callable[..., Plan], tmp_path: 
     assert json.loads((out / "plan.json").read_text())["fingerprint"] == plan.fingerprint
     for name, source in plan.sources.items():
         samples = read_samples(out / name)
-        assert told[name] == len(samples) == compiled_samples(source)
+        assert told[name] == len(samples) == compiled_samples(plan)[name]
         assert {e["compression"] for e in read_index(out / name)} == {"zstd:3"}
         if source.text is None:
             assert np.array_equal(samples, open_generator(source.meaning).samples(0, len(samples)))
-            assert len(samples) == remote_of(source).num_shards * PER_SHARD
+            assert len(samples) == shards_needed(plan)[name] * PER_SHARD
         else:
             for split in ("", "holdout"):
                 own = read_samples(cache.entry(source.fingerprint) / split)
@@ -109,6 +111,20 @@ def test_a_stage_is_the_same_from_compiled_data(
             dataset.release()
         orders.append(found)
     assert orders[0] == orders[1] == orders[2]
+
+
+def test_owners_need_shards_of_their_own(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
+    """Numbered through all owners, whole to the last that one of them needs."""
+    text, out = CURRICULUM.replace("duration: 100%", "duration: 10ba"), tmp_path / "out"
+    compile_plan(plan_of(text), out, quiet)
+    assert len(read_index(out / "static")) == 2  # 20 samples
+    owned = plan_of(text, TRAINER.replace("sequence", "canonical_nodes: 4\nsequence", 1))
+    with pytest.raises(UserError, match=r"has 32 samples, 64 are needed"):
+        check_data(owned, out)
+    exact = compile_plan(owned, out, quiet)
+    assert compiled_samples(exact)["static"] == 64 == len(read_samples(out / "static"))
+    check_data(owned, out)
+    check_data(plan_of(text), out)
 
 
 def test_what_is_complete_is_kept(plan_of: Callable[..., Plan], tmp_path: Path) -> None:

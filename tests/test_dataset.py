@@ -15,16 +15,26 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
+from conftest import TRAINER
+from streaming.base.shared import prefix as shared_prefix
 from torch.utils.data import DataLoader
 
 from ncamix import cache, inventory
 from ncamix.automata import UnreachableBand, search
 from ncamix.compilation import prepare
 from ncamix.dataset import CurriculumDataset, FlatSpanner
+from ncamix.owners import shards_needed
 from ncamix.plan import Plan
 from ncamix.shards import read_samples
 from ncamix.sources import open_generator
-from ncamix.streams import Collate, make_dataset, make_stream, sample_digest, stage_order
+from ncamix.streams import (
+    Collate,
+    make_dataset,
+    make_stream,
+    remote_of,
+    sample_digest,
+    stage_order,
+)
 from ncamix.text_compilation import quiet
 
 CURRICULUM = """\
@@ -64,7 +74,10 @@ def open_dataset(plan: Plan, folder: Path, ranks: int = 1, limit: int | None = N
     if limit is None:
         dataset = make_dataset(plan, stage, folder, None, ranks)
     else:
-        streams = [make_stream(plan.sources[n], folder, None) for n in stage.sources]
+        shards = shards_needed(plan)
+        streams = [
+            make_stream(plan.sources[n], folder, None, shards.get(n, 0)) for n in stage.sources
+        ]
         dataset = CurriculumDataset(
             streams, stage_order(plan, stage), BATCH // ranks, predownload=8, cache_limit=limit
         )
@@ -95,7 +108,8 @@ def expected(plan: Plan) -> list[list[tuple[int, int, int]]]:
     for name in stage.sources:
         source = plan.sources[name]
         if source.text is None:
-            whole.append(open_generator(source.meaning).samples(0, source.samples_needed))
+            needed = shards_needed(plan)[name] * source.samples_per_shard
+            whole.append(open_generator(source.meaning).samples(0, needed))
         else:
             whole.append(read_samples(cache.entry(source.fingerprint)))
     batches = [
@@ -160,6 +174,47 @@ def test_two_ranks_hold_halves_of_the_same_batches(plan: Plan, tmp_path: Path) -
         assert len(half) == BATCH // 2
 
 
+def node_batches(node: int, plan: Plan, folder: str, environment: dict[str, str]) -> None:
+    os.environ.update(environment, RANK=str(node), LOCAL_RANK="0")
+    found = shared_prefix._check_and_find_retrying  # two nodes on one machine: other names for one
+    shared_prefix._check_and_find_retrying = lambda *a, **k: found(*a, **k) + 5000 * node
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", world_size=2, rank=node)
+    dataset = open_dataset(plan, Path(folder) / f"data-{node}", ranks=2)
+    batches = named(load(dataset, ranks=2))
+    torch.distributed.barrier()
+    dataset.release()
+    (Path(folder) / f"{node}.json").write_text(json.dumps(batches))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_nodes_generate_the_shards_of_their_owners_alone(
+    plan: Plan, plan_of: Any, tmp_path: Path
+) -> None:
+    owned = plan_of(CURRICULUM, TRAINER.replace("budget", "canonical_nodes: 4\nbudget"))
+    owned = prepare(owned, quiet, None)
+    environment = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "1",
+        "NCAMIX_CACHE": os.environ["NCAMIX_CACHE"],
+    }
+    torch.multiprocessing.spawn(node_batches, (owned, str(tmp_path), environment), nprocs=2)
+    both = [json.loads((tmp_path / f"{node}.json").read_text()) for node in (0, 1)]
+    found = [sorted(tuple(s) for s in a + b) for a, b in zip(*both, strict=True)]
+    assert found == [sorted(batch) for batch in expected(owned)]
+    for name in ("alive", "static"):
+        owners = [
+            {
+                int(f.name.split(".")[1]) % 4
+                for f in (tmp_path / f"data-{node}" / name).glob("*.mds")
+            }
+            for node in (0, 1)
+        ]
+        assert owners == [{0, 1}, {2, 3}]
+    one_node = open_dataset(owned, tmp_path / "data")  # the same batches
+    assert [sorted(batch) for batch in named(load(one_node))] == found
+    one_node.release()
+
+
 @pytest.mark.parametrize(
     ("at", "before", "after"), [(1, 0, 0), (17, 0, 1), (18, 0, 2), (38, 0, 0), (39, 0, 0)]
 )
@@ -197,9 +252,7 @@ def test_a_small_cache_evicts_and_every_sample_is_right(
 
 
 def make_remote_size(plan: Plan, name: str) -> int:
-    from ncamix.streams import remote_of
-
-    remote = remote_of(plan.sources[name])
+    remote = remote_of(plan.sources[name], 1)
     return remote.form.num_bytes(remote.samples_per_shard)
 
 
@@ -222,7 +275,7 @@ def test_two_sources_may_share_one_text(plan_of: Any, tmp_path: Path, plan: Plan
 def test_the_batch_must_split_over_the_ranks(plan: Plan, tmp_path: Path) -> None:
     stage = plan.stages[0]
     (tmp_path / "data").mkdir()
-    streams = [make_stream(plan.sources[n], tmp_path / "data", None) for n in stage.sources]
+    streams = [make_stream(plan.sources[n], tmp_path / "data", None, 9) for n in stage.sources]
     with pytest.raises(ValueError, match="does not split into 1 x 3"):
         CurriculumDataset(streams, stage_order(plan, stage), 3)
 

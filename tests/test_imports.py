@@ -41,6 +41,8 @@ plan
 inventory limits
 planning
 plan_output study_plan handbook
+permutations
+owners
 order shards
 remote
 dataset
