@@ -42,7 +42,11 @@ class LoadedCurriculum:
 
 def load_curriculum(file: str | Path) -> LoadedCurriculum:
     """Read and check a curriculum. Raises UserError with every problem found."""
-    document = read_document(file)
+    return check_curriculum(read_document(file))
+
+
+def check_curriculum(document: Document) -> LoadedCurriculum:
+    """Check a curriculum that was read. Raises UserError with every problem found."""
     curriculum, problems = examine(Curriculum, document)
     problems += _cross_check(curriculum or _readable_part(document), document)
     if curriculum is None or problems:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -40,8 +40,10 @@ HOLDOUT_SAMPLES = 4096  # held-out samples kept, at most
 _CHUNK_CHARACTERS = 1 << 22  # documents are encoded in chunks of about so many characters
 
 
-def prepare_text(plan: Plan, say: Say = quiet) -> Plan:
+def prepare_text(plan: Plan, say: Say = quiet, names: Collection[str] | None = None) -> Plan:
     """Compile every text source of a plan that the cache lacks; the plan with exact sizes.
+
+    names: of the sources that matter; None is all.
 
     Raises:
         UserError: a corpus is empty, cannot be read, or is too small for its share.
@@ -49,7 +51,7 @@ def prepare_text(plan: Plan, say: Say = quiet) -> Plan:
     sources = dict(plan.sources)
     problems: list[Problem] = []
     for name, source in plan.sources.items():
-        if source.text is None:
+        if source.text is None or (names is not None and name not in names):
             continue
         info = compile_text(plan, source, say)
         sources[name] = replace(source, num_samples=info["num_samples"])
