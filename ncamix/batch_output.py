@@ -108,9 +108,10 @@ def print_batch(found: Inspection, picture: Path | None, console: Console) -> No
     if in_full:
         _print_texts(found, console)
     if found.decoded is not None and picture is not None:
-        left_out = f", without {found.decoded.undrawn:,} more" if found.decoded.undrawn else ""
+        total, undrawn = len(found.decoded.scores), found.decoded.undrawn
+        part = f" (the first {total - undrawn:,} of {total:,} samples of automata)"
         console.print()
-        console.print(Text(f"wrote {picture}{left_out}"), soft_wrap=True)
+        console.print(Text(f"wrote {picture}{part if undrawn else ''}"), soft_wrap=True)
 
 
 def _verdicts(found: Inspection) -> list[Text]:
