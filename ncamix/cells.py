@@ -22,6 +22,7 @@ HUES = [
     *("#1d2440", "#f6edd9", "#cb4a64", "#2989b8", "#edae49", "#6b4b99", "#6cc5bf", "#7d1a20"),
     *("#869a3e", "#005653", "#e3b1dd", "#405bd7", "#b193d2", "#8a5a2b", "#c5d8c6", "#ee6c00"),
 ]
+ABSENT = 255  # stands for no state: a cell that is not drawn
 NUM_SHADES = 192  # of the ramp: with the hues, and greys for text, they fit the palette of a GIF
 
 
@@ -65,15 +66,16 @@ def enlarge(cells: NDArray[Any], scale: int) -> NDArray[Any]:
 def strip(states: NDArray[np.uint8], scale: int, gap: int, colours: Pixels) -> Pixels:
     """Grids [num_frames, H, W] from left to right, RGBA, uint8 [H * scale, width, 4].
 
-    A cell is scale x scale pixels of colours[state]; `gap` clear pixels part the grids.
+    A cell is scale x scale pixels of colours[state], clear if ABSENT; `gap` clear pixels part the
+    grids.
     """
+    inks = np.zeros((ABSENT + 1, 4), np.uint8)
+    inks[: len(colours)] = np.insert(colours, 3, 255, axis=1)
     num_frames, height, width = states.shape
     pitch = width * scale + gap
     picture = np.zeros((height * scale, num_frames * pitch - gap, 4), np.uint8)
     for i, grid in enumerate(states):
-        frame = picture[:, i * pitch : i * pitch + width * scale]
-        frame[..., :3] = enlarge(colours[grid], scale)
-        frame[..., 3] = 255
+        picture[:, i * pitch : i * pitch + width * scale] = enlarge(inks[grid], scale)
     return picture
 
 

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ncamix.errors import UserError
+from ncamix.errors import UserError, fail
 from ncamix.waiting import WaitingIfLong
 
 app = typer.Typer(
@@ -419,6 +419,101 @@ def help_(
         console.print(Markdown(page))
     else:
         print(page)
+
+
+@app.command()
+def batch(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="CURRICULUM|RUN",
+            help="A curriculum, or the folder of a run: runs/NAME.",
+            show_default=False,
+        ),
+    ],
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            "--stage", "-s", metavar="S", help="Name, or number from 1.", show_default="the first"
+        ),
+    ] = None,
+    number: Annotated[
+        int | None,
+        typer.Option(
+            "--batch", "-b", metavar="T", help="As metrics.jsonl counts.", show_default="0"
+        ),
+    ] = None,
+    token: Annotated[
+        int | None,
+        typer.Option(
+            "--token",
+            metavar="N",
+            show_default=False,
+            help="The batch with the run's N-th token, instead of --stage and --batch.",
+        ),
+    ] = None,
+    places: Annotated[
+        str | None,
+        typer.Option("--place", metavar="P", help="Some places: 3,7 or 0..7.", show_default="all"),
+    ] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(
+            "--ranks", min=1, metavar="N", help="Show N ranks' shares.", show_default=False
+        ),
+    ] = None,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Show text, draw frames of automata.")
+    ] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="List and draw large batches whole.")
+    ] = False,
+    trainer: TrainerOption = None,
+    settings: SetOption = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="Read text compiled there.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="DIR", help="For the picture.", show_default="here"),
+    ] = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the batch as JSON.")] = False,
+) -> None:
+    """Show what is in a global batch: what did the model see when the loss jumped?
+
+    Source, sample number, shard and row of every sample; of a run, also the
+    losses that it recorded, and whether these are the samples it trained on.
+
+    --decode adds the beginning of each text (all of it with --place), and
+    draws the frames of automata into NAME_STAGE_T.png. Examples:
+
+    ncamix batch runs/code_target --token 152000 --decode
+
+    ncamix batch code_target --stage code --batch 7 --decode --place 3
+    """
+    from ncamix.batch_output import batch_json, print_batch, write_picture
+    from ncamix.inspection import Request, inspect
+
+    console, run, difference = Console(), None, ""
+    few = console.is_terminal and not as_json
+    request = Request(stage, number, token, places, ranks, decode, few, every, data)
+    with WaitingIfLong(Console(stderr=True)) as say:
+        if os.path.isdir(what) and ("/" in what or "plan.json" in os.listdir(what)):
+            from ncamix.replanning import replan
+
+            if trainer is not None or settings:
+                raise fail("a run has its own settings", "leave --trainer and --set out")
+            run = Path(what)
+            made, difference = replan(run, say)
+        else:
+            made, _ = _plan(what, trainer, settings)
+        found = inspect(made, request, run, difference, say)
+    picture = write_picture(found, out)
+    if as_json:
+        print(json.dumps(batch_json(found, picture), indent=1))
+    else:
+        print_batch(found, picture, console)
 
 
 def _version(wanted: bool) -> None:

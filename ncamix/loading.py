@@ -37,7 +37,11 @@ class LoadedCurriculum:
 def load_curriculum(file: str | Path, settings: Sequence[str | Setting] = ()) -> LoadedCurriculum:
     """Read and check a curriculum, with `--set ...` applied. Raises UserError with every problem
     found."""
-    document = compose(file, settings)
+    return check_curriculum(compose(file, settings))
+
+
+def check_curriculum(document: Document) -> LoadedCurriculum:
+    """Check a curriculum that was read. Raises UserError with every problem found."""
     curriculum, problems = examine(Curriculum, document)
     problems += check_references(curriculum or _readable_part(document), document)
     if curriculum is None or problems:

@@ -32,7 +32,8 @@ from ncamix.charts import TEXT, style
 SHEET_DPI, SHEET_MARGIN = 144, 44
 FRAME_SIDE, FRAME_GAP = 120, 8  # side: of a grid, about
 SHEET_HEAD, BLOCK_HEAD, SHORT_HEAD, BLOCK_FOOT = 158, 118, 50, 38
-LEAST_ROW, TWO_LINES = 30, 60  # heights of rows with room for one and two lines of text
+LEAST_ROW = 30  # height of a row with room for one line of text
+WRAPPED_GAP = 20  # below rules whose frames take several lines
 
 GIF_DPI, GIF_MARGIN, GIF_WIDTH = 96, 24, 760
 TILE_SIDE, TILE_GAP, TILE_FOOT, LEAST_TILE = 112, 14, 26, 44
@@ -47,6 +48,8 @@ class Rollouts:
 
     settings, band: what to write beside them. frames: cell states, uint8 [rules, frames, H, W];
     frame f is the state after first_step + f * stride steps. scores: float64 [rules].
+    For contact sheets alone: labels, lines beside each rule instead of its score and band; side,
+    of a grid, in pixels, about; in_line, the frames after which a rule goes on below, None: never.
     """
 
     name: str
@@ -57,6 +60,9 @@ class Rollouts:
     scores: NDArray[np.float64]
     first_step: int
     stride: int
+    labels: tuple[tuple[str, ...], ...] = ()
+    side: int = FRAME_SIDE
+    in_line: int | None = None
 
     def cut(self, num_frames: int) -> Rollouts:
         """The first frames alone."""
@@ -67,10 +73,20 @@ class Rollouts:
         told = [(r.settings, r.first_step, r.stride, r.frames.shape[1:]) for r in (self, other)]
         return told[0] == told[1]
 
-    def scaled(self, side: int) -> tuple[int, int, int]:
+    def label(self, rule: int) -> tuple[str, ...]:
+        """The lines of text beside a rule."""
+        return self.labels[rule] if self.labels else (f"{self.scores[rule]:.3f}", self.band)
+
+    def lines(self) -> list[slice]:
+        """The frames in each line of a rule on a contact sheet."""
+        total = self.frames.shape[1]
+        step = self.in_line or total
+        return [slice(first, min(first + step, total)) for first in range(0, total, step)]
+
+    def scaled(self, side: int | None = None) -> tuple[int, int, int]:
         """Pixels a side of a cell, and height and width of a grid about `side` pixels large."""
         height, width = self.frames.shape[2:]
-        scale = cell_scale((height, width), side)
+        scale = cell_scale((height, width), side or self.side)
         return scale, height * scale, width * scale
 
 
@@ -100,14 +116,14 @@ def contact_sheet(title: str, about: str, sources: Sequence[Rollouts]) -> bytes:
     again = [False, *(below.like(above) for above, below in pairwise(sources))]
     heads = [SHORT_HEAD if repeated else BLOCK_HEAD for repeated in again]
     with style():
-        labels = max(text_pixels(_label(source)[-1], SHEET_DPI) for source in sources)
+        labels = max(_label_width(source) for source in sources)
         left = SHEET_MARGIN + round(labels) + 28
         inner = max(
             text_pixels(title, SHEET_DPI, TITLE, "bold"),
             text_pixels(about, SHEET_DPI, TEXT),
             *(_block_width(source, left - SHEET_MARGIN) for source in sources),
         )
-        heights = [head + _rows_height(s) for s, head in zip(sources, heads, strict=True)]
+        heights = [head + rows_height(s) for s, head in zip(sources, heads, strict=True)]
         tops = np.cumsum([SHEET_HEAD, *heights]).tolist()
         canvas = Canvas(inner + 2 * SHEET_MARGIN, tops[-1], SHEET_DPI)
         canvas.text(SHEET_MARGIN, SHEET_MARGIN + 36, title, TITLE, fontweight="bold")
@@ -120,23 +136,38 @@ def contact_sheet(title: str, about: str, sources: Sequence[Rollouts]) -> bytes:
         return canvas.png()
 
 
-def _label(source: Rollouts, score: float = 0) -> tuple[str, ...]:
-    """What stands beside a row: score and band, on two lines if it is high enough."""
-    _, height, _ = source.scaled(FRAME_SIDE)
-    lines = (f"{score:.3f}", source.band)
-    return lines if height >= TWO_LINES else ("   ".join(lines),)
+def _label_width(source: Rollouts) -> float:
+    """Pixels of the widest text beside a source's rules."""
+    labels = [_fitted(source, rule) for rule in range(len(source.frames))]
+    first = [text_pixels(lines[0], SHEET_DPI, TEXT) for lines in labels if len(lines) > 1]
+    rest = [text_pixels(line, SHEET_DPI) for lines in labels for line in lines[len(lines) > 1 :]]
+    return max(first + rest)
 
 
-def _rows_height(source: Rollouts) -> int:
-    _, height, _ = source.scaled(FRAME_SIDE)
-    return len(source.frames) * (max(LEAST_ROW, height) + FRAME_GAP) + BLOCK_FOOT
+def _fitted(source: Rollouts, rule: int) -> tuple[str, ...]:
+    """What stands beside a row: its lines of text if it is high enough, otherwise one."""
+    _, height, _ = source.scaled()
+    lines = source.label(rule)
+    return lines if height >= LEAST_ROW * len(lines) else ("   ".join(lines),)
+
+
+def _heights(source: Rollouts) -> tuple[int, int]:
+    """Pixels from a line of frames to the next, and from a rule to the next."""
+    _, height, _ = source.scaled()
+    line, lines = max(LEAST_ROW, height) + FRAME_GAP, len(source.lines())
+    return line, lines * line + (WRAPPED_GAP if lines > 1 else 0)
+
+
+def rows_height(source: Rollouts) -> int:
+    """Pixels from the top of a source's rows to the next source."""
+    return len(source.frames) * _heights(source)[1] + BLOCK_FOOT
 
 
 def _block_width(source: Rollouts, labels: int) -> float:
     """Pixels that a source needs between the margins, `labels` of them left of the frames."""
-    _, _, width = source.scaled(FRAME_SIDE)
+    _, _, width = source.scaled()
     return max(
-        labels + source.frames.shape[1] * (width + FRAME_GAP) - FRAME_GAP,
+        labels + source.lines()[0].stop * (width + FRAME_GAP) - FRAME_GAP,
         text_pixels(source.name, SHEET_DPI, HEADING, "bold"),
         text_pixels(source.settings, SHEET_DPI) + 28 + _key(source.alphabet).shape[1],
     )
@@ -155,8 +186,8 @@ def _draw_head(canvas: Canvas, source: Rollouts, left: int, top: int) -> None:
     canvas.note(SHEET_MARGIN, top + 62, source.settings)
     key_left = SHEET_MARGIN + round(text_pixels(source.settings, SHEET_DPI)) + 28
     canvas.image(key_left, top + 46, _key(source.alphabet))
-    _, _, width = source.scaled(FRAME_SIDE)
-    steps = [source.first_step + source.stride * i for i in range(source.frames.shape[1])]
+    _, _, width = source.scaled()
+    steps = [source.first_step + source.stride * i for i in range(source.lines()[0].stop)]
     room = text_pixels(f"{steps[-1]}", SHEET_DPI) + 8
     every = int(-(-room // (width + FRAME_GAP)))  # over narrow grids, not every step
     canvas.note(SHEET_MARGIN, top + 106, "step")
@@ -167,17 +198,25 @@ def _draw_head(canvas: Canvas, source: Rollouts, left: int, top: int) -> None:
 
 def _draw_rows(canvas: Canvas, source: Rollouts, left: int, top: int) -> None:
     """The rules of a source, from `top` down: labels at the margin, frames from `left` on."""
-    scale, height, _ = source.scaled(FRAME_SIDE)
+    scale, height, _ = source.scaled()
     row, colours = max(LEAST_ROW, height), state_colours(source.alphabet)
-    for states, score in zip(source.frames, source.scores, strict=True):
-        middle, lines = top + row // 2, _label(source, score)
-        if len(lines) == 2:
-            canvas.text(SHEET_MARGIN, middle - 4, lines[0])
-            canvas.note(SHEET_MARGIN, middle + 26, lines[1])
-        else:
+    line_height, rule_height = _heights(source)
+    for rule, states in enumerate(source.frames):
+        middle, lines = top + row // 2, _fitted(source, rule)
+        if len(lines) == 1:
             canvas.note(SHEET_MARGIN, middle + 7, lines[0])
-        canvas.image(left, top + (row - height) // 2, strip(states, scale, FRAME_GAP, colours))
-        top += row + FRAME_GAP
+        else:
+            first = middle + 11 - LEAST_ROW * (len(lines) - 1) // 2
+            canvas.text(SHEET_MARGIN, first, lines[0])
+            for below, line in enumerate(lines[1:], 1):
+                canvas.note(SHEET_MARGIN, first + LEAST_ROW * below, line)
+        for i, frames in enumerate(source.lines()):
+            y = top + i * line_height + (row - height) // 2
+            canvas.image(left, y, strip(states[frames], scale, FRAME_GAP, colours))
+            if i:
+                step = f"from step {source.first_step + source.stride * frames.start}"
+                canvas.note(left - 28, y + height // 2 + 7, step, ha="right")
+        top += rule_height
 
 
 # ---- the animation

@@ -108,7 +108,7 @@ def _take_over(plan: Plan, folder: RunFolder, fresh: bool, console: Console) -> 
             raise fail(f"{known} is damaged", "start over with --fresh") from None
         if not same:
             raise fail(
-                f"the run in {folder.path} was planned differently: {_difference(before, plan)}",
+                f"the run in {folder.path} was planned differently: {difference(before, plan)}",
                 "go on with the curriculum and trainer it was started with, start over with "
                 "--fresh (the old run is moved aside), or choose another folder with --out",
             )
@@ -117,7 +117,7 @@ def _take_over(plan: Plan, folder: RunFolder, fresh: bool, console: Console) -> 
             console.print(f"resuming the run in {folder.path}", markup=False)
 
 
-def _difference(before: dict[str, Any], plan: Plan) -> str:
+def difference(before: dict[str, Any], plan: Plan) -> str:
     """The first thing in which two plans differ, in words."""
     now = json.loads(json.dumps(plan_json(plan)))
     for key in ("trainer", "seeds", "vocabulary", "evaluate"):

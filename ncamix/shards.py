@@ -148,23 +148,40 @@ def read_samples(folder: Path, limit: int | None = None) -> NDArray[np.uint32]:
     parts: list[NDArray[np.uint32]] = []
     length, found = 1, 0
     for entry in read_index(folder):
-        _, dtype, size = entry["column_encodings"][0].split(":")
-        length = int(size)
-        raw = folder / entry["raw_data"]["basename"]
-        if entry["zip_data"] is not None and not raw.exists():
-            packed = (folder / entry["zip_data"]["basename"]).read_bytes()
-            data = zstandard.ZstdDecompressor().decompress(
-                packed, max_output_size=entry["raw_data"]["bytes"]
-            )
-        else:
-            data = raw.read_bytes()
-        num = entry["samples"]
-        body = np.frombuffer(
-            data, dtype, offset=len(data) - num * length * np.dtype(dtype).itemsize
-        )
-        parts.append(body.reshape(num, length).astype(np.uint32))
-        found += num
+        stored = _stored(folder, entry)
+        length = stored.shape[1]
+        parts.append(stored.astype(np.uint32))
+        found += len(stored)
         if limit is not None and found >= limit:
             break
     samples = np.concatenate(parts) if parts else np.empty((0, length), np.uint32)
     return samples[:limit]
+
+
+def read_chosen(folder: Path, numbers: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """Chosen samples of a dataset, uint32 [len(numbers), length]; no other shard is read."""
+    entries = read_index(folder)
+    ends = np.cumsum([entry["samples"] for entry in entries])
+    shards = np.searchsorted(ends, numbers, side="right")
+    rows: list[NDArray[np.uint32]] = [np.empty(0, np.uint32)] * len(numbers)
+    for shard in np.unique(shards).tolist():
+        stored = _stored(folder, entries[shard])
+        first = int(ends[shard]) - len(stored)
+        for i in np.flatnonzero(shards == shard).tolist():
+            rows[i] = stored[numbers[i] - first].astype(np.uint32)
+    return np.stack(rows)
+
+
+def _stored(folder: Path, entry: dict[str, Any]) -> NDArray[Any]:
+    """A shard's samples as they are stored, [num_samples, length]; they are its last bytes."""
+    _, dtype, length = entry["column_encodings"][0].split(":")
+    shape = (int(entry["samples"]), int(length))
+    size = shape[0] * shape[1] * np.dtype(dtype).itemsize
+    raw = folder / entry["raw_data"]["basename"]
+    if entry["zip_data"] is not None and not raw.exists():
+        packed = (folder / entry["zip_data"]["basename"]).read_bytes()
+        whole = entry["raw_data"]["bytes"]
+        data = zstandard.ZstdDecompressor().decompress(packed, max_output_size=whole)
+    else:
+        data = raw.read_bytes()
+    return np.frombuffer(data, dtype, offset=len(data) - size).reshape(shape)

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -43,8 +43,10 @@ HOLDOUT_SAMPLES = 4096  # held-out samples kept, at most
 _CHUNK_CHARACTERS = 1 << 22  # documents are encoded in chunks of about so many characters
 
 
-def prepare_text(plan: Plan, say: Say = quiet) -> Plan:
+def prepare_text(plan: Plan, say: Say = quiet, names: Collection[str] | None = None) -> Plan:
     """Compile every text source of a plan that the cache lacks; the plan with exact sizes.
+
+    names: of the sources that matter; None is all.
 
     Raises:
         UserError: a corpus is empty, cannot be read, or is too small for its share.
@@ -52,7 +54,7 @@ def prepare_text(plan: Plan, say: Say = quiet) -> Plan:
     sizes = {
         name: int(compile_text(plan, source, say)["num_samples"])
         for name, source in plan.sources.items()
-        if source.text is not None
+        if source.text is not None and (names is None or name in names)
     }
     return with_sizes(plan, sizes)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ncamix.cells import HUES, cell_scale, palette, state_colours, strip, strip_png
+from ncamix.cells import ABSENT, HUES, cell_scale, palette, state_colours, strip, strip_png
 
 
 def oklab(rgb: np.ndarray) -> np.ndarray:
@@ -70,6 +70,11 @@ def test_a_strip_is_the_states_in_colour() -> None:
         assert (cell[..., 3] == 255).all()
     gaps = [x for x in range(picture.shape[1]) if x % 44 >= 42]
     assert (picture[:, gaps, 3] == 0).all()
+
+
+def test_absent_cells_are_clear() -> None:
+    states = np.array([[[0, 1], [ABSENT, 63]]], np.uint8)
+    assert (strip(states, 1, 0, state_colours(64))[..., 3] == [[255, 255], [0, 255]]).all()
 
 
 def test_a_png_holds_the_strip_as_it_is() -> None:

@@ -56,8 +56,10 @@ export charts cells canvas
 drawings pictures frequencies
 summary report
 running
-selection spreading
-showing
+selection spreading replanning batches decoding
+showing batch_pictures
+inspection
+batch_output
 cli
 __main__
 """

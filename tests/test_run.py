@@ -248,6 +248,22 @@ def test_digests_are_those_of_the_planned_samples(whole: Runner) -> None:
                 break
 
 
+def test_batches_of_the_run_are_found_as_trained(
+    whole: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ncamix.inspection import Request, inspect
+    from ncamix.replanning import replan
+
+    monkeypatch.setenv("NCAMIX_CACHE", str(whole.cache))
+    run = whole.folder / "runs/tiny"
+    plan, difference = replan(run)  # the curriculum's name is relative to another folder
+    assert difference == ""
+    for row in whole.rows()[:: NUM_BATCHES // 5]:
+        found = inspect(plan, Request(token=row["tokens"]), run)
+        assert found.as_trained and found.record and found.record.row == row
+        assert found.batch.rate == row["lr"]
+
+
 def test_the_export_generates_without_ncamix(whole: Runner) -> None:
     program = (
         "import sys; sys.modules['ncamix'] = None\n"
