@@ -170,10 +170,3 @@ def shards_of(source: PlannedSource) -> Iterator[NDArray[np.uint32]]:
     generator: Any = open_generator(source.meaning)
     for number in range(max(1, -(-source.samples_needed // per))):
         yield generator.samples(number * per, per)
-
-
-def compiled_samples(source: PlannedSource) -> int:
-    """Samples that compiling a source writes, whole shards of endless ones included."""
-    if source.text is not None:
-        return source.num_samples or source.estimated_samples or 0
-    return max(1, -(-source.samples_needed // source.samples_per_shard)) * source.samples_per_shard

@@ -1,4 +1,4 @@
-"""The shipped curricula and trainers, and how a name on the command line becomes a file.
+"""The shipped curricula and trainers, and how a name on the command line becomes a file or a plan.
 
 A name is a path, or the name of a file in `./curricula` or `./trainers`, or of one shipped with
 ncamix.
@@ -7,10 +7,16 @@ ncamix.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from ncamix.errors import fail, nearest
-from ncamix.trainer import has_gpu
+from ncamix.errors import Problem, UserError, fail, nearest
+from ncamix.loading import LoadedCurriculum, load_curriculum
+from ncamix.plan import Plan
+from ncamix.planning import make_plan
+from ncamix.trainer import has_gpu, load_trainer
+from ncamix.waiting import Say
 
 FOLDERS = ("curricula", "trainers")
 _PACKAGE = Path(__file__).parent
@@ -50,3 +56,29 @@ def choose_trainer(name: str | None) -> tuple[Path, str]:
     if has_gpu():
         return find("trainers", "gpu"), "trainer gpu, since this machine has a GPU"
     return find("trainers", "cpu"), "trainer cpu, since this machine has no GPU"
+
+
+def plans_named(curricula: Sequence[str], trainer: str | None, say: Say) -> tuple[list[Plan], str]:
+    """The plans of named curricula under one trainer, and why that was chosen.
+
+    Raises:
+        UserError: with every problem of every file.
+    """
+    problems: dict[Problem, None] = {}  # those of the trainer come with each curriculum
+
+    def attempt(call: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return call(*args)
+        except UserError as error:
+            problems.update(dict.fromkeys(error.problems))
+
+    def load(name: str) -> LoadedCurriculum:
+        return load_curriculum(find("curricula", name))
+
+    loaded = [attempt(load, name) for name in curricula]
+    trainer_file, why = choose_trainer(trainer)
+    under = attempt(load_trainer, trainer_file)
+    plans = [] if problems else [attempt(make_plan, each, under, say) for each in loaded]
+    if problems:
+        raise UserError(list(problems))
+    return plans, why

@@ -21,6 +21,7 @@ from ncamix.mixture import Mixture
 from ncamix.plan import Plan, PlannedStage
 from ncamix.quantities import Quantity, format_count
 from ncamix.rates import resolve_rate
+from ncamix.remarks import remarks
 from ncamix.schedule import Clock, Curve, Schedule, resolve
 from ncamix.sources import BlendSource, TextSource
 from ncamix.trainer import LearningRate, LoadedTrainer
@@ -106,7 +107,7 @@ class _Planner:
                 self.warnings.append(
                     f"the sources '{twin}' and '{name}' mean the same: same samples"
                 )
-        return Plan(
+        plan = Plan(
             self.loaded,
             self.loaded_trainer,
             self.c.seed,
@@ -115,6 +116,7 @@ class _Planner:
             tuple(final),
             tuple(self.warnings),
         )
+        return replace(plan, warnings=(*plan.warnings, *remarks(plan)))
 
     def mixed_sources(self) -> set[str]:
         """The sources that mixtures name, through blends too, whatever their weights."""
@@ -241,13 +243,7 @@ class _Planner:
         mixture = Mixture(columns, curve, blends, order)
         apportionment = apportion(mixture.at, num_batches, batch_size, mixture.is_constant)
         live = [i for i, total in enumerate(apportionment.totals) if total]
-        if len(live) < len(order):  # a declared weight that never yields a sample
-            for i, name in enumerate(order):
-                if i not in live and any(f.value.get(name, 0) for f in spec.mixture):
-                    self.warnings.append(
-                        f"stage '{spec.name}': the source '{name}' gets no sample, its share is "
-                        "too small for the stage"
-                    )
+        if len(live) < len(order):
             apportionment = Apportionment(
                 apportionment.counts[:, live].copy(), apportionment.largest_deviation
             )

@@ -19,8 +19,9 @@ from streaming import StreamingDataset
 from torch.utils.data import DataLoader
 
 from ncamix import cache, inventory
-from ncamix.compilation import check_data, compile_plan, compiled_samples, prepare
+from ncamix.compilation import check_data, compile_plan, prepare
 from ncamix.errors import UserError
+from ncamix.forecast import compiled_samples
 from ncamix.plan import Plan
 from ncamix.shards import read_index, read_samples, shard_name
 from ncamix.sources import open_generator

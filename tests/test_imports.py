@@ -19,6 +19,7 @@ RANKS = """
 ncamix
 errors keys random
 files threads waiting
+shards
 quantities reading
 schedule
 automata
@@ -32,11 +33,15 @@ loading
 mixture
 apportionment rates
 plan
+forecast remarks
+parting
 inventory
 planning
 library
 plan_output
-order shards
+plan_tables
+comparison
+order
 remote
 dataset
 text_compilation
@@ -47,6 +52,7 @@ training
 run_record
 export charts cells canvas
 drawings pictures frequencies
+plan_picture
 summary report
 running
 selection spreading
