@@ -169,29 +169,26 @@ def _sources(plans: Plans) -> Iterator[Difference]:
         specs = [specs[name] for specs in both]
         keys = [{key: getattr(s, key) for key in type(s).model_fields} for s in specs]
         yield from _differing(f"sources.{name}", keys)
-        sources = [plan.sources[name] for plan in plans if name in plan.sources]
-        if len(sources) == 2:
-            rest = [
-                {k: _short(v) for k, v in s.meaning.items() if k not in keys[0] and k != "limit"}
-                for s in sources
-            ]
-            yield from _differing(f"sources.{name}", rest)
-            fingerprints = [{"fingerprint": _short(s.fingerprint)} for s in sources]
-            yield from _differing(f"sources.{name}", fingerprints)
+        yield from _differing(f"sources.{name}", [_rest(plan, name) for plan in plans])
     yield from _differing("samples", [drawn_samples(plan) for plan in plans])
 
 
-def _short(value: Any) -> Any:
-    """A value of a source's meaning: hashes are cut, and what has keys of its own is left out."""
-    if isinstance(value, dict):
-        return None
-    return value[:12] if isinstance(value, str) and len(value) == 32 else value
+def _rest(plan: Plan, name: str) -> dict[str, Any]:
+    """What else determines a source's samples, and their fingerprints; hashes are cut."""
+    facts: dict[str, Any] = {}
+    for key, source in plan.sources.items():
+        if source.name == name:
+            known = {*type(source.spec).model_fields, "limit"}
+            facts |= {k: v for k, v in source.meaning.items() if k not in known}
+            facts[f"fingerprint{key.removeprefix(name)}"] = source.fingerprint
+    texts = {k: v[:12] for k, v in facts.items() if isinstance(v, str)}
+    return {k: texts.get(k, v) for k, v in facts.items() if not isinstance(v, dict)}
 
 
 def _used(plan: Plan) -> dict[str, SourceSpec]:
     """The sources that a plan uses, blends included."""
-    specs = plan.curriculum.curriculum.sources
-    return {n: s for n, s in specs.items() if n in plan.sources or isinstance(s, BlendSource)}
+    specs, used = plan.curriculum.curriculum.sources, {s.name for s in plan.sources.values()}
+    return {n: s for n, s in specs.items() if n in used or isinstance(s, BlendSource)}
 
 
 def _stages(plans: Plans) -> Iterator[Difference]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncamix.plan import Plan, PlannedSource, PlannedStage
+from ncamix.schedule import Curve
 from ncamix.shards import ShardFormat, width_of
 
 WEIGHT_BYTES = 4  # checkpoints hold fp32 weights, whatever the precision of training
@@ -25,26 +26,44 @@ def batch_counts(stage: PlannedStage) -> NDArray[Any]:
     return stage.apportionment.counts
 
 
-def replayed(stage: PlannedStage) -> tuple[str, ...]:
-    """Sources that deal again in a stage what earlier ones drew of them."""
-    return tuple(getattr(stage, "replayed", ()))
+def replayed(stage: PlannedStage) -> dict[str, int]:
+    """Sources that deal again in a stage what earlier ones drew of them, and how many samples."""
+    return dict(getattr(stage, "replayed", {}))
+
+
+def dataset_name(plan: Plan, stage: PlannedStage, source: str) -> str:
+    """The key in `plan.sources` of a source's samples as a stage draws them."""
+    filed = getattr(plan, "dataset_name", None)  # by length, where a plan knows of several
+    return filed(source, stage.sequence_length) if filed else source
 
 
 def drawn_samples(plan: Plan) -> dict[str, int]:
     """Samples that each source gives in the whole run, those dealt again included."""
-    return {name: sum(s.counts.get(name, 0) for s in plan.stages) for name in plan.sources}
+    drawn = dict.fromkeys(plan.sources, 0)
+    for stage in plan.stages:
+        for name, count in stage.counts.items():
+            drawn[dataset_name(plan, stage, name)] += count
+    return drawn
 
 
-def loss_tokens(plan: Plan, counts: dict[str, int]) -> int:
-    """Unmasked targets among so many samples of each source."""
-    return sum(n * plan.sources[name].loss_tokens for name, n in counts.items())
+def loss_tokens(plan: Plan, stage: PlannedStage) -> dict[str, int]:
+    """Tokens with a loss that each source gives in a stage."""
+    return {
+        name: count * plan.sources[dataset_name(plan, stage, name)].loss_tokens
+        for name, count in stage.counts.items()
+    }
+
+
+def in_batches(curve: Curve, x: int) -> float:
+    """A position or period of a stage's curve in batches."""
+    return x / (2 * curve.unit)
 
 
 def rate_batches(stage: PlannedStage, num_points: int) -> list[int]:
     """Batches that show a stage's learning rate: evenly spaced ones, and those at keyframes."""
     last, curve = stage.num_batches - 1, stage.rate.curve
     even = {i * last // max(1, num_points - 1) for i in range(num_points)}
-    frames = {x // (2 * curve.unit) + step for x in curve.positions for step in (-1, 0, 1)}
+    frames = {int(in_batches(curve, x)) + step for x in curve.positions for step in (-1, 0, 1)}
     return sorted(even | {t for t in frames if 0 <= t <= last})
 
 
@@ -69,27 +88,27 @@ class Epochs:
     batches: dict[str, float]
 
 
-def epochs_of(plan: Plan, source: PlannedSource) -> Epochs | None:
+def epochs_of(plan: Plan, key: str) -> Epochs | None:
     """The epochs of a finite source; None for an endless one or one of unknown size."""
+    source = plan.sources[key]
     size, used = source.num_samples or source.estimated_samples, source.epochs()
     if size is None or used is None:
         return None
-    batches = {
-        stage.name: size * stage.num_batches / stage.counts[source.name]
-        for stage in plan.stages
-        if stage.counts.get(source.name)
-    }
-    end = _first_end(plan, source.name, size) if used >= 1 else None
+    drawn = [
+        s
+        for s in plan.stages
+        if s.counts.get(source.name) and dataset_name(plan, s, source.name) == key
+    ]
+    batches = {s.name: size * s.num_batches / s.counts[source.name] for s in drawn}
+    end = _first_end(drawn, source.name, size) if used >= 1 else None
     return Epochs(size, source.num_samples is not None, used, end, batches)
 
 
-def _first_end(plan: Plan, name: str, size: int) -> tuple[int, str, int] | None:
-    """Where the run has drawn `size` new samples of a source."""
-    for stage in plan.stages:
-        if name not in stage.sources or name in replayed(stage):
-            continue
+def _first_end(stages: list[PlannedStage], name: str, size: int) -> tuple[int, str, int] | None:
+    """Where the stages that draw from a source have drawn `size` new samples of it."""
+    for stage in stages:
         missing = size - stage.first_sample[name]
-        if missing <= stage.counts[name]:
+        if name not in replayed(stage) and missing <= stage.counts[name]:
             column = batch_counts(stage)[:, stage.sources.index(name)]
             batch = int(np.searchsorted(np.cumsum(column, dtype=np.int64), missing)) + 1
             tokens = batch * stage.batch_size * stage.sequence_length
@@ -121,7 +140,7 @@ def disk(plan: Plan) -> Disk:
         name: _bytes(source, compiled_samples(source)) or None
         for name, source in plan.sources.items()
     }
-    generated = max(sum(_generated(plan, stage).values()) for stage in plan.stages)
+    generated = max(_generated(plan, stage) for stage in plan.stages)
     # Each finished stage keeps its last; the newest is written before the oldest is deleted.
     kept = len(plan.stages) - 1 + trainer.checkpoint.keep + 1
     return Disk(compiled, generated, COPIES * WEIGHT_BYTES * parameters, kept)
@@ -134,16 +153,18 @@ def compiled_samples(source: PlannedSource) -> int:
     return max(1, -(-source.samples_needed // source.samples_per_shard)) * source.samples_per_shard
 
 
-def _generated(plan: Plan, stage: PlannedStage) -> dict[str, int]:
-    """Bytes of the shards that a stage draws on, by endless source."""
-    sizes = {}
+def _generated(plan: Plan, stage: PlannedStage) -> int:
+    """Bytes of the shards that a stage draws on, of all endless sources."""
+    total = 0
     for name, count in stage.counts.items():
-        source, first = plan.sources[name], stage.first_sample[name]
-        low, high = (0, first) if name in replayed(stage) else (first, first + count)
+        source, first = plan.sources[dataset_name(plan, stage, name)], stage.first_sample[name]
+        low, high = (
+            (0, replayed(stage)[name]) if name in replayed(stage) else (first, first + count)
+        )
         per = source.samples_per_shard
         if not source.spec.finite:
-            sizes[name] = _bytes(source, (-(-high // per) - low // per) * per)
-    return sizes
+            total += _bytes(source, (-(-high // per) - low // per) * per)
+    return total
 
 
 def _bytes(source: PlannedSource, num_samples: int) -> int:

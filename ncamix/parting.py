@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncamix.curriculum import Enter
-from ncamix.forecast import batch_counts, replayed
+from ncamix.forecast import batch_counts, dataset_name, replayed
 from ncamix.plan import Plan, PlannedStage
 
 Plans = tuple[Plan, Plan]
@@ -104,7 +104,7 @@ def _conditions(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
         "batch size": stage.batch_size,
         "sequence length": stage.sequence_length,
         "precision": precision_of(plan, stage),
-        "way of entering": enter,
+        "way of entering": (enter, getattr(stage, "spared", ())),
         "name, which keys what is drawn anew": stage.name if draws else None,
         **{f"{key} of the optimizer": v for key, v in optimizer_of(stage).items()},
         "softmax": plan.active_ranges(stage.sources) if active else None,
@@ -113,7 +113,7 @@ def _conditions(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
 
 def precision_of(plan: Plan, stage: PlannedStage) -> str:
     """The precision that a stage trains in."""
-    return getattr(stage.spec, "precision", None) or str(plan.trainer.trainer.precision)
+    return str(getattr(stage, "precision", plan.trainer.trainer.precision))
 
 
 def optimizer_of(stage: PlannedStage) -> dict[str, Any]:
@@ -143,8 +143,8 @@ def _columns(plan: Plan, stage: PlannedStage) -> dict[Any, NDArray[Any]]:
 
 def _identity(plan: Plan, stage: PlannedStage, name: str) -> tuple[Any, ...]:
     """What determines the samples that a source gives in a stage, and the loss on them."""
-    source, again = plan.sources[name], name in replayed(stage)
-    twins = [n for n, s in plan.sources.items() if s.fingerprint == source.fingerprint]
+    source, again = plan.sources[dataset_name(plan, stage, name)], name in replayed(stage)
+    twins = [s.name for s in plan.sources.values() if s.fingerprint == source.fingerprint]
     order = plan.order_key(name) if source.spec.finite or again else None
     weight = getattr(source.spec, "loss_weight", 1)
     return source.fingerprint, twins.index(name), order, again, source.loss_start, weight

@@ -68,7 +68,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "num_tokens": plan.num_tokens,
         "disk": _disk(plan),
         "sources": {
-            name: _source(plan, source, drawn[name]) for name, source in plan.sources.items()
+            key: _source(plan, key, source, drawn[key]) for key, source in plan.sources.items()
         },
         "stages": [_stage(plan, stage) for stage in plan.stages],
         "warnings": list(plan.warnings),
@@ -93,8 +93,8 @@ def _disk(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _source(plan: Plan, source: PlannedSource, drawn: int) -> dict[str, Any]:
-    epochs = epochs_of(plan, source)
+def _source(plan: Plan, key: str, source: PlannedSource, drawn: int) -> dict[str, Any]:
+    epochs = epochs_of(plan, key)
     end = epochs.first_end if epochs else None
     return {
         "kind": source.kind,
@@ -103,7 +103,7 @@ def _source(plan: Plan, source: PlannedSource, drawn: int) -> dict[str, Any]:
         "samples_needed": source.samples_needed,
         "tokens_needed": source.samples_needed * source.sequence_length,
         "samples_drawn": drawn,
-        "loss_tokens_drawn": loss_tokens(plan, {source.name: drawn}),
+        "loss_tokens_drawn": drawn * source.loss_tokens,
         "epochs": epochs.used if epochs else None,
         "epochs_exact": source.num_samples is not None if source.spec.finite else None,
         "num_samples": source.num_samples,
@@ -115,7 +115,7 @@ def _source(plan: Plan, source: PlannedSource, drawn: int) -> dict[str, Any]:
         "first_id": source.first_id,
         "num_ids": source.num_ids,
         "loss_tokens_per_sample": source.loss_tokens,
-        "generation_core_seconds": plan.generation_seconds.get(source.name),
+        "generation_core_seconds": plan.generation_seconds.get(key),
     }
 
 
@@ -135,13 +135,13 @@ def _stage(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
         "sequence_length": stage.sequence_length,
         "num_samples": stage.num_samples,
         "num_tokens": stage.num_tokens,
-        "num_loss_tokens": loss_tokens(plan, stage.counts),
+        "num_loss_tokens": sum(loss_tokens(plan, stage).values()),
         "first_token": stage.first_token,
         "counts": stage.counts,
         "counts_of_first_batch": dict(zip(stage.sources, first, strict=True)),
         "counts_of_last_batch": dict(zip(stage.sources, last, strict=True)),
         "first_sample": stage.first_sample,
-        "replayed": list(replayed(stage)),
+        "replayed": replayed(stage),
         "largest_deviation_samples": stage.apportionment.largest_deviation,
         "evaluate_after_batches": list(stage.evaluations),
         "transform": getattr(spec, "transform", None),
@@ -181,7 +181,8 @@ def words(value: Any) -> str:
     if isinstance(value, BaseModel):
         return _keys({key: getattr(value, key) for key in type(value).model_fields})
     if is_dataclass(value) and type(value).__str__ is object.__str__:
-        return _keys(vars(value))
+        parts = vars(value)
+        return _keys(parts) if len(parts) > 1 else words(*parts.values())
     return "" if value is None else str(value)
 
 

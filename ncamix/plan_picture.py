@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ncamix import charts, drawings
 from ncamix.errors import fail
 from ncamix.files import write_whole
-from ncamix.forecast import batch_counts, rate_batches
+from ncamix.forecast import batch_counts, in_batches, rate_batches
 from ncamix.plan import Plan, PlannedStage
 from ncamix.quantities import format_count
 from ncamix.run_record import Floats, StageRecord
@@ -52,11 +52,9 @@ def write_plan_picture(plan: Plan, file: Path) -> None:
 
 def plan_picture(plan: Plan) -> bytes:
     """A plan as a PNG of PIXELS pixels across."""
-    theme, names = (
-        charts.WHITE,
-        [n for n in plan.sources if any(n in s.counts for s in plan.stages)],
-    )
-    kinds = {name: plan.sources[name].kind for name in names}
+    theme, specs = charts.WHITE, plan.curriculum.curriculum.sources
+    names = [name for name in specs if any(name in stage.counts for stage in plan.stages)]
+    kinds = {name: specs[name].kind for name in names}
     colours = charts.source_colours(kinds)
     stages = [
         stage_record(stage, names, PIXELS * stage.num_tokens // plan.num_tokens)
@@ -155,7 +153,7 @@ def _edges(stage: PlannedStage, num_pixels: int) -> NDArray[np.int64]:
     A bin is a pixel, or a batch where that is more, or whole periods of a cycle too short to see.
     """
     width = max(1.0, stage.num_batches / num_pixels)
-    periods = [curve.cycle / (2 * curve.unit) for curve in _curves(stage) if curve.cycle]
+    periods = [in_batches(curve, curve.cycle) for curve in _curves(stage) if curve.cycle]
     short = max((p for p in periods if 1 < p < NARROW * width), default=0.0)
     if short:
         width = short * np.ceil(width / short)

@@ -22,7 +22,7 @@ from ncamix.forecast import (
     peak_rate,
     replayed,
 )
-from ncamix.plan import Plan, PlannedSource, PlannedStage, VocabularyPlan
+from ncamix.plan import Plan, PlannedStage, VocabularyPlan
 from ncamix.plan_output import words
 from ncamix.quantities import format_bytes, format_count, format_seconds
 from ncamix.threads import count_threads
@@ -55,7 +55,7 @@ def print_plan(plan: Plan, chosen: str, console: Console) -> None:
         Text("\nsources", "bold"),
         _source_table(plan),
         _quiet("loss: tokens with a loss, of all tokens of a sample"),
-        *(_quiet(line) for source in plan.sources.values() for line in _epoch_words(plan, source)),
+        *(_quiet(line) for key in plan.sources for line in _epoch_words(plan, key)),
         Text("\ncosts", "bold"),
         *(_cost_lines(plan)),
         Text(""),
@@ -117,9 +117,9 @@ def stage_words(stage: PlannedStage) -> list[str]:
     planned = getattr(stage, "clock_batches", stage.num_batches)
     if planned > stage.num_batches:
         lines.append(f"ended on evidence, {planned:,} batches were planned")
-    precision = getattr(spec, "precision", None)
-    if precision is not None:
-        lines.append(f"trains in {precision}")
+    for key, verb in (("sequence_length", "has sequences of"), ("precision", "trains in")):
+        if getattr(spec, key, None) is not None:
+            lines.append(f"{verb} {getattr(spec, key)}")
     lines += _enter_words(stage)
     return [f"{stage.name}: {line}" for line in lines]
 
@@ -130,7 +130,7 @@ def _enter_words(stage: PlannedStage) -> list[str]:
     if enter is None:
         return []
     known = {
-        "from": "starts from",
+        "from_run": "starts from",
         "reinitialize": "re-initialises",
         "keep_only": "re-initialises all but",
         "spare": "spares the rows of",
@@ -164,11 +164,12 @@ def _sample_table(plan: Plan) -> Table:
             add_row(table, *cells, style="dim")
 
     run: dict[str, Numbers] = {}
+    names = plan.curriculum.curriculum.sources  # in the order written
     for stage in plan.stages:
         drawn = {}
-        for name in (name for name in plan.sources if name in stage.sources):
+        for name in (name for name in names if name in stage.sources):
             n = stage.counts[name]
-            drawn[name] = (n, n * stage.sequence_length, loss_tokens(plan, {name: n}))
+            drawn[name] = (n, n * stage.sequence_length, loss_tokens(plan, stage)[name])
         ends = batch_counts(stage)[[0, -1]].tolist()
         block(stage.name, drawn, [dict(zip(stage.sources, end, strict=True)) for end in ends])
         for name, numbers in drawn.items():
@@ -187,7 +188,7 @@ def _percent(share: float) -> str:
 def _source_table(plan: Plan) -> Table:
     table = new_table("source", "what", "epochs", "loss", "fingerprint", text=2)
     for name, source in plan.sources.items():
-        epochs, shown = epochs_of(plan, source), "unknown" if source.spec.finite else "endless"
+        epochs, shown = epochs_of(plan, name), "unknown" if source.spec.finite else "endless"
         if epochs is not None:
             shown = f"{'' if epochs.exact else 'about '}{epochs.used:,.2f}"
         add_row(
@@ -201,15 +202,15 @@ def _source_table(plan: Plan) -> Table:
     return table
 
 
-def _epoch_words(plan: Plan, source: PlannedSource) -> list[str]:
+def _epoch_words(plan: Plan, key: str) -> list[str]:
     """How a finite source is used up, a line; nothing for the others."""
-    epochs = epochs_of(plan, source)
+    epochs = epochs_of(plan, key)
     if epochs is None:
         return []
     about = "" if epochs.exact else "about "
     lasts = ", ".join(f"{n:,.0f} batches of {stage}" for stage, n in epochs.batches.items())
     lasts = f", {lasts}" if lasts else ""
-    head = f"{source.name}: an epoch is {about}{epochs.num_samples:,} samples{lasts}; "
+    head = f"{key}: an epoch is {about}{epochs.num_samples:,} samples{lasts}; "
     return [head + _repetition(epochs)]
 
 
