@@ -157,6 +157,6 @@ def _other_samples(plans: Plans, stages: Stages, batch: int) -> str:
     told = [f"{counts[0].get(n, 0)} and {counts[1].get(n, 0)} of {n}" for n in names]
     if told:
         return f"other samples ({', '.join(told)})"
-    columns = [_columns(*pair) for pair in zip(plans, stages, strict=True)]
-    changed = [n for n, a, b in zip(stages[0].sources, *columns, strict=True) if a != b]
-    return f"other samples of {', '.join(changed)}"
+    pairs = list(zip(plans, stages, strict=True))
+    names = [n for n in counts[0] if counts[0][n] and len({_identity(*p, n) for p in pairs}) > 1]
+    return f"other samples of {', '.join(names)}"
