@@ -144,11 +144,9 @@ def add_panel(
 
 def _name_stages(ax: Axes, stages: Sequence[StageRecord], theme: Theme) -> None:
     """Stage names over the top of a panel, cut to number or nothing where there is no room."""
-    width, height = panel_size(ax)
+    _, height = panel_size(ax)
     total = ax.get_xlim()[1]
-    for number, stage in enumerate(stages, 1):
-        room = stage.num_tokens / total * width
-        name = next((n for n in (stage.name, str(number)) if text_width(n) < room - 4), "")
+    for stage, name in zip(stages, stage_labels(ax, stages), strict=True):
         x = (stage.first_token + stage.num_tokens / 2) / total
         ax.text(
             x,
@@ -161,6 +159,16 @@ def _name_stages(ax: Axes, stages: Sequence[StageRecord], theme: Theme) -> None:
             va="baseline",
             transform=ax.transAxes,
         )
+
+
+def stage_labels(ax: Axes, stages: Sequence[StageRecord]) -> list[str]:
+    """What of each stage's name, or number from 1, there is room for over a panel."""
+    width, total = panel_size(ax)[0], ax.get_xlim()[1]
+    rooms = [stage.num_tokens / total * width - 4 for stage in stages]
+    return [
+        next((n for n in (stage.name, str(number)) if text_width(n) < room), "")
+        for number, (stage, room) in enumerate(zip(stages, rooms, strict=True), 1)
+    ]
 
 
 def panel_size(ax: Axes) -> tuple[float, float]:

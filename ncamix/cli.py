@@ -6,8 +6,9 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +16,9 @@ from rich.markup import escape
 
 from ncamix.errors import UserError, fail
 from ncamix.waiting import WaitingIfLong
+
+if TYPE_CHECKING:
+    from ncamix.plan import Plan
 
 app = typer.Typer(
     name="ncamix",
@@ -60,46 +64,78 @@ SetOption = Annotated[
 ]
 
 
-def _plan(curriculum: str, trainer: str | None, settings: list[str] | None) -> tuple[Any, str]:
-    from ncamix.library import choose_trainer, find
-    from ncamix.loading import load_curriculum
-    from ncamix.planning import make_plan
-    from ncamix.trainer import load_trainer
+def _plans(
+    curricula: Sequence[str], trainer: str | None, settings: list[str] | None
+) -> tuple[list[Plan], str]:
+    from ncamix.plans import plans_named
 
-    file = find("curricula", curriculum)
-    trainer_file, why = choose_trainer(trainer)
-    problems = []
-    loaded: list[Any] = []
-    for load, path in ((load_curriculum, file), (load_trainer, trainer_file)):
-        try:
-            loaded.append(load(path, settings or ()))
-        except UserError as error:
-            problems += error.problems
-    if problems:
-        raise UserError(problems)
     with WaitingIfLong(Console(stderr=True)) as say:
-        return make_plan(loaded[0], loaded[1], say), why
+        return plans_named(curricula, trainer, settings or (), say)
+
+
+def _plan(curriculum: str, trainer: str | None, settings: list[str] | None) -> tuple[Plan, str]:
+    (made,), why = _plans([curriculum], trainer, settings)
+    return made, why
 
 
 @app.command()
 def plan(
     curriculum: CurriculumArgument,
+    other: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="OTHER", help="Another one, to compare it with.", show_default=False
+        ),
+    ] = None,
     trainer: TrainerOption = None,
     settings: SetOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE.png",
+            help="Draw mixture and learning rate over the run's tokens, too.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Show what a curriculum will do under a trainer, before anything runs.
 
-    Batches, samples and tokens of every stage, exact counts of every source, vocabulary ranges,
-    fingerprints, and everything that cannot work. Takes under a second.
+    Batches, tokens and exact counts of every stage, epochs, time and disk,
+    vocabulary, fingerprints, and everything that cannot work.
+
+    With OTHER: what differs between the two under the same trainer, and from
+    which token on. Example:
+
+    ncamix plan code_target mixed_bands --trainer cpu
     """
-    from ncamix.plan_output import plan_json, print_plan
+    if other is not None:
+        if plot is not None:
+            raise fail("--plot draws one curriculum", "plot each of the two by itself")
+        from ncamix.comparison import compare, comparison_json, print_comparison
+
+        (first, second), why = _plans([curriculum, other], trainer, settings)
+        found = compare(first, second)
+        if as_json:
+            print(json.dumps(comparison_json(found), indent=1))
+        else:
+            print_comparison(found, why, Console())
+        return
+    from ncamix.plan_output import plan_json
+    from ncamix.plan_tables import print_plan
 
     made, why = _plan(curriculum, trainer, settings)
     if as_json:
         print(json.dumps(plan_json(made), indent=1))
     else:
         print_plan(made, why, Console())
+    if plot is not None:
+        from ncamix.plan_picture import write_plan_picture
+
+        write_plan_picture(made, plot)
+        if not as_json:
+            print(f"wrote {plot}")
 
 
 @app.command()
@@ -178,7 +214,8 @@ def compile(
         TimeRemainingColumn,
     )
 
-    from ncamix.compilation import compile_plan, compiled_samples
+    from ncamix.compilation import compile_plan
+    from ncamix.forecast import compiled_samples
 
     console = Console()
     made, why = _plan(curriculum, trainer, settings)

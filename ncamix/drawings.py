@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_RAW_POINTS, MAX_SMOOTH_POINTS = 500, 240
+BUSY = 5  # a share that goes up and down so often, in all, is hidden by hairlines along its edge
 
 
 def smooth(values: Floats, num_points: int = MAX_SMOOTH_POINTS) -> tuple[NDArray[np.intp], Floats]:
@@ -73,10 +74,12 @@ def draw_planned(
     for stage in stages:
         x = stage.first_token + stage.mixture_progress * stage.num_tokens
         base = np.zeros_like(x)
+        calm = all(np.abs(np.diff(weights)).sum() < BUSY for weights in stage.mixture.values())
         for source, weights in stage.mixture.items():
             top = base + 100 * weights
             ax.fill_between(x, base, top, color=colours[source], linewidth=0)
-            ax.plot(x, np.where(top - base > 0, top, np.nan), color=theme.paper, linewidth=0.8)
+            if calm:
+                ax.plot(x, np.where(top - base > 0, top, np.nan), color=theme.paper, linewidth=0.8)
             base = top
         label_areas(ax, stage, colours)
     _percent_axis(ax)

@@ -1,20 +1,28 @@
-"""The plan for readers: JSON for machines, tables for people."""
+"""The plan for readers: as JSON for machines, and in a line or two for people."""
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass
 from fractions import Fraction
 from typing import Any
 
-from rich.console import Console, Group
+from pydantic import BaseModel
 from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
+from ncamix.forecast import (
+    batch_counts,
+    disk,
+    drawn_samples,
+    epochs_of,
+    loss_tokens,
+    peak_rate,
+    rate_batches,
+    replayed,
+)
 from ncamix.mixture import weights_as_floats
-from ncamix.plan import Plan, PlannedSource, PlannedStage, VocabularyPlan
-from ncamix.quantities import format_count, format_seconds
-from ncamix.sources.base import plain
-from ncamix.threads import count_threads
+from ncamix.plan import Plan, PlannedSource, PlannedStage
+from ncamix.quantities import format_count, format_fraction
+from ncamix.schedule import Keyframe
 from ncamix.trainer import Model
 
 CURVE_POINTS = 101
@@ -23,7 +31,8 @@ CURVE_POINTS = 101
 def plan_json(plan: Plan) -> dict[str, Any]:
     """The plan as plain JSON: what `ncamix plan --json` prints and `plan.json` holds."""
     trainer = plan.trainer.trainer
-    vocabulary = plan.vocabulary
+    vocabulary, evaluate = plan.vocabulary, plan.curriculum.curriculum.evaluate
+    drawn = drawn_samples(plan)
     return {
         "ncamix": 1,
         "name": plan.name,
@@ -51,9 +60,16 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 for name, (first, size) in vocabulary.ranges.items()
             ],
         },
-        "evaluate": plain(plan.curriculum.curriculum.evaluate),
+        "evaluate": {
+            "every": str(evaluate.every),
+            "sources": list(evaluate.sources),
+            "samples": evaluate.samples,
+        },
         "num_tokens": plan.num_tokens,
-        "sources": {name: _source(plan, source) for name, source in plan.sources.items()},
+        "disk": _disk(plan),
+        "sources": {
+            key: _source(plan, key, source, drawn[key]) for key, source in plan.sources.items()
+        },
         "stages": [_stage(plan, stage) for stage in plan.stages],
         "warnings": list(plan.warnings),
     }
@@ -67,20 +83,39 @@ def model_json(model: Model) -> dict[str, Any]:
     }
 
 
-def _source(plan: Plan, source: PlannedSource) -> dict[str, Any]:
+def _disk(plan: Plan) -> dict[str, Any]:
+    forecast = disk(plan)
+    return {
+        "compiled_bytes": forecast.compiled,
+        "generated_bytes_at_once": forecast.generated,
+        "checkpoint_bytes": forecast.checkpoint,
+        "checkpoints_at_once": forecast.num_checkpoints,
+    }
+
+
+def _source(plan: Plan, key: str, source: PlannedSource, drawn: int) -> dict[str, Any]:
+    epochs = epochs_of(plan, key)
+    end = epochs.first_end if epochs else None
     return {
         "kind": source.kind,
         "summary": source.spec.summary(),
         "fingerprint": source.fingerprint,
         "samples_needed": source.samples_needed,
         "tokens_needed": source.samples_needed * source.sequence_length,
-        "epochs": source.epochs(),
-        "epochs_exact": source.num_samples is not None if source.text else None,
+        "samples_drawn": drawn,
+        "loss_tokens_drawn": drawn * source.loss_tokens,
+        "epochs": epochs.used if epochs else None,
+        "epochs_exact": source.num_samples is not None if source.spec.finite else None,
         "num_samples": source.num_samples,
+        "estimated_samples": source.estimated_samples,
+        "first_epoch_ends": dict(zip(("token", "stage", "batch"), end, strict=True))
+        if end
+        else None,
+        "batches_per_epoch": epochs.batches if epochs else None,
         "first_id": source.first_id,
         "num_ids": source.num_ids,
         "loss_tokens_per_sample": source.loss_tokens,
-        "generation_core_seconds": plan.generation_seconds.get(source.name),
+        "generation_core_seconds": plan.generation_seconds.get(key),
     }
 
 
@@ -88,158 +123,77 @@ def _stage(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
     points = sorted(
         {i * (stage.num_batches - 1) // (CURVE_POINTS - 1) for i in range(CURVE_POINTS)}
     )
-    progress = [(t + 0.5) / stage.num_batches for t in points]
     weights = [weights_as_floats(stage.mixture, t) for t in points]
-    enter = stage.enter
+    rated = rate_batches(stage, CURVE_POINTS)
+    first, last = batch_counts(stage)[[0, -1]].tolist()
+    spec, enter = stage.spec, stage.enter
     return {
         "name": stage.name,
         "num_batches": stage.num_batches,
+        "num_batches_planned": getattr(stage, "clock_batches", stage.num_batches),
         "batch_size": stage.batch_size,
         "sequence_length": stage.sequence_length,
         "num_samples": stage.num_samples,
         "num_tokens": stage.num_tokens,
-        "num_loss_tokens": sum(n * plan.sources[s].loss_tokens for s, n in stage.counts.items()),
+        "num_loss_tokens": sum(loss_tokens(plan, stage).values()),
         "first_token": stage.first_token,
         "counts": stage.counts,
+        "counts_of_first_batch": dict(zip(stage.sources, first, strict=True)),
+        "counts_of_last_batch": dict(zip(stage.sources, last, strict=True)),
         "first_sample": stage.first_sample,
+        "replayed": replayed(stage),
         "largest_deviation_samples": stage.apportionment.largest_deviation,
         "evaluate_after_batches": list(stage.evaluations),
+        "transform": getattr(spec, "transform", None),
+        "until": words(getattr(spec, "until", None)) or None,
         "mixture_curve": {
-            "progress": progress,
+            "progress": [(t + 0.5) / stage.num_batches for t in points],
             "weights": {name: [w[name] for w in weights] for name in stage.sources},
         },
+        "peak_learning_rate": peak_rate(stage),
         "learning_rate_curve": {
-            "progress": progress,
-            "rate": [stage.rate.at(t) for t in points],
+            "progress": [(t + 0.5) / stage.num_batches for t in rated],
+            "rate": [stage.rate.at(t) for t in rated],
         },
-        "enter": {
-            "reinitialize": [str(group) for group in enter.reinitialize],
-            "initializer": str(enter.initializer),
-            "optimizer_state": enter.optimizer_state,
-        }
+        "enter": {key: _told(getattr(enter, key)) for key in type(enter).model_fields}
         if enter
         else None,
     }
 
 
-def print_plan(plan: Plan, chosen: str, console: Console) -> None:
-    """The plan as tables on a terminal. `chosen` says why the trainer was chosen."""
-    trainer, vocabulary = plan.trainer.trainer, plan.vocabulary
-    model = trainer.model
-    parameters = format_count(model.num_parameters(vocabulary.rows))
-    console.print(
-        Text.assemble(
-            (plan.name, "bold"),
-            f" under {chosen}\n",
-            f"{model.kind}, {model.layers} layers x {model.width} wide, {parameters} parameters, "
-            f"{trainer.precision}; sequences of {trainer.sequence_length} tokens; "
-            f"{format_count(plan.num_tokens)} tokens in all",
-        )
-    )
-    blank = Text("")
-    console.print(
-        Group(
-            blank,
-            Text("stages", "bold"),
-            _stage_table(plan),
-            Text("deviation: largest distance, in samples, of a count from its schedule", "dim"),
-            blank,
-            Text("sources", "bold"),
-            _source_table(plan),
-            Text("loss: tokens with a loss, of all tokens of a sample", "dim"),
-            Text(_generation(plan), "dim"),
-            blank,
-            _vocabulary_title(vocabulary),
-            _vocabulary_table(vocabulary),
-            blank,
-        )
-    )
-    for warning in plan.warnings:
-        console.print(Text.assemble(("note  ", "yellow"), warning))
-    console.print(Text(f"fingerprint {plan.fingerprint}", "dim"))
+def _told(value: Any) -> Any:
+    """A key's value for JSON: lists stay lists, everything else has its words."""
+    if isinstance(value, tuple | list):
+        return [words(item) for item in value]
+    return words(value) or None
 
 
-def _table(*columns: str, text: int) -> Table:
-    """A table whose first `text` columns may wrap; the others hold numbers, which never do."""
-    table = Table(header_style="dim", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for i, column in enumerate(columns):
-        if i < text:
-            table.add_column(column, overflow="fold")
-        else:
-            table.add_column(column, justify="right", no_wrap=True)
-    return table
+def words(value: Any) -> str:
+    """A checked value as a reader writes it; nothing for what was not given."""
+    if isinstance(value, Fraction):
+        return format_fraction(value)
+    if isinstance(value, Keyframe):
+        ease = "" if value.ease == "linear" else f" {value.ease}"
+        return f"{value.at}: {_mixture(value.value)}{ease}"
+    if isinstance(value, tuple | list):
+        between = "; " if any(isinstance(item, Keyframe) for item in value) else ", "
+        return between.join(map(words, value))
+    if isinstance(value, BaseModel):
+        return _keys({key: getattr(value, key) for key in type(value).model_fields})
+    if is_dataclass(value) and type(value).__str__ is object.__str__:
+        parts = vars(value)
+        return _keys(parts) if len(parts) > 1 else words(*parts.values())
+    return "" if value is None else str(value)
 
 
-def _add_row(table: Table, *cells: str, style: str = "") -> None:
-    table.add_row(*map(Text, cells), style=style)  # Text: a glob such as [a-z] is no markup
+def _mixture(value: Any) -> str:
+    if not isinstance(value, dict):
+        return words(value)
+    return " + ".join(f"{format_fraction(100 * w)}% {name}" for name, w in value.items() if w)
 
 
-def _stage_table(plan: Plan) -> Table:
-    """A row a stage, and below it one for each source that it draws from."""
-    table = _table(
-        "stage", "batches", "of size", "samples", "tokens", "peak rate", "deviation", text=1
-    )
-    for stage in plan.stages:
-        peak = max(
-            stage.rate.at(t) for t in range(0, stage.num_batches, max(1, stage.num_batches // 200))
-        )
-        _add_row(
-            table,
-            stage.name,
-            f"{stage.num_batches:,}",
-            f"{stage.batch_size:,}",
-            f"{stage.num_samples:,}",
-            f"{stage.num_tokens:,}",
-            f"{peak:.3g}",
-            f"{stage.apportionment.largest_deviation:.2f}",
-        )
-        for name, count in stage.counts.items():
-            tokens = count * stage.sequence_length
-            _add_row(table, f"  {name}", "", "", f"{count:,}", f"{tokens:,}", style="dim")
-    return table
-
-
-def _source_table(plan: Plan) -> Table:
-    table = _table("source", "what", "samples", "epochs", "loss", "fingerprint", text=2)
-    for name, source in plan.sources.items():
-        epochs = source.epochs()
-        shown = "endless" if source.text is None else "unknown"
-        if epochs is not None:
-            shown = f"{'' if source.num_samples else 'about '}{epochs:.2f}"
-        _add_row(
-            table,
-            name,
-            source.spec.summary(),
-            f"{source.samples_needed:,}",
-            shown,
-            f"{source.loss_tokens}/{source.sequence_length}",
-            source.fingerprint[:12],
-        )
-    return table
-
-
-def _generation(plan: Plan) -> str:
-    """How long the endless sources take to generate, in words."""
-    cores = count_threads()
-    seconds = {name: s / cores for name, s in plan.generation_seconds.items()}
-    total = f"generating takes about {format_seconds(sum(seconds.values()))} on {cores} cores"
-    if sum(seconds.values()) < 1:
-        return "generating takes under a second"
-    slowest = max(seconds, key=seconds.__getitem__)
-    return f"{total}, most of it '{slowest}' ({format_seconds(seconds[slowest])})"
-
-
-def _vocabulary_title(vocabulary: VocabularyPlan) -> Text:
-    over = "the ids that a stage can emit" if vocabulary.softmax == "active" else "all rows"
-    facts = f": {vocabulary.rows:,} rows, {vocabulary.layout}, softmax over {over}"
-    return Text.assemble(("vocabulary", "bold"), facts)
-
-
-def _vocabulary_table(vocabulary: VocabularyPlan) -> Table:
-    table = _table("range", "first id", "ids", text=1)
-    for name, (first, size) in vocabulary.ranges.items():
-        _add_row(table, name, f"{first:,}", f"{size:,}")
-    return table
+def _keys(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {words(value)}" for key, value in values.items() if words(value))
 
 
 def plan_line(plan: Plan, chosen: str) -> str:

@@ -131,6 +131,14 @@ def format_count(value: float, unit: str = "") -> str:
     return f"{value:g}{unit}"
 
 
+def format_bytes(num_bytes: float) -> str:
+    """A size for a reader, in powers of 1000: `980 bytes`, `12.3 kB`, `1.64 GB`."""
+    for power, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if num_bytes >= power:
+            return f"{num_bytes / power:.3g} {unit}"
+    return f"{num_bytes:g} bytes"
+
+
 def quantity_of(
     written: Any, units: tuple[str, ...], example: str, suffix: tuple[str | int, ...] = ()
 ) -> Quantity:

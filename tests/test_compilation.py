@@ -20,7 +20,7 @@ from streaming import StreamingDataset
 from torch.utils.data import DataLoader
 
 from ncamix import cache, inventory
-from ncamix.compilation import check_data, compile_plan, compiled_samples, prepare
+from ncamix.compilation import check_data, compile_plan, prepare
 from ncamix.errors import UserError
 from ncamix.owners import shards_needed
 from ncamix.plan import Plan

@@ -19,6 +19,7 @@ RANKS = """
 ncamix
 errors keys random
 files library threads tree waiting
+shards
 quantities reading
 rendering
 composition
@@ -38,12 +39,15 @@ variants
 mixture
 apportionment rates
 plan
+forecast remarks parting
 inventory limits
 planning
+plans
 plan_output study_plan handbook
+plan_tables comparison
 permutations
 owners
-order shards
+order
 remote
 dataset
 text_compilation
@@ -54,6 +58,7 @@ training
 run_record
 export charts cells canvas
 drawings pictures frequencies
+plan_picture
 summary report
 running
 selection spreading replanning batches decoding

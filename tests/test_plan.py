@@ -16,7 +16,8 @@ from ncamix.errors import UserError
 from ncamix.library import shipped
 from ncamix.loading import load_curriculum
 from ncamix.plan import Plan
-from ncamix.plan_output import plan_json, print_plan
+from ncamix.plan_output import plan_json
+from ncamix.plan_tables import print_plan
 from ncamix.planning import make_plan
 from ncamix.reading import parse_document
 from ncamix.schedule import SCALE

@@ -1,0 +1,275 @@
+"""The plan as tables: what `ncamix plan` prints on a terminal, or into a pipe.
+
+Numbers are never broken: names and descriptions wrap instead. Rates and shares are rounded for the
+reader; the JSON of `plan_output` has all digits.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import ceil, floor
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ncamix.forecast import (
+    Epochs,
+    batch_counts,
+    disk,
+    epochs_of,
+    loss_tokens,
+    peak_rate,
+    replayed,
+)
+from ncamix.plan import Plan, PlannedStage, VocabularyPlan
+from ncamix.plan_output import words
+from ncamix.quantities import format_bytes, format_count, format_seconds
+from ncamix.threads import count_threads
+
+TRANSFORMS = {
+    "reverse": "plays its mixture backwards",
+    "flatten": "spreads the counts of its mixture evenly",
+}
+
+
+def print_plan(plan: Plan, chosen: str, console: Console) -> None:
+    """The plan as tables on a terminal. `chosen` says why the trainer was chosen."""
+    trainer, vocabulary = plan.trainer.trainer, plan.vocabulary
+    model = trainer.model
+    parameters = format_count(model.num_parameters(vocabulary.rows))
+    parts: list[RenderableType] = [
+        Text.assemble((plan.name, "bold"), f" under {chosen}"),
+        Text(
+            f"{model.kind}, {model.layers} layers x {model.width} wide, {parameters} parameters, "
+            f"{trainer.precision}; sequences of {trainer.sequence_length} tokens; "
+            f"{format_count(plan.num_tokens)} tokens in all"
+        ),
+        Text("\nstages", "bold"),
+        _stage_table(plan),
+        *(_quiet(line) for stage in plan.stages for line in stage_words(stage)),
+        _quiet("deviation: largest distance, in samples, of a count from its schedule"),
+        Text("\nsamples", "bold"),
+        _sample_table(plan),
+        _quiet("first and last: samples in the first and the last batch of the stage"),
+        Text("\nsources", "bold"),
+        _source_table(plan),
+        _quiet("loss: tokens with a loss, of all tokens of a sample"),
+        *(_quiet(line) for key in plan.sources for line in _epoch_words(plan, key)),
+        Text("\ncosts", "bold"),
+        *(_cost_lines(plan)),
+        Text(""),
+        _vocabulary_title(vocabulary),
+        _vocabulary_table(vocabulary),
+        Text(""),
+        *(Text.assemble(("note  ", "yellow"), warning) for warning in plan.warnings),
+        _quiet(f"fingerprint {plan.fingerprint}"),
+    ]
+    for part in parts:
+        console.print(part)
+
+
+def _quiet(line: str) -> Text:
+    return Text(line, "dim")
+
+
+def new_table(*columns: str, text: int) -> Table:
+    """A table whose first `text` columns may wrap; the others hold numbers, which never do."""
+    table = Table(header_style="dim", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for i, column in enumerate(columns):
+        if i < text:
+            table.add_column(column, overflow="fold")
+        else:
+            table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def add_row(table: Table, *cells: str, style: str = "") -> None:
+    """A row of plain text: a glob such as [a-z] is no markup."""
+    table.add_row(*map(Text, cells), style=style)
+
+
+def _stage_table(plan: Plan) -> Table:
+    table = new_table("stage", "batches", "of size", "tokens", "peak rate", "deviation", text=1)
+    for stage in plan.stages:
+        add_row(
+            table,
+            stage.name,
+            f"{stage.num_batches:,}",
+            f"{stage.batch_size:,}",
+            f"{stage.num_tokens:,}",
+            f"{peak_rate(stage):.3g}",
+            f"{stage.apportionment.largest_deviation:.2f}",
+        )
+    return table
+
+
+def stage_words(stage: PlannedStage) -> list[str]:
+    """What a stage does beside its mixture, a line each; names the stage."""
+    spec, lines = stage.spec, []
+    transform, until = getattr(spec, "transform", None), getattr(spec, "until", None)
+    if transform is not None:
+        lines.append(TRANSFORMS[transform])
+    if replayed(stage):
+        lines.append(f"deals again what earlier stages drew of {', '.join(replayed(stage))}")
+    if until is not None:
+        lines.append(f"ends early once {words(until)}")
+    planned = getattr(stage, "clock_batches", stage.num_batches)
+    if planned > stage.num_batches:
+        lines.append(f"ended on evidence, {planned:,} batches were planned")
+    for key, verb in (("sequence_length", "has sequences of"), ("precision", "trains in")):
+        if getattr(spec, key, None) is not None:
+            lines.append(f"{verb} {getattr(spec, key)}")
+    lines += _enter_words(stage)
+    return [f"{stage.name}: {line}" for line in lines]
+
+
+def _enter_words(stage: PlannedStage) -> list[str]:
+    """What happens on entering a stage."""
+    enter = stage.enter
+    if enter is None:
+        return []
+    known = {
+        "from_run": "starts from",
+        "reinitialize": "re-initialises",
+        "keep_only": "re-initialises all but",
+        "spare": "spares the rows of",
+        "freeze": "freezes",
+    }
+    told = {verb: words(getattr(enter, key, None)) for key, verb in known.items()}
+    parts = [f"{verb} {what}" for verb, what in told.items() if what]
+    way = enter.initializer
+    if way != "model":
+        normal = isinstance(way, Fraction)
+        parts.append(f"draws from {f'normal(0, {words(way)})' if normal else f'{way} defaults'}")
+    kept = enter.optimizer_state == "keep"
+    parts.append("keeps the optimizer's state" if kept else "starts a fresh optimizer")
+    return [f"on entering, {', '.join(parts)}"]
+
+
+def _sample_table(plan: Plan) -> Table:
+    """What is drawn of each source: stage by stage, and in the whole run."""
+    table = new_table("", "samples", "tokens", "with a loss", "share", "first", "last", text=1)
+    Numbers = tuple[int, int, int]  # samples, tokens, tokens with a loss
+
+    def block(title: str, drawn: dict[str, Numbers], ends: list[dict[str, int]]) -> None:
+        """A line for all, and one a source."""
+        whole = [sum(column) for column in zip(*drawn.values(), strict=True)]
+        sizes = [f"of {sum(end.values()):,}" for end in ends] or ["", ""]
+        add_row(table, title, *(f"{n:,}" for n in whole), "", *sizes)
+        for name, numbers in drawn.items():
+            share = _percent(numbers[1] / whole[1])
+            shown = [f"{end[name]:,}" for end in ends] or ["", ""]
+            cells = (f"  {name}", *(f"{n:,}" for n in numbers), share, *shown)
+            add_row(table, *cells, style="dim")
+
+    run: dict[str, Numbers] = {}
+    names = plan.curriculum.curriculum.sources  # in the order written
+    for stage in plan.stages:
+        drawn = {}
+        for name in (name for name in names if name in stage.sources):
+            n = stage.counts[name]
+            drawn[name] = (n, n * stage.sequence_length, loss_tokens(plan, stage)[name])
+        ends = batch_counts(stage)[[0, -1]].tolist()
+        block(stage.name, drawn, [dict(zip(stage.sources, end, strict=True)) for end in ends])
+        for name, numbers in drawn.items():
+            samples, tokens, loss = run.get(name, (0, 0, 0))
+            run[name] = (samples + numbers[0], tokens + numbers[1], loss + numbers[2])
+    if len(plan.stages) > 1:
+        block("in all", run, [])
+    return table
+
+
+def _percent(share: float) -> str:
+    """A share for a reader; what is there at all is never 0%."""
+    return f"{share:.1%}" if share >= 0.0005 or not share else f"{share:.1g}".replace("e-0", "e-")
+
+
+def _source_table(plan: Plan) -> Table:
+    table = new_table("source", "what", "epochs", "loss", "fingerprint", text=2)
+    for name, source in plan.sources.items():
+        epochs, shown = epochs_of(plan, name), "unknown" if source.spec.finite else "endless"
+        if epochs is not None:
+            shown = f"{'' if epochs.exact else 'about '}{epochs.used:,.2f}"
+        add_row(
+            table,
+            name,
+            source.spec.summary(),
+            shown,
+            f"{source.loss_tokens}/{source.sequence_length}",
+            source.fingerprint[:12],
+        )
+    return table
+
+
+def _epoch_words(plan: Plan, key: str) -> list[str]:
+    """How a finite source is used up, a line; nothing for the others."""
+    epochs = epochs_of(plan, key)
+    if epochs is None:
+        return []
+    about = "" if epochs.exact else "about "
+    lasts = ", ".join(f"{n:,.0f} batches of {stage}" for stage, n in epochs.batches.items())
+    lasts = f", {lasts}" if lasts else ""
+    head = f"{key}: an epoch is {about}{epochs.num_samples:,} samples{lasts}; "
+    return [head + _repetition(epochs)]
+
+
+def _repetition(epochs: Epochs) -> str:
+    if epochs.first_end is None:
+        return "no sample comes twice"
+    token, stage, batch = epochs.first_end
+    where = f"after {'' if epochs.exact else 'about '}{token:,} tokens of the run"
+    least, most = floor(epochs.used), ceil(epochs.used)
+    times = f"{least:,} or {most:,}" if least < most and epochs.exact else f"{epochs.used:,.0f}"
+    return (
+        f"the first ends {where} ({stage}, batch {batch:,}); each sample comes "
+        f"{'' if epochs.exact else 'about '}{times} times"
+    )
+
+
+def _cost_lines(plan: Plan) -> list[Text]:
+    """Time and disk that the plan takes."""
+    forecast = disk(plan)
+    known = [n for n in forecast.compiled.values() if n is not None]
+    unknown = [name for name, n in forecast.compiled.items() if n is None]
+    guessed = any(s.spec.finite and s.num_samples is None for s in plan.sources.values())
+    lines = [_generation(plan)] if plan.generation_seconds else []
+    if known:
+        size = f"{'about ' if guessed else ''}{format_bytes(sum(known))} before compression"
+        beside = f", and {', '.join(unknown)}, of unknown size" if unknown else ""
+        lines.append(f"compiling writes {size}{beside}")
+    if forecast.generated:
+        lines.append(
+            f"a run generates up to {format_bytes(forecast.generated)} for a stage, and deletes it "
+            "when the stage ends"
+        )
+    lines.append(
+        f"a checkpoint takes {format_bytes(forecast.checkpoint)}; a run holds up to "
+        f"{forecast.num_checkpoints} at once, "
+        f"{format_bytes(forecast.num_checkpoints * forecast.checkpoint)}"
+    )
+    return [Text(line) for line in lines]
+
+
+def _generation(plan: Plan) -> str:
+    """How long the endless sources take to generate, in words."""
+    cores = count_threads()
+    seconds = {name: s / cores for name, s in plan.generation_seconds.items()}
+    total = f"generating takes about {format_seconds(sum(seconds.values()))} on {cores} cores"
+    if sum(seconds.values()) < 1:
+        return "generating takes under a second"
+    slowest = max(seconds, key=seconds.__getitem__)
+    return f"{total}, most of it '{slowest}' ({format_seconds(seconds[slowest])})"
+
+
+def _vocabulary_title(vocabulary: VocabularyPlan) -> Text:
+    over = "the ids that a stage can emit" if vocabulary.softmax == "active" else "all rows"
+    facts = f": {vocabulary.rows:,} rows, {vocabulary.layout}, softmax over {over}"
+    return Text.assemble(("vocabulary", "bold"), facts)
+
+
+def _vocabulary_table(vocabulary: VocabularyPlan) -> Table:
+    table = new_table("range", "first id", "ids", text=1)
+    for name, (first, size) in vocabulary.ranges.items():
+        add_row(table, name, f"{first:,}", f"{size:,}")
+    return table

@@ -1,0 +1,187 @@
+"""Remarks: what works but is probably not meant, found in a plan before anything runs.
+
+    Plan -> sentences, each saying what and what to do
+
+Each remark is a pure function of the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from typing import Any
+
+from ncamix.plan import Plan, PlannedStage
+from ncamix.sources import NcaSource
+
+LOW_RATE = 0.1  # of the stage's peak: what is learned below it leaves little trace
+RATE_POINTS = 500  # of a stage at which rate and mixture are compared
+DOMINANT = 0.75  # of the vocabulary's rows
+FEW_FRAMES = 16
+MODEL_DEVIATION = 0.02  # standard deviation of a fresh model's embeddings
+
+
+def remarks(plan: Plan) -> list[str]:
+    """Every remark on a plan."""
+    return [
+        *unsampled_sources(plan),
+        *wasted_sources(plan),
+        *short_rollouts(plan),
+        *dominant_alphabets(plan),
+        *frozen_noise(plan),
+        *other_embedding_scales(plan),
+        *unseen_evidence(plan),
+    ]
+
+
+def wasted_sources(plan: Plan) -> Iterator[str]:
+    """Sources that come mostly while their stage's learning rate is near zero."""
+    for stage in plan.stages:
+        if stage.mixture.is_constant:
+            continue  # all sources meet the same rates
+        last = stage.num_batches - 1
+        points = sorted({i * last // (RATE_POINTS - 1) for i in range(RATE_POINTS)})
+        rates = [stage.rate.at(t) for t in points]
+        bound = LOW_RATE * max(rates)
+        weights = [stage.mixture.at(t) for t in points]
+        low = [w for w, rate in zip(weights, rates, strict=True) if rate < bound]
+        if 2 * len(low) > len(points):
+            continue  # the stage itself is slow, not the order of its sources
+        for i, name in enumerate(stage.mixture.leaves):
+            total, late = sum(w[i] for w in weights), sum(w[i] for w in low)
+            if name in stage.sources and 2 * late > total:
+                yield (
+                    f"stage '{stage.name}': {late / total:.0%} of the source '{name}' comes while "
+                    "the learning rate is below a tenth of its peak and teaches little; move it "
+                    "elsewhere in the mixture, or give the decay a floor"
+                )
+
+
+def unsampled_sources(plan: Plan) -> Iterator[str]:
+    """Sources of a stage's mixture whose share is too small to ever yield a sample."""
+    for stage in plan.stages:
+        for name in stage.mixture.leaves:
+            if name not in stage.sources and _is_named(stage, name):
+                yield (
+                    f"stage '{stage.name}': the source '{name}' gets no sample, its share is too "
+                    "small for the stage; raise it, or leave the source out"
+                )
+
+
+def _is_named(stage: PlannedStage, name: str) -> bool:
+    """Whether a keyframe of the stage's mixture, or of a blend in it, gives a source a weight."""
+    mixtures = [(stage.mixture.columns, stage.mixture.curve), *stage.mixture.blends.values()]
+    return any(
+        columns[i] == name and value[i]
+        for columns, curve in mixtures
+        for value in curve.values
+        for i in range(len(columns))
+    )
+
+
+def dominant_alphabets(plan: Plan) -> Iterator[str]:
+    """Synthetic ranges that take most rows of a vocabulary that others share."""
+    rows, ranges = plan.vocabulary.rows, plan.vocabulary.ranges
+    for name, (_, size) in ranges.items():
+        if name != "text" and len(ranges) > 1 and size >= DOMINANT * rows:
+            yield (
+                f"'{name}' takes {size / rows:.0%} of the vocabulary's {rows:,} rows, and of the "
+                "embeddings' parameters with them; use a smaller alphabet or patch, or a larger "
+                "tokenizer"
+            )
+
+
+def frozen_noise(plan: Plan) -> Iterator[str]:
+    """Groups that a stage draws anew and freezes at once."""
+    layers = plan.trainer.trainer.model.layers
+    for stage in plan.stages:
+        drawn = _redrawn(stage, layers)
+        frozen = _frozen(stage)
+        names = [_name(group) for group in frozen if drawn & _parts([group], layers)]
+        if names:
+            yield (
+                f"stage '{stage.name}': {_listed(names)} {'is' if len(names) == 1 else 'are'} "
+                "re-initialised and frozen, so random values stay; remove one of the two"
+            )
+
+
+def short_rollouts(plan: Plan) -> Iterator[str]:
+    """Automaton samples of too few frames to infer a rule from."""
+    short: dict[float, list[str]] = {}
+    for name, source in plan.sources.items():
+        if isinstance(source.spec, NcaSource):
+            frames = (source.sequence_length + 1) / source.spec.automaton.tokens_per_frame
+            if frames < FEW_FRAMES:
+                short.setdefault(round(frames, 1), []).append(f"'{name}'")
+    for frames, names in short.items():
+        yield (
+            f"samples of {_listed(names)} hold {frames:g} frames each, and fewer than {FEW_FRAMES} "
+            "leave little to infer a rule from; raise the trainer's sequence_length, or use a "
+            "smaller grid or larger patches"
+        )
+
+
+def other_embedding_scales(plan: Plan) -> Iterator[str]:
+    """Stages that draw embeddings on another scale than a fresh model, and so than a control."""
+    layers = plan.trainer.trainer.model.layers
+    for stage in plan.stages[1:]:
+        if stage.enter is None or not _redrawn(stage, layers) & _parts(["embedding"], layers):
+            continue
+        way = stage.enter.initializer
+        deviation = float(way) if isinstance(way, Fraction) else {"torch": 1.0}.get(way)
+        if deviation not in (None, MODEL_DEVIATION):
+            yield (
+                f"stage '{stage.name}' draws embeddings with a standard deviation of "
+                f"{deviation:g}, a fresh model with {MODEL_DEVIATION}: a control from scratch "
+                "would differ in that, too; write `initializer: model`, or give the control's "
+                "first stage the same `enter`"
+            )
+
+
+def unseen_evidence(plan: Plan) -> Iterator[str]:
+    """Stages that would end on evidence that no evaluation ever looks for."""
+    for stage in plan.stages:
+        if getattr(stage.spec, "until", None) is not None and not stage.evaluations:
+            yield (
+                f"stage '{stage.name}' says `until`, but no evaluation falls inside it, so it "
+                "never ends early; evaluate more often (evaluate.every)"
+            )
+
+
+# ---- groups of parameters, as sets of (group, layer)
+
+_LAYERED, _WHOLE = ("attention", "mlp", "norms"), ("embedding", "head", "final_norm")
+
+
+def _name(group: Any) -> str:
+    return str(getattr(group, "name", group))
+
+
+def _parts(groups: Iterable[Any], num_layers: int) -> set[tuple[str, int]]:
+    """Parts of a model in any of `groups`: names, or objects with `name` and `layers` (first and
+    last, or None for all)."""
+    parts = set()
+    for group in groups:
+        first, last = getattr(group, "layers", None) or (0, num_layers - 1)
+        name = _name(group)
+        for member in ("embedding", "head") if name == "embeddings" else (name,):
+            layers = range(first, last + 1) if member in _LAYERED else range(1)
+            parts |= {(member, layer) for layer in layers}
+    return parts
+
+
+def _redrawn(stage: PlannedStage, num_layers: int) -> set[tuple[str, int]]:
+    """Parts of the model that are drawn anew on entering a stage."""
+    kept = getattr(stage.enter, "keep_only", ())
+    if kept:
+        return _parts((*_LAYERED, *_WHOLE), num_layers) - _parts(kept, num_layers)
+    return _parts(getattr(stage.enter, "reinitialize", ()), num_layers)
+
+
+def _frozen(stage: PlannedStage) -> tuple[Any, ...]:
+    return tuple(getattr(stage.enter, "freeze", ()))
+
+
+def _listed(names: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
