@@ -29,9 +29,9 @@ class SourceOrder:
     """How one source's counters become its sample numbers.
 
     first: counter at the stage's start. size: samples an epoch of a finite source has, 0 if
-    endless. key: of the permutations. replayed: draws 0 .. replayed - 1 of the source are dealt
-    again instead of new ones, shuffled per round with `replay_key`; 0: new ones, and `first` is 0
-    otherwise. shards: of an endless source that several owners generate.
+    endless. key: of the permutations. replayed: 0, or that many draws of earlier stages are dealt
+    again, shuffled per round with `replay_key`; counters then begin at 0 with the stage. shards: of
+    an endless source that several owners generate; replays reach into those of all owners.
     """
 
     first: int

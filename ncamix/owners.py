@@ -6,14 +6,16 @@
 With C owners, shard i of an endless source belongs to owner i mod C, and owner c's part of a batch
 is drawn from its own shards. A node that stands for some of the owners generates only theirs, and a
 batch is the same however many nodes stand for the C owners. Every source gives floor(n / C) of its
-n samples in a batch to each owner. The remainders of all sources, one list, are dealt to
-consecutive owners, so all parts are of one size; where the dealing begins is chosen so that the
-squares of what owners are ahead of their due sum to the least. Counters are positions in what one
-owner draws of one source over the whole run.
+n samples in a batch to each owner. The remainders of all sources, one list, are dealt to the owners
+in turn, so all parts are of one size; turns alternate between halves of the owners, so that no node
+takes all of a remainder. Where the dealing begins is chosen so that the squares of what owners are
+ahead of their due sum to the least: a few samples each, however long the run. Counters are
+positions in what one owner draws of one source over the whole run.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -134,8 +136,7 @@ def shards_needed(plan: Plan) -> dict[str, int]:
     if plan.trainer.trainer.canonical_nodes == 1:
         drawn = {n: np.array([s.samples_needed], np.int64) for n, s in plan.sources.items()}
     else:
-        for _, drawn in _all_shares(plan):  # noqa: B007
-            pass
+        _, drawn = deque(_all_shares(plan), maxlen=1)[0]
     return {
         name: OwnedShards(source.samples_per_shard, drawn[name]).num_shards
         for name, source in plan.sources.items()

@@ -201,6 +201,7 @@ class Plan:
                 "evaluate": plain(self.curriculum.curriculum.evaluate),
                 "sources": {name: s.fingerprint for name, s in self.sources.items()},
                 "stages": [_stage_meaning(stage) for stage in self.stages],
+                **({"owners": trainer.canonical_nodes} if trainer.canonical_nodes > 1 else {}),
             }
         )
 

@@ -118,6 +118,10 @@ def test_nothing_is_drawn_twice_and_nothing_is_left_out(
             assert abs(len(counters) - len(numbers) / owners) < 3
 
 
+def test_owners_are_part_of_the_plan(planned: Callable[[int], Plan]) -> None:
+    assert len({planned(owners).fingerprint for owners in (1, 2, 4)}) == 3
+
+
 def divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
 

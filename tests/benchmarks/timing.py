@@ -60,9 +60,6 @@ def write_results(name: str, results: Mapping[str, Any]) -> None:
     print(f"wrote {file}")
 
 
-def headline(what: str) -> str:
+def headline(what: str, how: str = f"medians of {ROUNDS} rounds") -> str:
     here = machine()
-    return (
-        f"{what}: {here['processor']}, {here['cores']} cores, load {here['load']:.1f}; "
-        f"medians of {ROUNDS} rounds"
-    )
+    return f"{what}: {here['processor']}, {here['cores']} cores, load {here['load']:.1f}; {how}"
