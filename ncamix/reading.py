@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, Event
+from ruamel.yaml.events import Event
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
@@ -155,7 +157,9 @@ def parse_tree(text: str, origin: Origin) -> tuple[Tree, tuple[Problem, ...]]:
     try:
         with warnings.catch_warnings():  # YAML 1.2 allows an anchor to be set anew
             warnings.simplefilter("ignore")
-            node = YAML(typ="safe", pure=True).compose(text)
+            yaml = YAML(typ="safe", pure=True)
+            yaml.Composer = _Composer
+            node = yaml.compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = " ".join(str(part) for part in (error.context, error.problem) if part)
@@ -174,8 +178,8 @@ def parse_tree(text: str, origin: Origin) -> tuple[Tree, tuple[Problem, ...]]:
     except (YAMLError, ValueError) as error:
         what = f"not valid YAML: {error}"
         raise fail(what, "mend the syntax", file=origin.file) from None
-    except RecursionError:
-        raise UserError(_too_deep(origin, _first_too_deep(text))) from None
+    except _TooDeepError as error:
+        raise UserError(_too_deep(origin, error.place)) from None
     if node is None:
         return Tree(None, "", origin, Place(1, 1, 2)), ()
     reader = _Reader(origin)
@@ -206,14 +210,23 @@ def _too_deep(origin: Origin, place: Place) -> Problem:
     return origin.problem(what, "write them flatter", place)
 
 
-def _first_too_deep(text: str) -> Place:
-    """Where a text that cannot be composed is nested too deeply."""
-    depth = 0
-    for event in YAML(typ="safe", pure=True).parse(text):
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if depth > MAX_DEPTH + 1:
-            return _place(event)
-    raise AssertionError("a text that is nested deeply is so somewhere")
+class _TooDeepError(Exception):
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+
+class _Composer(Composer):
+    """Gives up where values are nested too deeply, before Python does."""
+
+    nesting = 0
+
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        if self.nesting > MAX_DEPTH:
+            raise _TooDeepError(_place(self.parser.peek_event()))
+        self.nesting += 1
+        node: Node | None = super().compose_node(parent, index)
+        self.nesting -= 1
+        return node
 
 
 def _place(node: Node | Event) -> Place:

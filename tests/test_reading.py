@@ -181,12 +181,20 @@ def test_aliases_that_contain_themselves_are_refused(text: str) -> None:
     assert found.line == 2
 
 
-@pytest.mark.parametrize("depth", [60, 2_000])
+@pytest.mark.parametrize("depth", [60, 90_000])
 def test_deep_nesting_is_refused(depth: int) -> None:
     found = problem(parse, FIRST + "a: " + "[" * depth + "]" * depth)
     assert (found.line, found.column) == (2, 4 + MAX_DEPTH)
     assert found.what == f"values are nested more than {MAX_DEPTH} deep"
     assert len(str(found)) < 500
+
+
+def test_deep_nesting_by_indentation_and_by_aliases_is_refused() -> None:
+    found = problem(parse, FIRST + "".join(f"{' ' * i}a:\n" for i in range(400)))
+    assert (found.line, found.column) == (2 + MAX_DEPTH, 1 + MAX_DEPTH)
+    half = "[" * (MAX_DEPTH // 2)
+    aliased = f"a: &a {half}1{half.replace('[', ']')}\nb: [{half}*a{half.replace('[', ']')}]\n"
+    assert problem(parse, FIRST + aliased).what == found.what
 
 
 def test_ways_out_of_broken_yaml() -> None:

@@ -132,7 +132,8 @@ REFUSED = {
     "{kind: text, files: [a]}": "no synthetic source",
     "{kind: blend, mixture: {calm: 1}}": "no synthetic source",
     "{kind: nca": "SOURCE:1:11: not valid YAML",
-    "{kind: ncaa}": "kind: unknown kind 'ncaa'\n    value: ncaa\n    did you mean 'nca'?",
+    "{kind: ncaa}": "kind: unknown kind 'ncaa'\n    {kind: ncaa}\n     ^^^^^^^^^^\n"
+    "    did you mean 'nca'?",
     "{band: 1}": "SOURCE:1:1: the source has no `kind`",
     "{kind: nca, bnd: 1}": "SOURCE:1:18: bnd: unknown key 'bnd'",
     "{kind: nca, band: {gzip: [0.4, 0.3]}}": "SOURCE:1:20: band.gzip: the band [0.4, 0.3) is rev",
