@@ -40,6 +40,14 @@ EXTENDS: Json = {
     "it changes: mappings merge, stages by name; lists and mixtures replace; null deletes.",
 }
 _NULL: Json = {"type": "null"}
+_STAGE: Json = {"$ref": "#/$defs/StagePart"}
+_STAGES: Json = {  # of a file that extends another
+    "description": "What changes of the stages, by name; a new one follows the one before it.",
+    "anyOf": [
+        {"type": "object", "additionalProperties": {"anyOf": [_STAGE, _NULL]}},
+        {"type": "array", "items": {**_STAGE, "required": ["name"]}},
+    ],
+}
 
 
 def json_schema(what: str) -> Json:
@@ -60,18 +68,19 @@ def json_schema(what: str) -> Json:
     whole["properties"]["ncamix"]["const"] = LANGUAGE_VERSION
     if what not in EXTENDABLE:
         return {**head, **whole, "$defs": defs}
-    defs |= {f"{name}Part": _part(model, defs) for name, model in defs.items()}
     whole["properties"] = {"extends": EXTENDS, **whole["properties"]}
-    part = _part(whole, defs)
-    part["required"], part["properties"]["extends"] = ["ncamix", "extends", "name"], EXTENDS
+    defs["Whole"] = whole
+    defs |= {f"{name}Part": _part(name, defs) for name in defs}
+    part = defs["WholePart"]
+    part["required"] = ["ncamix", "extends", "name"]
     if what == "curriculum":
-        part["properties"]["stages"] = _stages(whole["properties"]["stages"])
+        part["properties"]["stages"] = _STAGES
     return {
         **head,
         "if": {"required": ["extends"]},
-        "then": {"$ref": _ref("Part")},
+        "then": {"$ref": _ref("WholePart")},
         "else": {"$ref": _ref("Whole")},
-        "$defs": {**defs, "Whole": whole, "Part": part},
+        "$defs": defs,
     }
 
 
@@ -154,58 +163,49 @@ def _kind(choice: Json, defs: Json) -> str:
     return str(defs[choice["$ref"].removeprefix(_ref(""))]["properties"]["kind"]["const"])
 
 
-def _part(schema: Json, defs: Json) -> Json:
-    """The schema of a part of what `schema` describes: a key may be absent, or null to delete it
-    if nothing requires it."""
-    if "allOf" in schema:
-        return _part_of_source(schema, defs)
-    part = {key: value for key, value in schema.items() if key != "required"}
+def _part(name: str, defs: Json) -> Json:
+    """The schema of a part of what the model `name` reads: a key may be absent, and one that
+    nothing requires may be null, which deletes it."""
+    model = defs[name]
+    if "allOf" in model:
+        return _part_of_source(model, defs)
+    part = {key: value for key, value in model.items() if key != "required"}
     part["properties"] = {
-        key: _parts(value) if key in schema.get("required", ()) else _or_null(value)
-        for key, value in schema["properties"].items()
+        key: form if key in model.get("required", ()) else _or_null(form)
+        for key, form in ((key, _part_of_key(name, key, defs)) for key in model["properties"])
     }
     return part
 
 
-def _part_of_source(schema: Json, defs: Json) -> Json:
+def _part_of_source(source: Json, defs: Json) -> Json:
     """As `_part`, for a source whose kind the extended file may have said: any key of any kind."""
-    keys: dict[str, list[Json]] = {}
-    for rule in schema["allOf"]:
-        model = defs[rule["then"]["$ref"].removeprefix(_ref(""))]
-        for key, value in model["properties"].items():
-            choices = keys.setdefault(key, [])
-            choices += [] if value in choices else [value]
-    any_kind = {
-        key: _or_null(choices[0] if len(choices) == 1 else {"anyOf": choices})
-        for key, choices in keys.items()
-    }
+    keys: dict[str, dict[str, Json]] = {}
+    rules = []
+    for rule in source["allOf"]:
+        name = rule["then"]["$ref"].removeprefix(_ref(""))
+        rules.append({**rule, "then": {"$ref": _ref(f"{name}Part")}})
+        for key, form in defs[name]["properties"].items():
+            alike = json.dumps(form, sort_keys=True)
+            keys.setdefault(key, {}).setdefault(alike, _part_of_key(name, key, defs))
+    of_any_kind = {key: {"anyOf": [*forms.values(), _NULL]} for key, forms in keys.items()}
     kindless = {
         "if": {"not": {"required": ["kind"]}},
-        "then": {"properties": any_kind, "additionalProperties": False},
+        "then": {"properties": of_any_kind, "additionalProperties": False},
     }
-    rules = [{**rule, "then": _parts(rule["then"])} for rule in schema["allOf"]]
-    part = {key: value for key, value in schema.items() if key != "required"}
+    part = {key: value for key, value in source.items() if key != "required"}
     return {**part, "allOf": [*rules, kindless]}
 
 
-def _parts(schema: Json) -> Json:
-    """A schema whose models are replaced by parts of them, in mappings too; lists stay whole."""
-    if "$ref" in schema:
-        return {**schema, "$ref": schema["$ref"] + "Part"}
-    if isinstance(schema.get("additionalProperties"), dict):
-        return {**schema, "additionalProperties": _or_null(schema["additionalProperties"])}
-    return dict(schema)
+def _part_of_key(name: str, key: str, defs: Json) -> Json:
+    """What a part of the model `name` may hold under `key`: parts of models, other values whole."""
+    form = defs[name]["properties"][key]
+    inner = form.get("additionalProperties")
+    if "$ref" in form:
+        return {**form, "$ref": form["$ref"] + "Part"}
+    if isinstance(inner, dict) and "$ref" in inner:
+        return {**form, "additionalProperties": _or_null({"$ref": inner["$ref"] + "Part"})}
+    return {"$ref": _ref(f"{name}/properties/{key}")}
 
 
-def _or_null(schema: Json) -> Json:
-    """What an extending file may write where a whole one has `schema`; null deletes."""
-    part = _parts(schema)
-    about = {"description": part.pop("description")} if "description" in part else {}
-    choices = part["anyOf"] if set(part) == {"anyOf"} else [part]
-    return {**about, "anyOf": [*choices, _NULL]}
-
-
-def _stages(whole: Json) -> Json:
-    """Stages of a file that extends another: a list, or a mapping by name of what changes."""
-    by_name = {"type": "object", "additionalProperties": _or_null(whole["items"])}
-    return {"anyOf": [whole, by_name]}
+def _or_null(form: Json) -> Json:
+    return {"anyOf": [form, _NULL]}

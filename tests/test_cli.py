@@ -227,3 +227,23 @@ def test_planning_imports_no_heavy_library(tmp_path: Path) -> None:
     ended = python("-c", code, folder=tmp_path)
     assert ended.stderr == "[]\n"
     assert json.loads(ended.stdout)["name"] == "code_target"
+
+
+def test_schemas_are_printed_or_written(ncamix: Run) -> None:
+    status, out, _ = ncamix("schema", "trainer")
+    assert (status, json.loads(out)["title"]) == (0, "ncamix trainer")
+    assert json.loads(ncamix("schema")[1])["title"] == "ncamix curriculum"
+    status, out, _ = ncamix("schema", "--write", "made")
+    assert (status, out.count("wrote made/")) == (0, 3)
+    status, _, err = ncamix("schema", "curiculum")
+    assert status == 2
+    assert "did you mean 'curriculum'?" in err
+
+
+def test_help_lists_topics_and_prints_pages_as_they_are_into_pipes(ncamix: Run) -> None:
+    status, out, _ = ncamix("help")
+    assert status == 0
+    assert {"  language", "  learning rates"} <= set(out.splitlines())
+    status, out, _ = ncamix("help", "learning", "rates")
+    assert (status, out.splitlines()[0]) == (0, "## Learning rates")
+    assert ncamix("help", "cooking")[0] == 2
