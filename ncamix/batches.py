@@ -21,9 +21,10 @@ from ncamix import cache
 from ncamix.compilation import check_data
 from ncamix.errors import fail, nearest
 from ncamix.mixture import weights_as_floats
+from ncamix.order import stage_order
 from ncamix.plan import Plan, PlannedSource, PlannedStage
 from ncamix.run_folder import read_rows
-from ncamix.shards import read_chosen, shard_name
+from ncamix.shards import read_chosen, sample_digest, shard_name
 from ncamix.sources import open_generator
 from ncamix.text_compilation import prepare_text
 from ncamix.waiting import Say, quiet
@@ -127,8 +128,6 @@ def with_sizes(plan: Plan, stage: PlannedStage, data: Path | None, say: Say = qu
 
 def batch_of(plan: Plan, stage: PlannedStage, number: int) -> Batch:
     """What stands in a batch; finite sources must have their exact size. See `with_sizes`."""
-    from ncamix.streams import stage_order
-
     order = stage_order(plan, stage)
     counts = stage.apportionment.counts
     before = counts[:number].sum(axis=0, dtype=np.int64).tolist()
@@ -181,8 +180,6 @@ def _read(
 
 def digest_of(ids: Sequence[NDArray[np.uint32]]) -> int:
     """The digest of a batch with these samples, in any order."""
-    from ncamix.streams import sample_digest
-
     return sum(map(sample_digest, ids)) % (1 << 64)
 
 

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.text import Text
 
 from ncamix.curriculum import Enter
-from ncamix.forecast import batch_counts, drawn_samples, replayed
-from ncamix.parting import Parting, Plans, Stages, find_parting, optimizer_of, precision_of
+from ncamix.forecast import drawn_samples
+from ncamix.parting import Parting, Plans, Stages, find_parting, optimizer_of
 from ncamix.plan import Plan, PlannedStage
 from ncamix.plan_output import words
 from ncamix.plan_tables import add_row, new_table
@@ -217,12 +217,12 @@ def _facts(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
         "batches": stage.num_batches,
         "batch_size": stage.batch_size,
         "sequence_length": stage.sequence_length,
-        "precision": precision_of(plan, stage),
+        "precision": stage.precision,
         "tokens": stage.num_tokens,
         **{f"samples.{name}": count for name, count in stage.counts.items()},
-        "transform": getattr(stage.spec, "transform", None),
-        "replayed": replayed(stage),
-        "until": getattr(stage.spec, "until", None),
+        "transform": stage.spec.transform,
+        "replayed": stage.replayed,
+        "until": stage.spec.until,
         **{f"optimizer.{key}": value for key, value in optimizer_of(stage).items()},
         **{f"enter.{key}": getattr(enter, key) for key in type(enter).model_fields},
     }
@@ -231,7 +231,7 @@ def _facts(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
 def _schedules(name: str, stages: Stages) -> Iterator[Difference]:
     """Mixtures and rates that were written differently and come out differently, too."""
     one, other = stages
-    counts = [batch_counts(stage) for stage in stages]
+    counts = [stage.apportionment.counts for stage in stages]
     if one.sources != other.sources or not np.array_equal(counts[0], counts[1]):
         mixtures = [{"mixture": s.spec.mixture, "cycle": s.spec.cycle} for s in stages]
         yield from _differing(f"stages.{name}", mixtures)

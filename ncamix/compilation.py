@@ -15,7 +15,6 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncamix import cache
-from ncamix.errors import UserError, fail
+from ncamix.errors import fail
 from ncamix.files import DATA_LOCK, leave_nothing, make_folder, write_whole
 from ncamix.owners import shards_needed
-from ncamix.plan import Plan, PlannedSource, too_small
+from ncamix.plan import Plan, PlannedSource
 from ncamix.plan_output import plan_json
 from ncamix.shards import (
     ShardFormat,
@@ -36,7 +35,7 @@ from ncamix.shards import (
     write_dataset,
 )
 from ncamix.sources import open_generator
-from ncamix.text_compilation import prepare_text, tokenizer_file
+from ncamix.text_compilation import prepare_text, tokenizer_file, with_sizes
 from ncamix.waiting import Say
 
 ZSTD_LEVEL = 3
@@ -64,7 +63,7 @@ def check_data(plan: Plan, data: Path) -> Plan:
         raise fail(f"{data} holds no finished compilation", way_out) from None
     if plan.vocabulary.text_rows and not (data / "tokenizer.json").is_file():
         raise fail(f"{data} holds no tokenizer.json", way_out)
-    sources, needed = dict(plan.sources), compiled_samples(plan)
+    sizes, needed = {}, compiled_samples(plan)
     for name, source in plan.sources.items():
         if found.get(name) != source.fingerprint:
             raise fail(f"{data} holds another '{name}' than the curriculum's (or none)", way_out)
@@ -75,16 +74,13 @@ def check_data(plan: Plan, data: Path) -> Plan:
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise fail(f"{data / name} is not whole ({error})", way_out) from None
         if source.text is not None:
-            sources[name] = replace(source, num_samples=num_samples)
-            problem = too_small(plan.curriculum, source, num_samples)
-            if problem is not None:
-                raise UserError(problem)
+            sizes[name] = num_samples
         elif num_samples < needed[name]:
             raise fail(
                 f"{data / name} has {num_samples:,} samples, {needed[name]:,} are needed",
                 way_out,
             )
-    return replace(plan, sources=sources)
+    return with_sizes(plan, sizes)
 
 
 def compile_plan(
@@ -121,7 +117,7 @@ def _compile_locked(plan: Plan, out: Path, say: Say, done: Callable[[str, int], 
         shutil.rmtree(left, ignore_errors=True)
     samples = compiled_samples(plan)
     for source in plan.sources.values():
-        _compile_source(source, samples[source.name], out / source.name, done)
+        _compile_source(source, samples[source.dataset], out / source.dataset, done)
     write_whole(out / "plan.json", json.dumps(plan_json(plan), indent=1).encode())
     return plan
 
@@ -137,7 +133,7 @@ def _compile_source(
         if present["fingerprint"] == source.fingerprint and samples >= num_samples:
             if source.text is not None:
                 count_samples(folder / "holdout")
-            done(source.name, samples)
+            done(source.dataset, samples)
             return
     except (OSError, ValueError, LookupError, TypeError):
         pass
@@ -147,7 +143,7 @@ def _compile_source(
     form = ShardFormat(source.sequence_length + 1, width, ZSTD_LEVEL)
 
     def told(samples: int) -> None:
-        done(source.name, samples)
+        done(source.dataset, samples)
 
     try:
         write_dataset(building, form, shards_of(source, num_samples), told)

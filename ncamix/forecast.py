@@ -8,6 +8,7 @@ Positions are tokens consumed in the run; batches of a stage count from 1 where 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 import numpy as np
 
 from ncamix.plan import Plan, PlannedSource, PlannedStage
@@ -37,7 +38,7 @@ def loss_tokens(plan: Plan, stage: PlannedStage) -> dict[str, int]:
 
 def in_batches(curve: Curve, x: int) -> float:
     """A position or period of a stage's curve in batches."""
-    return x / (2 * curve.unit)
+    return x / curve.unit
 
 
 def rate_batches(stage: PlannedStage, num_points: int) -> list[int]:
@@ -139,9 +140,7 @@ def _generated(plan: Plan, stage: PlannedStage) -> int:
     total = 0
     for name, count in stage.counts.items():
         source, first = plan.dataset_of(name, stage), stage.first_sample[name]
-        low, high = (
-            (0, stage.replayed[name]) if name in stage.replayed else (first, first + count)
-        )
+        low, high = (0, stage.replayed[name]) if name in stage.replayed else (first, first + count)
         per = source.samples_per_shard
         if not source.spec.finite:
             total += _bytes(source, (-(-high // per) - low // per) * per)

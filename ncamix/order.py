@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncamix.keys import derive_key
-from ncamix.owners import Counts, OwnedShards, Shares, share_out
+from ncamix.owners import Counts, OwnedShards, Shares, share_out, stage_shares
 from ncamix.permutations import deal, permute
+from ncamix.plan import Plan, PlannedStage
 
 
 @dataclass(frozen=True)
@@ -152,3 +153,21 @@ class StageOrder:
         batch, place = divmod(position, self.batch_size)
         source, owner, counter = (part[place : place + 1] for part in self._batch(batch))
         return int(source[0]), int(self.sources[source[0]].samples(counter, owner)[0])
+
+
+def stage_order(plan: Plan, stage: PlannedStage) -> StageOrder:
+    """The order of a planned stage; finite sources must have their exact size."""
+    shares = stage_shares(plan, stage)
+    orders = []
+    for drawn, name in zip(shares.sums[0], stage.sources, strict=True):
+        source, key = plan.dataset_of(name, stage), plan.order_key(name)
+        size, shards = 0, None
+        if source.spec.finite:
+            assert source.num_samples is not None, "text is compiled before it is ordered"
+            size = source.num_samples
+        elif shares.num_owners > 1:
+            shards = OwnedShards(source.samples_per_shard, drawn)
+        again = derive_key("replay", key, stage.index)
+        seen = stage.replayed.get(name, 0)
+        orders.append(SourceOrder(stage.first_sample[name], size, key, seen, again, shards))
+    return StageOrder(stage.apportionment.counts, tuple(orders), shares)

@@ -15,7 +15,6 @@ positions in what one owner draws of one source over the whole run.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -118,12 +117,6 @@ def share_out(
     return Shares(counts, shifts, sums)
 
 
-def replayed(stage: PlannedStage) -> dict[str, int]:
-    """Sources that a stage draws again, and how many samples of each were drawn before it."""
-    found: dict[str, int] = getattr(stage, "replayed", {})
-    return found
-
-
 def stage_shares(plan: Plan, stage: PlannedStage) -> Shares:
     """The shares of one stage; the counters of endless sources run on from earlier stages."""
     if plan.trainer.trainer.canonical_nodes == 1:  # nothing is dealt, whatever came before
@@ -132,25 +125,31 @@ def stage_shares(plan: Plan, stage: PlannedStage) -> Shares:
 
 
 def shards_needed(plan: Plan) -> dict[str, int]:
-    """Shards of each endless source, from 0 on, that hold every sample of the run."""
-    if plan.trainer.trainer.canonical_nodes == 1:
-        drawn = {n: np.array([s.samples_needed], np.int64) for n, s in plan.sources.items()}
-    else:
-        _, drawn = deque(_all_shares(plan), maxlen=1)[0]
-    return {
-        name: OwnedShards(source.samples_per_shard, drawn[name]).num_shards
-        for name, source in plan.sources.items()
-        if source.text is None
+    """Shards of each endless dataset, from 0 on, that hold every sample of the run."""
+    needed = {
+        name: OwnedShards(s.samples_per_shard, np.array([s.samples_needed], np.int64)).num_shards
+        for name, s in plan.sources.items()
+        if not s.spec.finite
     }
+    if plan.trainer.trainer.canonical_nodes > 1:
+        for stage, (_, drawn) in zip(plan.stages, _all_shares(plan), strict=True):
+            for name in stage.sources:
+                source = plan.dataset_of(name, stage)
+                if not source.spec.finite:
+                    shards = OwnedShards(source.samples_per_shard, drawn[name]).num_shards
+                    needed[source.dataset] = max(needed[source.dataset], shards)
+    return needed
 
 
 def _all_shares(plan: Plan) -> Iterator[tuple[Shares, dict[str, NDArray[np.int64]]]]:
     """The shares of every stage in turn, and the owners' counters of each source at its end."""
     nobody = np.zeros(plan.trainer.trainer.canonical_nodes, np.int64)
-    drawn = dict.fromkeys(plan.sources, nobody)
+    drawn = {source.name: nobody for source in plan.sources.values()}
     for stage in plan.stages:
-        again = replayed(stage)
-        owned = [plan.sources[n].text is None and n not in again for n in stage.sources]
+        owned = [
+            not plan.dataset_of(name, stage).spec.finite and name not in stage.replayed
+            for name in stage.sources
+        ]
         start = np.stack([drawn[name] for name in stage.sources])
         shares = share_out(stage.apportionment.counts, start, owned)
         end = shares.before(stage.num_batches)

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncamix.curriculum import Enter
-from ncamix.forecast import batch_counts, dataset_name, replayed
 from ncamix.plan import Plan, PlannedStage
 
 Plans = tuple[Plan, Plan]
@@ -98,22 +97,17 @@ def _first_unlike(plans: Plans, stages: Stages) -> tuple[int, str]:
 def _conditions(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
     """What decides over a stage's training beside samples and rates."""
     enter = stage.enter or Enter()
-    draws = any(getattr(enter, key, ()) for key in ("reinitialize", "keep_only"))
+    draws = bool(enter.reinitialize or enter.keep_only)
     active = plan.vocabulary.softmax == "active"
     return {
         "batch size": stage.batch_size,
         "sequence length": stage.sequence_length,
-        "precision": precision_of(plan, stage),
-        "way of entering": (enter, getattr(stage, "spared", ())),
+        "precision": stage.precision,
+        "way of entering": (enter, stage.spared),
         "name, which keys what is drawn anew": stage.name if draws else None,
         **{f"{key} of the optimizer": v for key, v in optimizer_of(stage).items()},
-        "softmax": plan.active_ranges(stage.sources) if active else None,
+        "softmax": plan.active_ranges(stage) if active else None,
     }
-
-
-def precision_of(plan: Plan, stage: PlannedStage) -> str:
-    """The precision that a stage trains in."""
-    return str(getattr(stage, "precision", plan.trainer.trainer.precision))
 
 
 def optimizer_of(stage: PlannedStage) -> dict[str, Any]:
@@ -137,22 +131,24 @@ def _first_unlike_counts(plans: Plans, stages: Stages) -> int:
 
 def _columns(plan: Plan, stage: PlannedStage) -> dict[Any, NDArray[Any]]:
     """Samples in each batch of a stage, int [num_batches], by what determines the samples."""
-    counts = batch_counts(stage)
+    counts = stage.apportionment.counts
     return {_identity(plan, stage, name): counts[:, i] for i, name in enumerate(stage.sources)}
 
 
 def _identity(plan: Plan, stage: PlannedStage, name: str) -> tuple[Any, ...]:
     """What determines the samples that a source gives in a stage, and the loss on them."""
-    source, again = plan.sources[dataset_name(plan, stage, name)], name in replayed(stage)
+    source, again = plan.dataset_of(name, stage), name in stage.replayed
     twins = [s.name for s in plan.sources.values() if s.fingerprint == source.fingerprint]
     order = plan.order_key(name) if source.spec.finite or again else None
-    weight = getattr(source.spec, "loss_weight", 1)
+    weight = source.spec.loss_weight
     return source.fingerprint, twins.index(name), order, again, source.loss_start, weight
 
 
 def _other_samples(plans: Plans, stages: Stages, batch: int) -> str:
     """How the samples of a batch differ, in words."""
-    counts = [dict(zip(s.sources, batch_counts(s)[batch].tolist(), strict=True)) for s in stages]
+    counts = [
+        dict(zip(s.sources, s.apportionment.counts[batch].tolist(), strict=True)) for s in stages
+    ]
     names = [n for n in {**counts[0], **counts[1]} if counts[0].get(n, 0) != counts[1].get(n, 0)]
     told = [f"{counts[0].get(n, 0)} and {counts[1].get(n, 0)} of {n}" for n in names]
     if told:

@@ -201,7 +201,6 @@ class Plan:
                 "evaluate": plain(self.curriculum.curriculum.evaluate),
                 "sources": {name: s.fingerprint for name, s in self.sources.items()},
                 "stages": [_stage_meaning(stage) for stage in self.stages],
-                **({"owners": trainer.canonical_nodes} if trainer.canonical_nodes > 1 else {}),
             }
         )
 
@@ -263,7 +262,6 @@ def dataset_name(source: str, length: int, usual: int) -> str:
 
 
 def _stage_meaning(stage: PlannedStage) -> Any:
-    rates = ",".join(repr(stage.rate.at(t)) for t in range(stage.num_batches))
     optimizer = {
         k: str(getattr(stage.optimizer, k))
         for k in ("kind", "betas", "eps", "weight_decay", "clip")
@@ -282,7 +280,7 @@ def _stage_meaning(stage: PlannedStage) -> Any:
         repr(stage.enter),
         repr(stage.spec.until),
         hashlib.blake2b(stage.apportionment.counts.tobytes(), digest_size=16).hexdigest(),
-        hashlib.blake2b(rates.encode(), digest_size=16).hexdigest(),
+        stage.rate.meaning(),
     ]
 
 

@@ -10,14 +10,12 @@ from pydantic import BaseModel
 from rich.markup import escape
 
 from ncamix.forecast import (
-    batch_counts,
     disk,
     drawn_samples,
     epochs_of,
     loss_tokens,
     peak_rate,
     rate_batches,
-    replayed,
 )
 from ncamix.mixture import weights_as_floats
 from ncamix.plan import Plan, PlannedSource, PlannedStage
@@ -125,12 +123,12 @@ def _stage(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
     )
     weights = [weights_as_floats(stage.mixture, t) for t in points]
     rated = rate_batches(stage, CURVE_POINTS)
-    first, last = batch_counts(stage)[[0, -1]].tolist()
+    first, last = stage.apportionment.counts[[0, -1]].tolist()
     spec, enter = stage.spec, stage.enter
     return {
         "name": stage.name,
         "num_batches": stage.num_batches,
-        "num_batches_planned": getattr(stage, "clock_batches", stage.num_batches),
+        "num_batches_planned": stage.clock_batches,
         "batch_size": stage.batch_size,
         "sequence_length": stage.sequence_length,
         "num_samples": stage.num_samples,
@@ -141,11 +139,11 @@ def _stage(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
         "counts_of_first_batch": dict(zip(stage.sources, first, strict=True)),
         "counts_of_last_batch": dict(zip(stage.sources, last, strict=True)),
         "first_sample": stage.first_sample,
-        "replayed": replayed(stage),
+        "replayed": stage.replayed,
         "largest_deviation_samples": stage.apportionment.largest_deviation,
         "evaluate_after_batches": list(stage.evaluations),
-        "transform": getattr(spec, "transform", None),
-        "until": words(getattr(spec, "until", None)) or None,
+        "transform": spec.transform,
+        "until": str(spec.until) if spec.until else None,
         "mixture_curve": {
             "progress": [(t + 0.5) / stage.num_batches for t in points],
             "weights": {name: [w[name] for w in weights] for name in stage.sources},

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ncamix import charts, drawings
 from ncamix.errors import fail
 from ncamix.files import write_whole
-from ncamix.forecast import batch_counts, in_batches, rate_batches
+from ncamix.forecast import in_batches, rate_batches
 from ncamix.plan import Plan, PlannedStage
 from ncamix.quantities import format_count
 from ncamix.run_record import Floats, StageRecord
@@ -168,6 +168,6 @@ def _shares(stage: PlannedStage, edges: NDArray[np.int64]) -> Floats:
         columns = [stage.mixture.leaves.index(name) for name in stage.sources]
         table = np.array(rows, np.float64)[:, columns]
     else:
-        table = batch_counts(stage)
+        table = stage.apportionment.counts
     sums = np.add.reduceat(table, edges[:-1], axis=0, dtype=np.float64)
     return np.asarray(sums / sums.sum(axis=1, keepdims=True))

@@ -15,12 +15,10 @@ from rich.text import Text
 
 from ncamix.forecast import (
     Epochs,
-    batch_counts,
     disk,
     epochs_of,
     loss_tokens,
     peak_rate,
-    replayed,
 )
 from ncamix.plan import Plan, PlannedStage, VocabularyPlan
 from ncamix.plan_output import words
@@ -107,19 +105,18 @@ def _stage_table(plan: Plan) -> Table:
 def stage_words(stage: PlannedStage) -> list[str]:
     """What a stage does beside its mixture, a line each; names the stage."""
     spec, lines = stage.spec, []
-    transform, until = getattr(spec, "transform", None), getattr(spec, "until", None)
-    if transform is not None:
-        lines.append(TRANSFORMS[transform])
-    if replayed(stage):
-        lines.append(f"deals again what earlier stages drew of {', '.join(replayed(stage))}")
-    if until is not None:
-        lines.append(f"ends early once {words(until)}")
-    planned = getattr(stage, "clock_batches", stage.num_batches)
-    if planned > stage.num_batches:
-        lines.append(f"ended on evidence, {planned:,} batches were planned")
-    for key, verb in (("sequence_length", "has sequences of"), ("precision", "trains in")):
-        if getattr(spec, key, None) is not None:
-            lines.append(f"{verb} {getattr(spec, key)}")
+    if spec.transform is not None:
+        lines.append(TRANSFORMS[spec.transform])
+    if stage.replayed:
+        lines.append(f"deals again what earlier stages drew of {', '.join(stage.replayed)}")
+    if spec.until is not None:
+        lines.append(f"ends early once {spec.until}")
+    if stage.clock_batches > stage.num_batches:
+        lines.append(f"ended on evidence, {stage.clock_batches:,} batches were planned")
+    if spec.sequence_length is not None:
+        lines.append(f"has sequences of {spec.sequence_length}")
+    if spec.precision is not None:
+        lines.append(f"trains in {spec.precision}")
     lines += _enter_words(stage)
     return [f"{stage.name}: {line}" for line in lines]
 
@@ -136,7 +133,7 @@ def _enter_words(stage: PlannedStage) -> list[str]:
         "spare": "spares the rows of",
         "freeze": "freezes",
     }
-    told = {verb: words(getattr(enter, key, None)) for key, verb in known.items()}
+    told = {verb: words(getattr(enter, key)) for key, verb in known.items()}
     parts = [f"{verb} {what}" for verb, what in told.items() if what]
     way = enter.initializer
     if way != "model":
@@ -170,7 +167,7 @@ def _sample_table(plan: Plan) -> Table:
         for name in (name for name in names if name in stage.sources):
             n = stage.counts[name]
             drawn[name] = (n, n * stage.sequence_length, loss_tokens(plan, stage)[name])
-        ends = batch_counts(stage)[[0, -1]].tolist()
+        ends = stage.apportionment.counts[[0, -1]].tolist()
         block(stage.name, drawn, [dict(zip(stage.sources, end, strict=True)) for end in ends])
         for name, numbers in drawn.items():
             samples, tokens, loss = run.get(name, (0, 0, 0))

@@ -21,11 +21,11 @@ from ncamix.durations import Length, Lengths, shape, stage_lengths
 from ncamix.errors import UserError
 from ncamix.inventory import Inventory
 from ncamix.loading import LoadedCurriculum
-from ncamix.mixture import Mixture, StageShape, Unresolved, resolve_mixtures
+from ncamix.mixture import Mixture, MixtureError, StageShape, names_of, resolve_mixtures
 from ncamix.plan import Plan, PlannedSource, PlannedStage, dataset_name
 from ncamix.rates import resolve_rate
 from ncamix.remarks import remarks
-from ncamix.schedule import Clock, Schedule
+from ncamix.schedule import Clock
 from ncamix.sources import BlendSource
 from ncamix.trainer import LoadedTrainer
 from ncamix.validation import in_order
@@ -126,13 +126,13 @@ class _Planner:
     def leaves(self, stage: Stage) -> set[str]:
         """The leaf sources that a stage's mixture names, through blends too."""
         found: set[str] = set()
-        queue = list(_names(stage.mixture))
+        queue = list(names_of(stage.mixture))
         while queue:
             name = queue.pop()
             if name not in found:
                 found.add(name)
                 source = self.c.sources[name]
-                queue += _names(source.mixture) if isinstance(source, BlendSource) else ()
+                queue += names_of(source.mixture) if isinstance(source, BlendSource) else ()
         return {name for name in found if not isinstance(self.c.sources[name], BlendSource)}
 
     def check_layers(self) -> None:
@@ -188,13 +188,15 @@ class _Planner:
         ]
         try:
             mixtures = resolve_mixtures(shapes, blends, reference)
-        except Unresolved as error:
-            for stage, blend, message in error.faults:
-                where = ("sources", blend) if blend else ("stages", stage)
-                batches = lengths.stages[stage].clock_batches
-                name = self.c.stages[stage].name
-                self.bad((*where, "mixture"), message, f"stage '{name}' has {batches:,} batches")
-            self.stop_if_bad()
+        except MixtureError as error:
+            for problem in error.problems:
+                i = problem.stage
+                where = ("sources", problem.blend) if problem.blend else ("stages", i)
+                batches, name = lengths.stages[i].clock_batches, self.c.stages[i].name
+                remedy = f"stage '{name}' has {batches:,} batches"
+                self.bad((*where, "mixture"), problem.what, remedy)
+            mixtures = []
+        self.stop_if_bad()
         out: list[PlannedStage] = []
         counters: dict[str, int] = {}
         rate: Fraction | None = None
@@ -204,7 +206,7 @@ class _Planner:
                 self.stop_if_bad()
             assert stage is not None
             stage = self.with_counters(stage, counters)
-            rate = stage.rate.end(stage.num_batches)
+            rate = stage.rate.after(stage.num_batches)
             out.append(stage)
         return out
 
@@ -223,18 +225,10 @@ class _Planner:
             remedy = f"stage '{spec.name}' has {length.clock_batches:,} batches"
             self.bad(where, str(error), remedy)
             return None
-        apportionment = apportion(mixture, length.clock_batches, length.batch_size)
-        live = [i for i, total in enumerate(apportionment.totals) if total]
-        if len(live) < len(mixture.leaves):  # a declared weight that never yields a sample
-            for i, name in enumerate(mixture.leaves):
-                if i not in live and any(f.value.get(name, 0) for f in spec.mixture):
-                    self.warnings.append(
-                        f"stage '{spec.name}': the source '{name}' gets no sample, its share is "
-                        "too small for the stage"
-                    )
-        counts = apportionment.counts[: length.num_batches]
+        mixture, found = apportion(mixture, length.num_batches, spec.transform)
+        live = [i for i, total in enumerate(found.totals) if total]
         if len(live) < len(mixture.leaves):
-            counts = counts[:, live].copy()
+            found = Apportionment(found.counts[:, live].copy(), found.largest_deviation)
         return PlannedStage(
             index,
             spec,
@@ -252,7 +246,7 @@ class _Planner:
             optimizer,
             rate,
             self.evaluations(length),
-            Apportionment(counts, apportionment.largest_deviation),
+            found,
         )
 
     def spared(self, index: int) -> tuple[tuple[int, int], ...]:
@@ -410,9 +404,4 @@ def _shape_of(spec: Stage, length: Length) -> StageShape:
         length.batch_size,
         length.sequence_length,
         length.first_token,
-        spec.transform,
     )
-
-
-def _names(schedule: Schedule) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for frame in schedule for name in frame.value))

@@ -7,11 +7,12 @@ Each remark is a pure function of the plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
 
-from ncamix.plan import Plan, PlannedStage
+from ncamix.entry import Enter
+from ncamix.groups import parts
+from ncamix.plan import Plan
 from ncamix.sources import NcaSource
 
 LOW_RATE = 0.1  # of the stage's peak: what is learned below it leaves little trace
@@ -60,23 +61,19 @@ def wasted_sources(plan: Plan) -> Iterator[str]:
 def unsampled_sources(plan: Plan) -> Iterator[str]:
     """Sources of a stage's mixture whose share is too small to ever yield a sample."""
     for stage in plan.stages:
+        named = {
+            name
+            for clocked in stage.mixture.curves.values()
+            for value in clocked.curve.values
+            for name, weight in zip(clocked.columns, value, strict=True)
+            if weight
+        }
         for name in stage.mixture.leaves:
-            if name not in stage.sources and _is_named(stage, name):
+            if name in named and name not in stage.sources:
                 yield (
                     f"stage '{stage.name}': the source '{name}' gets no sample, its share is too "
                     "small for the stage; raise it, or leave the source out"
                 )
-
-
-def _is_named(stage: PlannedStage, name: str) -> bool:
-    """Whether a keyframe of the stage's mixture, or of a blend in it, gives a source a weight."""
-    mixtures = [(stage.mixture.columns, stage.mixture.curve), *stage.mixture.blends.values()]
-    return any(
-        columns[i] == name and value[i]
-        for columns, curve in mixtures
-        for value in curve.values
-        for i in range(len(columns))
-    )
 
 
 def dominant_alphabets(plan: Plan) -> Iterator[str]:
@@ -95,9 +92,9 @@ def frozen_noise(plan: Plan) -> Iterator[str]:
     """Groups that a stage draws anew and freezes at once."""
     layers = plan.trainer.trainer.model.layers
     for stage in plan.stages:
-        drawn = _redrawn(stage, layers)
-        frozen = _frozen(stage)
-        names = [_name(group) for group in frozen if drawn & _parts([group], layers)]
+        enter = stage.enter or Enter()
+        drawn = enter.redrawn(layers)
+        names = [str(group.name) for group in enter.freeze if drawn & parts([group], layers)]
         if names:
             yield (
                 f"stage '{stage.name}': {_listed(names)} {'is' if len(names) == 1 else 'are'} "
@@ -125,7 +122,7 @@ def other_embedding_scales(plan: Plan) -> Iterator[str]:
     """Stages that draw embeddings on another scale than a fresh model, and so than a control."""
     layers = plan.trainer.trainer.model.layers
     for stage in plan.stages[1:]:
-        if stage.enter is None or not _redrawn(stage, layers) & _parts(["embedding"], layers):
+        if stage.enter is None or ("embedding", None) not in stage.enter.redrawn(layers):
             continue
         way = stage.enter.initializer
         deviation = float(way) if isinstance(way, Fraction) else {"torch": 1.0}.get(way)
@@ -141,45 +138,11 @@ def other_embedding_scales(plan: Plan) -> Iterator[str]:
 def unseen_evidence(plan: Plan) -> Iterator[str]:
     """Stages that would end on evidence that no evaluation ever looks for."""
     for stage in plan.stages:
-        if getattr(stage.spec, "until", None) is not None and not stage.evaluations:
+        if stage.spec.until is not None and not stage.evaluations:
             yield (
                 f"stage '{stage.name}' says `until`, but no evaluation falls inside it, so it "
                 "never ends early; evaluate more often (evaluate.every)"
             )
-
-
-# ---- groups of parameters, as sets of (group, layer)
-
-_LAYERED, _WHOLE = ("attention", "mlp", "norms"), ("embedding", "head", "final_norm")
-
-
-def _name(group: Any) -> str:
-    return str(getattr(group, "name", group))
-
-
-def _parts(groups: Iterable[Any], num_layers: int) -> set[tuple[str, int]]:
-    """Parts of a model in any of `groups`: names, or objects with `name` and `layers` (first and
-    last, or None for all)."""
-    parts = set()
-    for group in groups:
-        first, last = getattr(group, "layers", None) or (0, num_layers - 1)
-        name = _name(group)
-        for member in ("embedding", "head") if name == "embeddings" else (name,):
-            layers = range(first, last + 1) if member in _LAYERED else range(1)
-            parts |= {(member, layer) for layer in layers}
-    return parts
-
-
-def _redrawn(stage: PlannedStage, num_layers: int) -> set[tuple[str, int]]:
-    """Parts of the model that are drawn anew on entering a stage."""
-    kept = getattr(stage.enter, "keep_only", ())
-    if kept:
-        return _parts((*_LAYERED, *_WHOLE), num_layers) - _parts(kept, num_layers)
-    return _parts(getattr(stage.enter, "reinitialize", ()), num_layers)
-
-
-def _frozen(stage: PlannedStage) -> tuple[Any, ...]:
-    return tuple(getattr(stage.enter, "freeze", ()))
 
 
 def _listed(names: list[str]) -> str:

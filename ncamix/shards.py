@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 import zstandard
 from numpy.typing import NDArray
 
@@ -185,3 +186,8 @@ def _stored(folder: Path, entry: dict[str, Any]) -> NDArray[Any]:
     else:
         data = raw.read_bytes()
     return np.frombuffer(data, dtype, offset=len(data) - size).reshape(shape)
+
+
+def sample_digest(tokens: NDArray[Any]) -> int:
+    """xxh64 of a sample's ids as little-endian uint32: independent of storage width."""
+    return xxhash.xxh64_intdigest(np.ascontiguousarray(tokens, dtype="<u4").tobytes())

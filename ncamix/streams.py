@@ -14,42 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
-import xxhash
 from streaming import Stream
 from streaming.base import dataset as streaming_dataset
 
 from ncamix import cache
 from ncamix.dataset import CurriculumDataset, GeneratedStream
-from ncamix.keys import derive_key
-from ncamix.order import SourceOrder, StageOrder
-from ncamix.owners import OwnedShards, replayed, shards_needed, stage_shares
+from ncamix.order import stage_order
+from ncamix.owners import shards_needed
 from ncamix.plan import Plan, PlannedSource, PlannedStage
 from ncamix.remote import Remote
+from ncamix.shards import sample_digest
 from ncamix.sources.base import MASKED
 
 PREDOWNLOAD_BATCHES = 64  # shards are made ready this far ahead of training
-
-
-def stage_order(plan: Plan, stage: PlannedStage) -> StageOrder:
-    """The order of a stage; finite sources must have their exact size."""
-    shares = stage_shares(plan, stage)
-    again = replayed(stage)
-    orders = []
-    for drawn, name in zip(shares.sums[0], stage.sources, strict=True):
-        source, key = plan.sources[name], plan.order_key(name)
-        size, shards = 0, None
-        if source.text is not None:
-            assert source.num_samples is not None, "text is compiled before it is ordered"
-            size = source.num_samples
-        elif shares.num_owners > 1:
-            shards = OwnedShards(source.samples_per_shard, drawn)
-        first = 0 if name in again else stage.first_sample[name]
-        orders.append(
-            SourceOrder(
-                first, size, key, again.get(name, 0), derive_key("replay", key, stage.index), shards
-            )
-        )
-    return StageOrder(stage.apportionment.counts, tuple(orders), shares)
 
 
 def remote_of(source: PlannedSource, num_shards: int) -> Remote:
@@ -65,17 +42,17 @@ def make_stream(
     folder: the stage's cache; data: compiled datasets, if any. num_shards: what an endless source
     needs, where it is generated.
     """
-    local = folder / source.name
+    local = folder / source.dataset
     if data is not None:
         local.mkdir(parents=True, exist_ok=True)
-        return Stream(remote=str(data / source.name), local=str(local))
+        return Stream(remote=str(data / source.dataset), local=str(local))
     if source.text is not None:  # two sources may share an entry, not a path
-        link = folder / f"{source.name}.text"
+        link = folder / f"{source.dataset}.text"
         replace_link(link, cache.entry(source.fingerprint))
         return Stream(local=str(link))
     local.mkdir(parents=True, exist_ok=True)
     remote = remote_of(source, num_shards)
-    url = remote.save(folder / f"{source.name}.json")
+    url = remote.save(folder / f"{source.dataset}.json")
     return GeneratedStream(remote, url, str(local))
 
 
@@ -106,22 +83,15 @@ def make_dataset(
     streaming_dataset.get_shm_prefix = recording
     try:
         share, shards = stage.batch_size // ranks, shards_needed(plan)
+        sources = [plan.dataset_of(name, stage) for name in stage.sources]
         return CurriculumDataset(
-            [
-                make_stream(plan.sources[name], folder, data, shards.get(name, 0))
-                for name in stage.sources
-            ],
+            [make_stream(s, folder, data, shards.get(s.dataset, 0)) for s in sources],
             stage_order(plan, stage),
             share,
             predownload=PREDOWNLOAD_BATCHES * share,
         )
     finally:
         streaming_dataset.get_shm_prefix = stock
-
-
-def sample_digest(tokens: np.ndarray[Any, Any]) -> int:
-    """xxh64 of a sample's ids as little-endian uint32: independent of storage width."""
-    return xxhash.xxh64_intdigest(np.ascontiguousarray(tokens, dtype="<u4").tobytes())
 
 
 class Collate:

@@ -28,8 +28,8 @@ from ncamix.pictures import Rollouts, contact_sheet, rows_height
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
 from ncamix.replanning import replan
-from ncamix.shards import read_samples
-from ncamix.streams import make_dataset, sample_digest
+from ncamix.shards import read_samples, sample_digest
+from ncamix.streams import make_dataset
 from ncamix.tokenization import END_OF_TEXT
 from ncamix.waiting import quiet
 

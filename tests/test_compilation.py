@@ -20,13 +20,13 @@ from streaming import StreamingDataset
 from torch.utils.data import DataLoader
 
 from ncamix import cache, inventory
-from ncamix.compilation import check_data, compile_plan, prepare
+from ncamix.compilation import check_data, compile_plan, compiled_samples, prepare
 from ncamix.errors import UserError
 from ncamix.owners import shards_needed
 from ncamix.plan import Plan
-from ncamix.shards import read_index, read_samples, shard_name
+from ncamix.shards import read_index, read_samples, sample_digest, shard_name
 from ncamix.sources import open_generator
-from ncamix.streams import make_dataset, sample_digest
+from ncamix.streams import make_dataset
 from ncamix.text_compilation import quiet
 
 CURRICULUM = """\

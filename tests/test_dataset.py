@@ -23,17 +23,16 @@ from ncamix import cache, inventory
 from ncamix.automata import UnreachableBand, search
 from ncamix.compilation import prepare
 from ncamix.dataset import CurriculumDataset, FlatSpanner
+from ncamix.order import stage_order
 from ncamix.owners import shards_needed
 from ncamix.plan import Plan
-from ncamix.shards import read_samples
+from ncamix.shards import read_samples, sample_digest
 from ncamix.sources import open_generator
 from ncamix.streams import (
     Collate,
     make_dataset,
     make_stream,
     remote_of,
-    sample_digest,
-    stage_order,
 )
 from ncamix.text_compilation import quiet
 

@@ -15,10 +15,10 @@ from streaming.base.world import World
 
 from ncamix import inventory
 from ncamix.dataset import LazyWork
+from ncamix.order import stage_order
 from ncamix.owners import STRIDE, OwnedShards, shards_needed, share_out
 from ncamix.permutations import interleave
 from ncamix.plan import Plan
-from ncamix.streams import stage_order
 
 CURRICULUM = """\
 tokenizer: bytes

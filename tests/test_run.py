@@ -210,10 +210,10 @@ def test_digests_are_those_of_the_planned_samples(whole: Runner) -> None:
     import xxhash
 
     from ncamix.loading import load_curriculum
+    from ncamix.order import stage_order
     from ncamix.planning import make_plan
     from ncamix.shards import read_samples
     from ncamix.sources import open_generator
-    from ncamix.streams import stage_order
     from ncamix.trainer import load_trainer
 
     saved = os.environ.get("NCAMIX_CACHE")
