@@ -214,8 +214,7 @@ def compile(
         TimeRemainingColumn,
     )
 
-    from ncamix.compilation import compile_plan
-    from ncamix.forecast import compiled_samples
+    from ncamix.compilation import compile_plan, compiled_samples
 
     console = Console()
     made, why = _plan(curriculum, trainer, settings)

@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 from ncamix import charts, drawings
 from ncamix.errors import fail
 from ncamix.files import write_whole
-from ncamix.forecast import in_batches, rate_batches
+from ncamix.forecast import rate_batches
 from ncamix.plan import Plan, PlannedStage
 from ncamix.quantities import format_count
 from ncamix.run_record import Floats, StageRecord
-from ncamix.schedule import Curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -117,7 +116,9 @@ def stage_record(stage: PlannedStage, names: list[str], num_pixels: int) -> Stag
     edges = _edges(stage, max(2, num_pixels))
     shares = _shares(stage, edges)
     progress = (edges[1:] + edges[:-1]) / 2 / stage.num_batches
-    if any("step" in curve.eases for curve in _curves(stage)):  # jumps are drawn as jumps
+    if any(
+        "step" in c.curve.eases for c in stage.mixture.curves.values()
+    ):  # jumps are drawn as jumps
         progress = np.concatenate([edges[:-1], edges[1:]]).reshape(2, -1).T.ravel() / edges[-1]
         shares = shares.repeat(2, axis=0)
     rated = rate_batches(stage, max(2, num_pixels))
@@ -143,17 +144,14 @@ def stage_record(stage: PlannedStage, names: list[str], num_pixels: int) -> Stag
     )
 
 
-def _curves(stage: PlannedStage) -> list[Curve]:
-    return [stage.mixture.curve, *(curve for _, curve in stage.mixture.blends.values())]
-
-
 def _edges(stage: PlannedStage, num_pixels: int) -> NDArray[np.int64]:
     """Where the drawn bins of a stage begin and end, int64 [bins + 1], in batches.
 
     A bin is a pixel, or a batch where that is more, or whole periods of a cycle too short to see.
     """
     width = max(1.0, stage.num_batches / num_pixels)
-    periods = [in_batches(curve, curve.cycle) for curve in _curves(stage) if curve.cycle]
+    clocked = stage.mixture.curves.values()
+    periods = [c.curve.cycle / c.step for c in clocked if c.curve.cycle and c.step]
     short = max((p for p in periods if 1 < p < NARROW * width), default=0.0)
     if short:
         width = short * np.ceil(width / short)
@@ -163,11 +161,10 @@ def _edges(stage: PlannedStage, num_pixels: int) -> NDArray[np.int64]:
 
 def _shares(stage: PlannedStage, edges: NDArray[np.int64]) -> Floats:
     """Mean share of each source between the edges, float64 [bins, sources]."""
+    table: NDArray[Any] = stage.apportionment.counts
     if stage.num_batches <= EXACT:
         rows = [stage.mixture.at(t) for t in range(stage.num_batches)]
         columns = [stage.mixture.leaves.index(name) for name in stage.sources]
         table = np.array(rows, np.float64)[:, columns]
-    else:
-        table = stage.apportionment.counts
     sums = np.add.reduceat(table, edges[:-1], axis=0, dtype=np.float64)
     return np.asarray(sums / sums.sum(axis=1, keepdims=True))

@@ -152,8 +152,7 @@ def _sample_table(plan: Plan) -> Table:
     def block(title: str, drawn: dict[str, Numbers], ends: list[dict[str, int]]) -> None:
         """A line for all, and one a source."""
         whole = [sum(column) for column in zip(*drawn.values(), strict=True)]
-        sizes = [f"of {sum(end.values()):,}" for end in ends] or ["", ""]
-        add_row(table, title, *(f"{n:,}" for n in whole), "", *sizes)
+        add_row(table, title, *(f"{n:,}" for n in whole), "", "", "")
         for name, numbers in drawn.items():
             share = _percent(numbers[1] / whole[1])
             shown = [f"{end[name]:,}" for end in ends] or ["", ""]
@@ -179,7 +178,9 @@ def _sample_table(plan: Plan) -> Table:
 
 def _percent(share: float) -> str:
     """A share for a reader; what is there at all is never 0%."""
-    return f"{share:.1%}" if share >= 0.0005 or not share else f"{share:.1g}".replace("e-0", "e-")
+    if share >= 0.0005 or not share:
+        return f"{share:.1%}"
+    return f"{100 * share:.0e}%".replace("e-0", "e-")
 
 
 def _source_table(plan: Plan) -> Table:

@@ -26,7 +26,7 @@ from ncamix.plan import Plan, PlannedSource, PlannedStage, dataset_name
 from ncamix.rates import resolve_rate
 from ncamix.remarks import remarks
 from ncamix.schedule import Clock
-from ncamix.sources import BlendSource
+from ncamix.sources import BlendSource, LeafSource
 from ncamix.trainer import LoadedTrainer
 from ncamix.validation import in_order
 from ncamix.waiting import Say, quiet
@@ -382,7 +382,7 @@ class _Planner:
     def check_shares(self, stages: list[PlannedStage]) -> None:
         """Refuse sources that get more of the run than they allow."""
         for name, spec in self.c.sources.items():
-            most = spec.max_share
+            most = spec.max_share if isinstance(spec, LeafSource) else None
             if most is None:
                 continue
             drawn = sum(s.counts.get(name, 0) * s.sequence_length for s in stages)

@@ -161,6 +161,38 @@ def test_a_plan_with_settings(ncamix: Run) -> None:
     assert json.loads(out)["stages"][0]["counts"] == {"rich": 800}
 
 
+def test_a_plan_and_its_picture(ncamix: Run) -> None:
+    arguments = ("plan", "good.yaml", "-t", "small.yaml", "--plot", "plan.png")
+    status, out, err = ncamix(*arguments)
+    assert (status, err) == (0, "") and out.endswith("wrote plan.png\n")
+    assert Path("plan.png").read_bytes().startswith(b"\x89PNG")
+    status, out, err = ncamix(*arguments, "--json")
+    assert (status, err) == (0, "") and json.loads(out)["name"] == "tried"
+
+
+def test_two_plans_compared(ncamix: Run) -> None:
+    Path("other.yaml").write_text(GOOD.replace("hiss: 1", "simple: 1"))
+    before = tree()
+    status, out, err = ncamix("plan", "good.yaml", "other.yaml", "-t", "small.yaml")
+    assert (status, err) == (0, "") and "different from the first token on" in out
+    status, out, err = ncamix("plan", "good.yaml", "other.yaml", "-t", "small.yaml", "--json")
+    assert (status, err) == (0, "") and json.loads(out)["same_until"]["token"] == 0
+    status, out, err = ncamix("plan", "good.yaml", "good.yaml", "-t", "small.yaml")
+    assert status == 0 and "the two plans are the same" in out
+    assert tree() == before
+
+
+def test_mistakes_of_both_curricula_are_reported_at_once(ncamix: Run) -> None:
+    Path("other.yaml").write_text(GOOD.replace("hiss: 1", "hass: 1"))
+    arguments = ("plan", "bad.yaml", "other.yaml", "-t", "small.yaml")
+    err = refused(ncamix, GOOD + "sed: 1\n", *arguments)
+    assert "bad.yaml:10:6: sed:" in err and "unknown source 'hass'" in err
+    err = refused(ncamix, GOOD, "plan", "gone", "lost", "-t", "small.yaml")
+    assert "no such curriculum: 'gone'" in err and "no such curriculum: 'lost'" in err
+    arguments = ("plan", "good.yaml", "good.yaml", "-t", "small.yaml", "--plot", "plan.png")
+    assert "--plot draws one curriculum" in refused(ncamix, GOOD, *arguments)
+
+
 def test_wrong_usage(ncamix: Run) -> None:
     for arguments in (("plan",), ("plan", "good.yaml", "--jsn"), ("pla",)):
         status, _, err = ncamix(*arguments)
