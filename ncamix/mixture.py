@@ -1,45 +1,327 @@
-"""A stage's mixture over leaf sources, resolved: weights of every batch in integers."""
+"""Mixtures of a whole run over leaf sources, resolved: the weights of every batch in integers.
+
+    shapes of the stages + blends -> a curve for each stage's mixture and each blend in it, on its
+    clock -> weights of the leaves in any batch
+
+A blend's clock is the stage's, the run's, or its own: the tokens that earlier batches of the run
+planned for it. So blends are resolved over all stages at once, each after the blends that hold it.
+Weights have 60 fractional bits; positions of the clocks are in units of their curves.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from graphlib import TopologicalSorter
 
-from ncamix.schedule import SCALE, Curve, normalised
+import numpy as np
+from numpy.typing import NDArray
+
+from ncamix.quantities import Quantity, format_count
+from ncamix.schedule import (
+    BITS,
+    SCALE,
+    Clock,
+    Curve,
+    Schedule,
+    TokenClock,
+    normalised,
+    resolve_mixture,
+)
+from ncamix.sources import BlendSource
+
+STAGE = ""  # stands for the stage's own mixture where blends have their names
+LONG = 20_000  # batches from which compiled code is worth the time that numba takes to import
+
+
+@dataclass(frozen=True)
+class StageShape:
+    """A stage as far as mixtures need it.
+
+    clock_batches: its planned length, which its keyframes refer to. num_batches: how many of them
+    are trained; fewer where the stage ended on evidence.
+    first_token: tokens that the run consumed before the stage.
+    """
+
+    schedule: Schedule
+    cycle: Quantity | None
+    clock_batches: int
+    num_batches: int
+    batch_size: int
+    sequence_length: int
+    first_token: int
+
+    @property
+    def tokens_per_batch(self) -> int:
+        return self.batch_size * self.sequence_length
+
+
+@dataclass(frozen=True)
+class MixtureProblem:
+    """Why a mixture cannot be: in which stage, by which blend (None: the stage's own mixture)."""
+
+    stage: int
+    blend: str | None
+    what: str
+
+
+class MixtureError(ValueError):
+    """Every problem that was found while mixtures were resolved."""
+
+    def __init__(self, problems: Sequence[MixtureProblem]) -> None:
+        super().__init__("; ".join(problem.what for problem in problems))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True)
+class ClockedCurve:
+    """A curve of weights, read at the batches of a stage.
+
+    columns: the names that the weights are of. Batch t stands at origin + t * step, or where
+    `positions`, int64 [batches], has it: on a clock of the blend's own.
+    """
+
+    columns: tuple[str, ...]
+    curve: Curve
+    origin: int = 0
+    step: int = 0
+    positions: NDArray[np.int64] | None = None
+
+    def at(self, batch: int) -> tuple[int, ...]:
+        if self.positions is None:
+            return self.curve.weights(self.origin + batch * self.step)
+        return self.curve.weights(int(self.positions[batch]))
 
 
 @dataclass(frozen=True)
 class Mixture:
     """A stage's mixture over leaf sources, with blends multiplied through.
 
-    curve: over the names that the stage's mixture holds; blends: over the names each one holds.
+    curves: the stage's own mixture under the name STAGE, then blends, each after all that hold it.
+    num_batches: of the stage as planned. backwards: played from its last batch to its first.
     """
 
-    columns: tuple[str, ...]
-    curve: Curve
-    blends: dict[str, tuple[tuple[str, ...], Curve]]
+    curves: Mapping[str, ClockedCurve]
     leaves: tuple[str, ...]
+    num_batches: int
+    batch_size: int
+    backwards: bool = False
 
     def at(self, batch: int) -> tuple[int, ...]:
-        """Weights of the leaves at a batch's midpoint, 96 fractional bits, sum exactly 1."""
-        weights = dict.fromkeys(self.leaves, 0)
-        queue = list(zip(self.columns, self.curve.at(batch), strict=True))
-        while queue:
-            name, weight = queue.pop()
-            if not weight:
-                continue
-            if name in weights:
-                weights[name] += weight
-            else:
-                columns, curve = self.blends[name]
-                inner = curve.at(batch)
-                queue += [(c, weight * w >> 96) for c, w in zip(columns, inner, strict=True)]
-        return normalised(list(weights.values()))
+        """Weights of the leaves at a batch's midpoint, 60 fractional bits, sum exactly 1."""
+        if self.backwards:
+            batch = self.num_batches - 1 - batch
+        weights = self.weights(batch)
+        return normalised([weights[name] for name in self.leaves])
+
+    def weights(self, batch: int) -> dict[str, int]:
+        """Weights of blends and leaves, not yet normalised, of a batch counted forwards."""
+        weights = dict.fromkeys((*self.curves, *self.leaves), 0)
+        weights[STAGE] = SCALE
+        for name, curve in self.curves.items():
+            whole = weights[name]
+            if whole:
+                for column, share in zip(curve.columns, curve.at(batch), strict=True):
+                    weights[column] += whole * share >> BITS
+        return weights
 
     @property
     def is_constant(self) -> bool:
-        return self.curve.is_constant and all(c.is_constant for _, c in self.blends.values())
+        return all(curve.curve.is_constant for curve in self.curves.values())
+
+    def reversed(self) -> Mixture:
+        return replace(self, backwards=not self.backwards)
+
+    def flattened(self, totals: Sequence[int]) -> Mixture:
+        """Constant weights of the same leaves, in proportion to `totals`, at least one not 0."""
+        weights = normalised([n * SCALE // sum(totals) for n in totals])
+        curve = Curve((0,), (weights,), ("linear",), 2)
+        return replace(self, curves={STAGE: ClockedCurve(self.leaves, curve)}, backwards=False)
 
 
 def weights_as_floats(mixture: Mixture, batch: int) -> dict[str, float]:
     """A mixture's weights for a reader: source -> share of 1."""
     return {n: w / SCALE for n, w in zip(mixture.leaves, mixture.at(batch), strict=True)}
+
+
+def names_of(schedule: Schedule) -> tuple[str, ...]:
+    """The names that a mixture's keyframes hold, in the order of their first appearance."""
+    return tuple(dict.fromkeys(name for frame in schedule for name in frame.value))
+
+
+def resolve_mixtures(
+    stages: Sequence[StageShape],
+    blends: Mapping[str, BlendSource],
+    planned: Sequence[StageShape] | None = None,
+) -> list[Mixture]:
+    """The mixture of each stage of a run.
+
+    planned: the stages as planned before any ended on evidence. Positions on the run's clock and on
+        a blend's own are shares of these, so that what is decided later never changes the past.
+
+    Raises:
+        MixtureError: keyframes that do not fit their stage, the run or the blend's own tokens.
+    """
+    first = _Resolver(planned or stages, blends)
+    mixtures = first.resolve()
+    if planned is None:
+        return mixtures
+    return _Resolver(stages, blends, first).resolve()
+
+
+class _Resolver:
+    """Resolves the mixtures of a run; blends on their own clocks note how far they came.
+
+    Tokens of a blend are whole numbers of 2**-places tokens here, so that a batch's midpoint, in
+    halves of these, stays below 62 bits for a run of four times the planned length.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[StageShape],
+        blends: Mapping[str, BlendSource],
+        planned: _Resolver | None = None,
+    ) -> None:
+        self.shapes, self.blends = shapes, blends
+        self.problems: dict[tuple[str, str], MixtureProblem] = {}
+        self.curves: list[dict[str, ClockedCurve]] = [{} for _ in shapes]
+        self.reached = [_reached(shape.schedule, blends) for shape in shapes]
+        if planned is None:
+            self.run_tokens = sum(s.clock_batches * s.tokens_per_batch for s in shapes)
+            self.places = max(0, 59 - self.run_tokens.bit_length())
+            self.own_totals: dict[str, int] = {}
+        else:
+            self.run_tokens, self.places = planned.run_tokens, planned.places
+            self.own_totals = planned.own_totals
+
+    def resolve(self) -> list[Mixture]:
+        for i, shape in enumerate(self.shapes):
+            self.curves[i][STAGE] = self.on_batches(i, STAGE, shape.schedule, shape.cycle)
+        for name in _holders_first(self.blends):
+            blend, clock = self.blends[name], getattr(self.blends[name], "clock", "stage")
+            inside = [i for i, reached in enumerate(self.reached) if name in reached]
+            if clock == "self":
+                self.on_own_tokens(name, blend, inside)
+            for i in inside if clock != "self" else ():
+                self.curves[i][name] = (
+                    self.on_run(i, name, blend)
+                    if clock == "run"
+                    else self.on_batches(i, name, blend.mixture, blend.cycle)
+                )
+        if self.problems:
+            raise MixtureError(list(self.problems.values()))
+        return [self.mixture(i) for i in range(len(self.shapes))]
+
+    def mixture(self, stage: int) -> Mixture:
+        """A stage's mixture as far as it is resolved; blends that are not yet are leaves."""
+        shape, curves = self.shapes[stage], self.curves[stage]
+        leaves = tuple(sorted(self.reached[stage] - curves.keys()))
+        return Mixture(curves, leaves, shape.clock_batches, shape.batch_size)
+
+    def curve(
+        self,
+        stage: int,
+        name: str,
+        schedule: Schedule,
+        cycle: Quantity | None,
+        clock: Clock | TokenClock,
+        grid: int = 0,
+    ) -> Curve:
+        """A resolved curve; after a problem, one that serves to find others."""
+        columns = names_of(schedule)
+        try:
+            return resolve_mixture(schedule, clock, columns, cycle, grid)
+        except ValueError as error:
+            problem = MixtureProblem(stage, name or None, str(error))
+            where = name if isinstance(clock, TokenClock) else f"{name} in {stage}"
+            self.problems.setdefault((where, str(error)), problem)
+            return resolve_mixture(schedule[:1], Clock(1, 1), columns)
+
+    def on_batches(
+        self, stage: int, name: str, schedule: Schedule, cycle: Quantity | None
+    ) -> ClockedCurve:
+        shape = self.shapes[stage]
+        clock = Clock(shape.clock_batches, shape.tokens_per_batch)
+        curve = self.curve(stage, name, schedule, cycle, clock)
+        return ClockedCurve(names_of(schedule), curve, curve.unit // 2, curve.unit)
+
+    def on_run(self, stage: int, name: str, blend: BlendSource) -> ClockedCurve:
+        shape, clock = self.shapes[stage], TokenClock(Fraction(self.run_tokens), "the run")
+        curve = self.curve(stage, name, blend.mixture, blend.cycle, clock)
+        half = curve.unit // 2
+        return ClockedCurve(
+            names_of(blend.mixture),
+            curve,
+            (2 * shape.first_token + shape.tokens_per_batch) * half,
+            2 * shape.tokens_per_batch * half,
+        )
+
+    def on_own_tokens(self, name: str, blend: BlendSource, inside: Sequence[int]) -> None:
+        """Curves of a blend on its own clock, in all stages that hold it."""
+        done, positions = 0, {}
+        for i in inside:
+            shape = self.shapes[i]
+            a_batch = shape.tokens_per_batch << self.places
+            positions[i], done = own_positions(
+                self.mixture(i), name, done, a_batch, shape.num_batches
+            )
+        total = Fraction(self.own_totals.setdefault(name, done), 1 << self.places)
+        columns, grid = names_of(blend.mixture), 2 << self.places
+        for i in inside:
+            if total:
+                clock = TokenClock(total, f"the blend's {format_count(float(total))} tokens")
+                curve = self.curve(i, name, blend.mixture, blend.cycle, clock, grid)
+            else:  # it never weighs anything
+                curve = resolve_mixture(blend.mixture[:1], Clock(1, 1), columns)
+            self.curves[i][name] = ClockedCurve(columns, curve, positions=positions[i])
+
+
+def own_positions(
+    mixture: Mixture, blend: str, done: int, a_batch: int, num_batches: int
+) -> tuple[NDArray[np.int64], int]:
+    """Where a blend's own clock stands at the midpoint of each batch of a stage.
+
+    blend: a leaf of `mixture`. done, a_batch: its tokens before the stage, and those of a batch
+    at a weight of 1, in the same fine units.
+
+    Returns positions in halves of these units, int64 [batches], and `done` after `num_batches`.
+    """
+    if mixture.num_batches >= LONG:
+        from ncamix import counting  # numba
+
+        program = counting.make_program(mixture)
+        if program is not None:
+            return counting.own_positions(program, mixture, blend, done, a_batch, num_batches)
+    positions = np.empty(mixture.num_batches, np.int64)
+    after = done
+    for batch in range(mixture.num_batches):
+        weight = mixture.weights(batch)[blend]
+        tokens = (weight * a_batch >> BITS) + (weight > 0)  # rounded up: never short of a keyframe
+        positions[batch] = 2 * done + tokens
+        done += tokens
+        if batch == num_batches - 1:
+            after = done
+    return positions, after
+
+
+def _inner(name: str, blends: Mapping[str, BlendSource]) -> tuple[str, ...]:
+    return names_of(blends[name].mixture) if name in blends else ()
+
+
+def _reached(schedule: Schedule, blends: Mapping[str, BlendSource]) -> set[str]:
+    """Names that a mixture holds, through blends too, whatever their weights."""
+    found: set[str] = set()
+    queue = list(names_of(schedule))
+    while queue:
+        name = queue.pop()
+        if name not in found:
+            found.add(name)
+            queue += _inner(name, blends)
+    return found
+
+
+def _holders_first(blends: Mapping[str, BlendSource]) -> list[str]:
+    """The blends, each after every blend that holds it; none holds itself."""
+    inside = {name: [n for n in _inner(name, blends) if n in blends] for name in blends}
+    return list(TopologicalSorter(inside).static_order())[::-1]

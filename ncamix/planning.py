@@ -17,11 +17,11 @@ from ncamix.curriculum import Stage
 from ncamix.errors import UserError
 from ncamix.inventory import Inventory
 from ncamix.loading import LoadedCurriculum
-from ncamix.mixture import Mixture
+from ncamix.mixture import Mixture, MixtureError, StageShape, names_of, resolve_mixtures
 from ncamix.plan import Plan, PlannedStage
 from ncamix.quantities import Quantity, format_count
 from ncamix.rates import resolve_rate
-from ncamix.schedule import Clock, Curve, Schedule, resolve
+from ncamix.schedule import Clock, Schedule
 from ncamix.sources import BlendSource, TextSource
 from ncamix.trainer import LearningRate, LoadedTrainer
 from ncamix.waiting import Say, quiet
@@ -73,7 +73,12 @@ class _Planner:
             if isinstance(self.c.sources[name], TextSource):
                 self.inventory.documents(name)
         self.stop_if_bad()
-        stages = [self.stage(i, *args) for i, args in enumerate(lengths)]
+        mixtures = self.mixtures(lengths)
+        self.stop_if_bad()
+        stages = [
+            self.stage(i, *args, mixture)
+            for i, (args, mixture) in enumerate(zip(lengths, mixtures, strict=True))
+        ]
         self.stop_if_bad()
         drafted = [stage for stage in stages if stage is not None]
         counters = dict.fromkeys(sorted(used), 0)
@@ -119,13 +124,13 @@ class _Planner:
     def mixed_sources(self) -> set[str]:
         """The sources that mixtures name, through blends too, whatever their weights."""
         found: set[str] = set()
-        queue = [name for stage in self.c.stages for name in _names(stage.mixture)]
+        queue = [name for stage in self.c.stages for name in names_of(stage.mixture)]
         while queue:
             name = queue.pop()
             if name not in found:
                 found.add(name)
                 source = self.c.sources[name]
-                queue += _names(source.mixture) if isinstance(source, BlendSource) else ()
+                queue += names_of(source.mixture) if isinstance(source, BlendSource) else ()
         return {name for name in found if not isinstance(self.c.sources[name], BlendSource)}
 
     @staticmethod
@@ -207,29 +212,43 @@ class _Planner:
 
     # -- stages ---------------------------------------------------------------------------------
 
+    def mixtures(self, lengths: list[tuple[int, int, int]]) -> list[Mixture]:
+        """The mixture of each stage; none where problems were found."""
+        shapes = [
+            StageShape(stage.mixture, stage.cycle, n, n, size, self.t.sequence_length, first)
+            for stage, (n, size, first) in zip(self.c.stages, lengths, strict=True)
+        ]
+        blends = {n: s for n, s in self.c.sources.items() if isinstance(s, BlendSource)}
+        try:
+            return resolve_mixtures(shapes, blends)
+        except MixtureError as error:
+            for problem in error.problems:
+                stage = self.c.stages[problem.stage]
+                where = (
+                    ("stages", problem.stage)
+                    if problem.blend is None
+                    else ("sources", problem.blend)
+                )
+                self.bad(
+                    (*where, "mixture"),
+                    problem.what,
+                    f"stage '{stage.name}' has {lengths[problem.stage][0]:,} batches",
+                )
+            return []
+
     def stage(
-        self, index: int, num_batches: int, batch_size: int, first_token: int
+        self,
+        index: int,
+        num_batches: int,
+        batch_size: int,
+        first_token: int,
+        mixture: Mixture,
     ) -> PlannedStage | None:
         spec, length = self.c.stages[index], self.t.sequence_length
         clock = Clock(num_batches, batch_size * length)
         path: tuple[str | int, ...] = ("stages", index)
-        columns = _names(spec.mixture)
-        leaves: dict[str, None] = {}
-        blends: dict[str, tuple[tuple[str, ...], Curve]] = {}
-        where: tuple[str | int, ...] = (*path, "mixture")
+        where: tuple[str | int, ...] = path
         try:
-            curve = resolve(spec.mixture, clock, columns, spec.cycle)
-            queue = list(columns)
-            while queue:
-                name = queue.pop(0)
-                source = self.c.sources[name]
-                if not isinstance(source, BlendSource):
-                    leaves[name] = None
-                elif name not in blends:
-                    where = ("sources", name, "mixture")
-                    inner = _names(source.mixture)
-                    blends[name] = (inner, resolve(source.mixture, clock, inner, source.cycle))
-                    queue += inner
             optimizer = self.t.optimizer.under(spec.optimizer)
             in_stage = spec.optimizer.lr is not None
             where = (*path, "optimizer", "lr") if in_stage else path
@@ -237,9 +256,8 @@ class _Planner:
         except ValueError as error:
             self.bad(where, str(error), f"stage '{spec.name}' has {num_batches:,} batches")
             return None
-        order = tuple(sorted(leaves))
-        mixture = Mixture(columns, curve, blends, order)
-        apportionment = apportion(mixture.at, num_batches, batch_size, mixture.is_constant)
+        order = mixture.leaves
+        mixture, apportionment = apportion(mixture)
         live = [i for i, total in enumerate(apportionment.totals) if total]
         if len(live) < len(order):  # a declared weight that never yields a sample
             for i, name in enumerate(order):
@@ -299,10 +317,6 @@ class _Planner:
                 return tuple(at)
             at.append(batch)
             k += 1
-
-
-def _names(schedule: Schedule) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for frame in schedule for name in frame.value))
 
 
 def _absolute_peak(rate: LearningRate | Schedule | None) -> Fraction | None:

@@ -1,32 +1,36 @@
 """Schedules: whatever changes over training, written one way and evaluated exactly.
 
 Grammar: a list of keyframes `{at, mix | to, ease}`, the short form `{0%: ..., 100%: ...}`, or a
-bare value that is a constant. Here they are parsed into exact fractions, then *resolved* for a
-stage of known length into a `Curve` over batches, which is evaluated in integers (fixed point, 96
-fractional bits): the same bits on every platform, no libm anywhere.
+bare value that is a constant. Here they are parsed into exact fractions, then *resolved* on a clock
+of known length into a `Curve`. Progress between keyframes and the weights of mixtures are integers
+(fixed point, 60 fractional bits, so that compiled code can follow in 64-bit words), numbers stay
+fractions: the same bits on every platform, no libm anywhere.
 
-Mixtures are normalised keyframe by keyframe, then interpolated. Positions on a curve are counted in
-batches; batch t is evaluated at its midpoint, t + 1/2.
+Mixtures are normalised keyframe by keyframe, then interpolated. A stage's clock counts batches,
+the clocks of the run and of a blend count tokens; a batch is evaluated at its midpoint.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import isqrt, lcm
-from typing import Any
+from math import ceil, factorial, isqrt, lcm
+from typing import Any, ClassVar
 
 from pydantic_core import PydanticCustomError
 
 from ncamix.errors import nearest
 from ncamix.quantities import Quantity, parse_quantity, quantity_of, refusals, refuse, refuse_all
 
-SCALE = 1 << 96  # fixed point: the value 1
+BITS = 60
+SCALE = 1 << BITS  # fixed point: the value 1
+HALF_PI = 1811004864519280710  # pi / 2 in fixed point, truncated
+SINE = tuple((SCALE + factorial(n) // 2) // factorial(n) for n in range(1, 21, 2))
 EASES = ("linear", "cosine", "step")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
-_PI = 248902613312231085230521944622  # pi * 2**96, truncated
 _AT = ("%", "tok", "ba")
 
 
@@ -171,10 +175,15 @@ class Clock:
 
     num_batches: int
     tokens_per_batch: int
+    name: ClassVar[str] = "the stage"
 
-    def batches(self, at: Quantity, end: Fraction | None = None) -> Fraction:
+    @property
+    def length(self) -> Fraction:
+        return Fraction(self.num_batches)
+
+    def position(self, at: Quantity, end: Fraction | None = None) -> Fraction:
         """A duration or position as batches; negative ones count from `end`, the stage's own."""
-        end = Fraction(self.num_batches) if end is None else end
+        end = self.length if end is None else end
         if at.unit == "%":
             x = at.value / 100 * end
         elif at.unit == "tok":
@@ -185,16 +194,36 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A resolved schedule: integer columns as a function of the batch.
+class TokenClock:
+    """A clock that counts tokens, `length` of them: the whole run's, or those of a blend."""
 
-    positions: keyframe positions in units of 1/(2*unit) batch, ascending.
-    values: one tuple of fixed-point integers a keyframe.
+    length: Fraction
+    name: str
+
+    def position(self, at: Quantity, end: Fraction | None = None) -> Fraction:
+        """A duration or position as tokens; negative ones count from `end`, the clock's own.
+
+        Raises ValueError for batches: they may differ in size from stage to stage.
+        """
+        if at.unit == "ba":
+            raise ValueError(f"{at}: batches are not counted over {self.name}, write % or tok")
+        end = self.length if end is None else end
+        x = at.value / 100 * end if at.unit == "%" else at.value
+        return x + end if at.value < 0 else x
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A resolved schedule: values as a function of the position on a clock.
+
+    positions: of the keyframes, ascending, in units of 1/unit of what the clock counts.
+    values: one tuple a keyframe: weights in fixed point, or a single Fraction (a number).
+    unit: even, so that midpoints of batches are whole.
     cycle: period in the same units as positions, or 0.
     """
 
     positions: tuple[int, ...]
-    values: tuple[tuple[int, ...], ...]
+    values: tuple[tuple[Any, ...], ...]
     eases: tuple[str, ...]
     unit: int
     cycle: int = 0
@@ -203,53 +232,86 @@ class Curve:
     def is_constant(self) -> bool:
         return all(value == self.values[0] for value in self.values)
 
-    def at(self, batch: int) -> tuple[int, ...]:
-        """Values at the midpoint of `batch`, fixed point with 96 fractional bits."""
-        return self.at_position((2 * batch + 1) * self.unit)
+    def progress(self, x: int) -> tuple[int, int]:
+        """(keyframe i, eased progress towards the next, fixed point) at `x`, in `positions`' units.
 
-    def at_position(self, x: int) -> tuple[int, ...]:
-        """Values at `x`, in the units of `positions`."""
+        Progress is 0 where keyframe i holds.
+        """
         if self.cycle:
             x %= self.cycle
-        positions = self.positions
-        if x < positions[0]:
-            return self.values[0]
-        i = len(positions) - 1
-        while positions[i] > x:
-            i -= 1
-        if i == len(positions) - 1 or self.eases[i] == "step":
+        i = max(0, bisect_right(self.positions, x) - 1)
+        before = self.positions[i]
+        if x <= before or i == len(self.positions) - 1 or self.eases[i] == "step":
+            return i, 0
+        u = ((x - before) << BITS) // (self.positions[i + 1] - before)
+        return i, cosine_ease(u) if self.eases[i] == "cosine" else u
+
+    def weights(self, x: int) -> tuple[int, ...]:
+        """A mixture's weights at `x`, fixed point; they sum to 1 within rounding."""
+        i, u = self.progress(x)
+        if not u:
             return self.values[i]
-        u = (x - positions[i]) * SCALE // (positions[i + 1] - positions[i])
-        if self.eases[i] == "cosine":
-            u = cosine_ease(u)
         pairs = zip(self.values[i], self.values[i + 1], strict=True)
-        return tuple(a + ((b - a) * u >> 96) for a, b in pairs)
+        return tuple([a + ((b - a) * u >> BITS) for a, b in pairs])
+
+    def number(self, x: int) -> Fraction:
+        """A number's value at `x`: exact, but for progress."""
+        i, u = self.progress(x)
+        (a,) = self.values[i]
+        return Fraction(a + (self.values[i + 1][0] - a) * Fraction(u, SCALE) if u else a)
 
 
-def resolve(
+def resolve_mixture(
+    schedule: Schedule,
+    clock: Clock | TokenClock,
+    columns: Sequence[str],
+    cycle: Quantity | None = None,
+    grid: int = 0,
+) -> Curve:
+    """Resolve a mixture on a clock of known length.
+
+    columns: the source names, in the order of the curve's weights.
+    grid: positions are rounded up to multiples of 1/grid of the clock's unit; 0 keeps them exact.
+
+    Raises:
+        ValueError: keyframes out of order, outside the clock's whole, or beyond the cycle; a cycle
+            of nothing. The message is for the user.
+    """
+    values = tuple(
+        normalised([int(frame.value.get(name, 0) * SCALE) for name in columns])
+        for frame in schedule
+    )
+    return _resolve(schedule, clock, values, cycle, grid)
+
+
+def resolve_number(
     schedule: Schedule,
     clock: Clock,
-    columns: Sequence[str],
     cycle: Quantity | None = None,
     base: Fraction = Fraction(1),
 ) -> Curve:
-    """Resolve a schedule for a stage of known length.
+    """As `resolve_mixture`, for numbers; relative ones (`x`) are multiplied by `base`."""
+    values = tuple(
+        (frame.value.value * (base if frame.value.unit == "x" else 1),) for frame in schedule
+    )
+    return _resolve(schedule, clock, values, cycle)
 
-    `columns` are the source names of a mixture, in order; empty for a schedule of numbers, whose
-    relative values (`x`) are multiplied by `base`.
 
-    Raises:
-        ValueError: keyframes out of order, outside the stage, or beyond the cycle; a cycle of
-            nothing. The message is for the user.
-    """
-    period = clock.batches(cycle) if cycle is not None else Fraction(0)
+def _resolve(
+    schedule: Schedule,
+    clock: Clock | TokenClock,
+    values: tuple[tuple[Any, ...], ...],
+    cycle: Quantity | None,
+    grid: int = 0,
+) -> Curve:
+    period = clock.position(cycle) if cycle is not None else Fraction(0)
     if cycle is not None:
         if period <= 0:
             raise ValueError("the cycle has no length")
         end, what = period, f"the cycle of {cycle}"
     else:
-        end, what = Fraction(clock.num_batches), "the stage"
-    at_clock = [clock.batches(f.at, end) for f in schedule]  # keyframes are relative to the cycle
+        end, what = clock.length, clock.name
+    at_clock = [clock.position(f.at, end) for f in schedule]  # keyframes are relative to the cycle
     for i, x in enumerate(at_clock):
         if not 0 <= x <= end:
             raise ValueError(f"the keyframe at {schedule[i].at} lies outside {what}")
@@ -258,21 +320,13 @@ def resolve(
                 f"the keyframe at {schedule[i].at} does not come after the one at "
                 f"{schedule[i - 1].at}"
             )
-    unit = lcm(*(x.denominator for x in at_clock), period.denominator)
-    values: list[tuple[int, ...]] = []
-    for frame in schedule:
-        if columns:
-            shares = [frame.value.get(name, Fraction(0)) for name in columns]
-            values.append(normalised([int(share * SCALE) for share in shares]))
-        else:
-            number = frame.value.value * (base if frame.value.unit == "x" else 1)
-            values.append((int(number * SCALE),))
+    unit = grid or 2 * lcm(*(x.denominator for x in at_clock), period.denominator)
     return Curve(
-        tuple(int(x * 2 * unit) for x in at_clock),
-        tuple(values),
+        tuple(ceil(x * unit) for x in at_clock),
+        values,
         tuple(f.ease for f in schedule),
         unit,
-        int(period * 2 * unit),
+        ceil(period * unit),
     )
 
 
@@ -281,30 +335,29 @@ def normalised(weights: Sequence[int]) -> tuple[int, ...]:
 
     Zeros stay zero. The input already sums to 1 within rounding.
     """
-    largest = max(range(len(weights)), key=lambda i: (weights[i], -i))
+    largest = weights.index(max(weights))
     rest = SCALE - sum(weights)
-    return tuple(w + rest if i == largest else w for i, w in enumerate(weights))
+    return tuple([w + rest if i == largest else w for i, w in enumerate(weights)])
 
 
 def cosine_ease(u: int) -> int:
-    """(1 - cos(pi u)) / 2 in fixed point, by its Taylor series in integers.
+    """(1 - cos(pi u)) / 2 = sin(pi u / 2)**2 in fixed point, by the Taylor series of the sine.
 
-    Symmetric about 1/2 and exact at 0, 1/2 and 1; elsewhere within 2**-88.
+    Symmetric about 1/2 and exact at 0, 1/2 and 1; elsewhere within 2**-56.
     """
     if 2 * u > SCALE:
         return SCALE - cosine_ease(SCALE - u)
     if 2 * u == SCALE:
         return SCALE // 2
-    x = u * _PI >> 96
-    square = x * x >> 96
-    term, total, k = SCALE, 0, 0
-    while term:  # cos x - 1 = -x^2/2! + x^4/4! - ...
-        term = (term * square >> 96) // ((2 * k + 1) * (2 * k + 2))
-        total += term if k % 2 == 0 else -term
-        k += 1
-    return total // 2
+    x = u * HALF_PI >> BITS
+    square = x * x >> BITS
+    total = 0
+    for term in reversed(SINE):  # x (1 - x^2/3! + x^4/5! - ...), from the inside
+        total = term - (total * square >> BITS)
+    sine = x * total >> BITS
+    return sine * sine >> BITS
 
 
-def inverse_sqrt(numerator: int, denominator: int) -> int:
-    """sqrt(numerator / denominator) in fixed point, rounded down; positive integers."""
-    return isqrt(numerator * SCALE * SCALE // denominator)
+def square_root(value: Fraction) -> Fraction:
+    """The square root of a positive fraction, rounded down to 96 binary places."""
+    return Fraction(isqrt((value.numerator << 192) // value.denominator), 1 << 96)

@@ -40,9 +40,11 @@ class LearningRate:
     """The short form of a learning-rate schedule.
 
     Rates have the unit '' (absolute) or 'x' (times the trainer's peak). Warm-up rises linearly from
-    zero; decay falls from the peak to the floor at the stage's end.
+    zero; decay falls from the peak to the floor at the stage's end. A stage that starts by
+    continuing warms up from the rate at which the last one ended; without a peak, that is the peak.
     """
 
+    start: Literal["continue"] | None = None
     peak: Quantity = Quantity(Fraction(1), "x")
     warmup: Quantity = Quantity(Fraction(0), "%")
     decay: str = "constant"
@@ -79,7 +81,7 @@ def parse_learning_rate(written: Any) -> LearningRate | Schedule:
                 "add decay: cosine or decay: linear, or remove the floor",
                 ("floor",),
             )
-        return LearningRate(rates["peak"], warmup, decay, rates["floor"])
+        return LearningRate(None, rates["peak"], warmup, decay, rates["floor"])
     return parse_number(written)
 
 

@@ -17,7 +17,7 @@ PACKAGE = Path(ncamix.__file__).parent
 # Each row may import rows above it and its own.
 RANKS = """
 ncamix
-errors keys random
+errors keys random rerouting
 files threads waiting
 quantities reading
 schedule
@@ -29,7 +29,7 @@ validation
 trainer
 curriculum
 loading
-mixture
+counting mixture
 apportionment rates
 plan
 inventory
