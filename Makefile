@@ -1,7 +1,7 @@
 # make run    install into .venv and run the main job
 # make test   install into .venv and run all tests
 # make check  lint and type-check
-# make schemas  write schemas/*.json anew, after the grammar has changed
+# make schemas  write ncamix/schemas anew, after the grammar has changed
 # make bench  time the parts that matter, print tables and write build/bench/*.json
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV := .venv
@@ -25,7 +25,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 schemas: $(VENV)/.installed
-	$(BIN)/ncamix schema --write schemas
+	$(BIN)/ncamix schema --write ncamix/schemas
 
 bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/bench_automata.py

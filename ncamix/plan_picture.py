@@ -116,9 +116,8 @@ def stage_record(stage: PlannedStage, names: list[str], num_pixels: int) -> Stag
     edges = _edges(stage, max(2, num_pixels))
     shares = _shares(stage, edges)
     progress = (edges[1:] + edges[:-1]) / 2 / stage.num_batches
-    if any(
-        "step" in c.curve.eases for c in stage.mixture.curves.values()
-    ):  # jumps are drawn as jumps
+    clocked = stage.mixture.curves.values()
+    if any("step" in c.curve.eases for c in clocked):  # jumps are drawn as jumps
         progress = np.concatenate([edges[:-1], edges[1:]]).reshape(2, -1).T.ravel() / edges[-1]
         shares = shares.repeat(2, axis=0)
     rated = rate_batches(stage, max(2, num_pixels))

@@ -17,7 +17,7 @@ PACKAGE = Path(ncamix.__file__).parent
 # Each row may import rows above it and its own.
 RANKS = """
 ncamix
-errors keys random
+errors keys random rerouting
 files library threads tree waiting
 shards
 quantities reading
@@ -36,8 +36,8 @@ curriculum study
 references
 loading schema
 variants
-mixture
-apportionment rates
+counting mixture
+apportionment rates durations
 plan
 forecast remarks parting
 inventory limits
