@@ -175,23 +175,30 @@ def _source_table(found: Inspection) -> Table:
 
 def _sample_table(found: Inspection, fit: bool, in_full: bool) -> Table:
     """A row a sample. fit: cut what they hold to the width of the terminal."""
-    finite = any(s.epoch is not None for s in found.samples)
+    counted = any(s.epoch is not None or s.round is not None for s in found.samples)
     ranks, decoded = found.request.ranks is not None, found.decoded
     what = decoded is not None and not in_full
     columns = ("place", *(["rank"] if ranks else []), "source", "sample", "shard", "row")
-    columns = (*columns, *(["epoch"] if finite else []))
+    columns = (*columns, *(["epoch"] if counted else []))
     table = _table(*columns, left=("source", "shard"))
     if what:
         table.expand = fit
         table.add_column("holds", no_wrap=True, overflow="ellipsis", ratio=1 if fit else None)
     for s in found.samples:
-        cells = [f"{s.place:,}", *([f"{found.rank(s.place)}"] if ranks else []), s.source]
+        cells = [f"{s.place:,}", *([f"{found.rank(s.place)}"] if ranks else []), s.dataset]
         cells += [f"{s.sample:,}", s.shard, f"{s.row:,}"]
-        cells += ["" if s.epoch is None else f"{s.epoch:,}"] if finite else []
+        cells += [_pass(s)] if counted else []
         if decoded is not None and what:
             cells.append(_holds(decoded, s.place))
         table.add_row(*map(Text, cells))
     return table
+
+
+def _pass(sample: Placed) -> str:
+    """Which time a sample comes, where that can be told."""
+    if sample.round is not None:
+        return f"replayed, round {sample.round:,}"
+    return "" if sample.epoch is None else f"{sample.epoch:,}"
 
 
 def _holds(decoded: Decoded, place: int) -> str:
@@ -207,7 +214,7 @@ def _print_texts(found: Inspection, console: Console) -> None:
     assert found.decoded is not None
     for s in found.samples:
         console.print()
-        console.print(Text(f"place {s.place:,}: {s.source}, sample {s.sample:,}", "bold"))
+        console.print(Text(f"place {s.place:,}: {s.dataset}, sample {s.sample:,}", "bold"))
         if s.place in found.decoded.scores:
             console.print(f"frames of a rule scored {found.decoded.scores[s.place]:.3f}")
         else:

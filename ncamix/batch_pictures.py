@@ -55,7 +55,7 @@ def _block(
     scores: Mapping[int, float],
 ) -> Rollouts:
     """The samples of one source."""
-    source = plan.sources[samples[0].source]
+    source = plan.sources[samples[0].dataset]
     spec = source.spec
     assert isinstance(spec, NcaSource)
     block = Rollouts(

@@ -1,6 +1,7 @@
 """What a global batch holds: which samples, where they lie, and their ids.
 
-    plan, stage, batch or token -> Batch: source, sample, shard, row and epoch at every place
+    plan, stage, batch or token -> Batch: source, sample, shard, row and epoch at every place,
+                                   in the order in which so many ranks share it
     samples -> ids, generated or read -> digest, as metrics.jsonl records it
 
 Batches, places, samples, rows and epochs count from 0. Tokens are those that the run consumed.
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncamix import cache
-from ncamix.compilation import check_data
+from ncamix.compilation import check_data, prepare
 from ncamix.errors import fail, nearest
 from ncamix.mixture import weights_as_floats
 from ncamix.order import stage_order
@@ -32,22 +33,29 @@ from ncamix.waiting import Say, quiet
 
 @dataclass(frozen=True)
 class Placed:
-    """A sample at its place in a batch. shard, row: where a dataset of its source holds it.
+    """A sample at its place in a batch. shard, row: where its dataset holds it.
 
-    epoch: which pass over a finite source it belongs to; None if the source is endless.
+    dataset: as plans name it, of the source in samples of the stage's length. epoch: which pass
+    over a finite source it belongs to. round: which pass over what earlier stages drew, where the
+    stage replays that. Neither, for a new sample of an endless source.
     """
 
     place: int
     source: str
+    dataset: str
     sample: int
     shard: str
     row: int
     epoch: int | None
+    round: int | None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A global batch of a stage, `samples` in the order of their places."""
+    """A global batch of a stage, `samples` in the order of their places.
+
+    Each of the ranks that share it has a part of places of its own, one after the other.
+    """
 
     stage: PlannedStage
     number: int
@@ -121,30 +129,36 @@ def find_token(plan: Plan, token: int) -> tuple[PlannedStage, int]:
     )
 
 
+def with_lengths(plan: Plan, data: Path | None, say: Say = quiet) -> Plan:
+    """A plan whose stages have their exact lengths: durations in epochs wait for sizes of texts,
+    which are compiled, or in `data`."""
+    return prepare(plan, say, data) if plan.estimated else plan
+
+
 def with_sizes(plan: Plan, stage: PlannedStage, data: Path | None, say: Say = quiet) -> Plan:
     """A plan in which the stage's finite sources have their exact size: compiled, or in `data`."""
-    return prepare_text(plan, say, stage.sources) if data is None else check_data(plan, data)
+    if data is not None:
+        return check_data(plan, data)
+    return prepare_text(plan, say, [plan.dataset_of(n, stage).dataset for n in stage.sources])
 
 
-def batch_of(plan: Plan, stage: PlannedStage, number: int) -> Batch:
-    """What stands in a batch; finite sources must have their exact size. See `with_sizes`."""
+def batch_of(plan: Plan, stage: PlannedStage, number: int, ranks: int | None = None) -> Batch:
+    """What stands in a batch; finite sources must have their exact size. See `with_sizes`.
+
+    ranks: that share it; which samples make it up does not depend on them.
+    """
     order = stage_order(plan, stage)
-    counts = stage.apportionment.counts
-    before = counts[:number].sum(axis=0, dtype=np.int64).tolist()
-    epochs: list[dict[int, list[int]]] = []  # of each source: sample -> epochs that it comes in
-    for own, first, count in zip(order.sources, before, counts[number].tolist(), strict=True):
-        counters = own.first + first + np.arange(count, dtype=np.int64)
-        epochs.append({})
-        if own.size:
-            for sample, counter in zip(own.samples(counters).tolist(), counters, strict=True):
-                epochs[-1].setdefault(sample, []).append(int(counter) // own.size)
+    drawn_of, _, counters = order.draws(number, ranks)
+    _, numbers = order.batch(number, ranks)
+    columns = (drawn_of.tolist(), counters.tolist(), numbers.tolist())
     samples = []
-    for place, pair in enumerate(zip(*map(np.ndarray.tolist, order.batch(number)), strict=True)):
-        index, sample = pair
-        source = plan.sources[stage.sources[index]]
+    for place, (index, counter, sample) in enumerate(zip(*columns, strict=True)):
+        own, source = order.sources[index], plan.dataset_of(stage.sources[index], stage)
         shard, row = divmod(sample, source.samples_per_shard)
-        epoch = epochs[index][sample].pop(0) if epochs[index] else None
-        samples.append(Placed(place, source.name, sample, shard_name(shard), row, epoch))
+        again = counter // own.replayed if own.replayed else None
+        epoch = counter // own.size if own.size and again is None else None
+        at = (source.name, source.dataset, sample, shard_name(shard), row)
+        samples.append(Placed(place, *at, epoch, again))
     return Batch(stage, number, tuple(samples))
 
 
@@ -154,9 +168,9 @@ def ids_of(
     """The ids of samples, uint32 [sequence_length + 1] each: generated, or read if finite."""
     ids: list[NDArray[np.uint32]] = [np.empty(0, np.uint32)] * len(samples)
     done = 0
-    for name in dict.fromkeys(s.source for s in samples):
+    for name in dict.fromkeys(s.dataset for s in samples):
         say(f"samples of {name}", done / len(samples))
-        at = [i for i, s in enumerate(samples) if s.source == name]
+        at = [i for i, s in enumerate(samples) if s.dataset == name]
         numbers = np.array([samples[i].sample for i in at], np.int64)
         for i, row in zip(at, _read(plan.sources[name], numbers, data), strict=True):
             ids[i] = row
@@ -167,10 +181,10 @@ def ids_of(
 def _read(
     source: PlannedSource, numbers: NDArray[np.int64], data: Path | None
 ) -> NDArray[np.uint32]:
-    """Samples of one source, uint32 [len(numbers), sequence_length + 1]."""
+    """Samples of one dataset, uint32 [len(numbers), sequence_length + 1]."""
     if source.text is not None:
         return read_chosen(
-            cache.entry(source.fingerprint) if data is None else data / source.name, numbers
+            cache.entry(source.fingerprint) if data is None else data / source.dataset, numbers
         )
     generator = open_generator(source.meaning)
     unique, inverse = np.unique(numbers, return_inverse=True)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ncamix import cache
 from ncamix.errors import fail
 from ncamix.files import DATA_LOCK, leave_nothing, make_folder, write_whole
+from ncamix.limits import refuse_untrained
 from ncamix.owners import shards_needed
 from ncamix.plan import Plan, PlannedSource
 from ncamix.plan_output import plan_json
@@ -94,6 +95,7 @@ def compile_plan(
     Raises:
         UserError: the folder cannot be written, is another's, or a text cannot be compiled.
     """
+    refuse_untrained(plan)
     created = make_folder(out, DATA_LOCK)
     with (out / DATA_LOCK).open("w") as lock:
         try:

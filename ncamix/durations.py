@@ -96,14 +96,19 @@ def stage_lengths(
             end += budget - fixed + left
         else:
             end += _tokens_wanted(stage, trainer, epochs)
-        batch = _batch(stage, trainer)
+        size, length = shape(stage, trainer)
+        batch = size * length
         clock = int((end - used) // batch)
         fault = _unfit(stage, trainer, clock, end - used)
         if fault:
             out.faults.append((("stages", i, "duration"), *fault))
             clock = 1
+        if size % trainer.canonical_nodes:
+            what = f"batches of {size} samples do not split over "
+            what += f"{trainer.canonical_nodes} canonical nodes"
+            remedy = "choose a multiple, or a trainer with other canonical_nodes"
+            out.faults.append((("stages", i, "batch_size"), what, remedy))
         batches = min(clock, ended.get(stage.name, clock))
-        size, length = shape(stage, trainer)
         out.stages.append(Length(clock, batches, size, length, used))
         used += batches * batch
         left += (clock - batches) * batch

@@ -29,10 +29,12 @@ from ncamix.batches import (
     find_token,
     ids_of,
     recorded,
+    with_lengths,
     with_sizes,
 )
 from ncamix.decoding import as_text, open_tokenizer, rule_scores
 from ncamix.errors import fail
+from ncamix.limits import refuse_untrained
 from ncamix.plan import Plan, PlannedStage
 from ncamix.sources import NcaSource
 from ncamix.waiting import Say, quiet
@@ -117,9 +119,11 @@ def inspect(
     """All that is asked for of a batch. run: a folder whose metrics.jsonl recorded it.
 
     Raises:
-        UserError: there is no such batch, place or share; a text cannot be compiled; the picture
-            would be too large.
+        UserError: there is no such batch, place or share; the plan holds what cannot be trained
+            yet; a text cannot be compiled; the picture would be too large.
     """
+    refuse_untrained(plan)
+    plan = with_lengths(plan, request.data, say)
     stage, number = _locate(plan, request)
     size, ranks = stage.batch_size, request.ranks
     places = places_of(request.places, size) if request.places is not None else None
@@ -129,7 +133,7 @@ def inspect(
             "choose a number of ranks that divides it",
         )
     plan = with_sizes(plan, stage, request.data, say)
-    batch = batch_of(plan, stage, number)
+    batch = batch_of(plan, stage, number, ranks)
     samples = batch.samples
     if places is not None:
         samples = tuple(samples[place] for place in places)
@@ -181,16 +185,16 @@ def _decode(
 ) -> Decoded:
     rows = ids_of(plan, samples, request.data, say)
     ids = {sample.place: row for sample, row in zip(samples, rows, strict=True)}
-    automata = [s for s in samples if isinstance(plan.sources[s.source].spec, NcaSource)]
+    automata = [s for s in samples if isinstance(plan.sources[s.dataset].spec, NcaSource)]
     others = [s for s in samples if s not in automata]
     tokenizer = None
-    if any(plan.sources[s.source].text is not None for s in others):
+    if any(plan.sources[s.dataset].text is not None for s in others):
         tokenizer = open_tokenizer(plan, request.data, say)
-    texts = {s.place: as_text(plan.sources[s.source], ids[s.place], tokenizer) for s in others}
+    texts = {s.place: as_text(plan.sources[s.dataset], ids[s.place], tokenizer) for s in others}
     scores: dict[int, float] = {}
-    for name in dict.fromkeys(s.source for s in automata):
+    for name in dict.fromkeys(s.dataset for s in automata):
         say(f"rules of {name}", len(scores) / len(automata))
-        own = [s for s in automata if s.source == name]
+        own = [s for s in automata if s.dataset == name]
         found = rule_scores(plan.sources[name], [s.sample for s in own])
         scores |= {s.place: float(score) for s, score in zip(own, found, strict=True)}
     drawn = automata if request.every or request.places is not None else automata[:FEW]

@@ -7,6 +7,7 @@ full meaning and fingerprint. What cannot work is collected as problems of the c
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ncamix import cache, tokenization
@@ -16,8 +17,14 @@ from ncamix.errors import Problem, UserError, fail
 from ncamix.keys import fingerprint
 from ncamix.loading import LoadedCurriculum
 from ncamix.plan import PlannedSource, TextPlan, VocabularyPlan, dataset_name, too_small
-from ncamix.sources import LeafSource, NcaSource, TextSource
-from ncamix.sources.corpus import CorpusFile, corpus_files, corpus_hash
+from ncamix.sources import LeafSource, MdsSource, NcaSource, TextSource
+from ncamix.sources.corpus import (
+    CorpusFile,
+    CorpusSource,
+    FiniteSource,
+    corpus_files,
+    corpus_hash,
+)
 from ncamix.sources.nca import Quantiles
 from ncamix.waiting import Say
 
@@ -55,7 +62,7 @@ class Inventory:
         self.tokenizer = self._tokenizer(used)
         self.vocabulary = self._vocabulary(used)
         for name in sorted(used):
-            if isinstance(self.c.sources[name], TextSource):
+            if isinstance(self.c.sources[name], CorpusSource):
                 self.documents(name)
 
     def bad(self, path: tuple[str | int, ...], what: str, remedy: str = "") -> None:
@@ -135,13 +142,13 @@ class Inventory:
         }
 
     def documents(self, name: str) -> Documents | None:
-        """A text source's files, and what determines its documents."""
+        """A corpus's files, and what determines its documents; None where there is a problem."""
         spec = self.c.sources[name]
-        assert isinstance(spec, TextSource)
+        assert isinstance(spec, CorpusSource)
         if name not in self._documents:
+            own = spec.document_meaning() if isinstance(spec, TextSource) else {}
             if spec.hub is not None:
-                found = {**spec.document_meaning(), "documents": spec.data_set()}
-                self._documents[name] = (None, found)
+                self._documents[name] = (None, {**own, "documents": spec.data_set()})
             else:
                 assert spec.files is not None
                 try:
@@ -149,9 +156,8 @@ class Inventory:
                     files = corpus_files(spec.files, folder)
                     if not any(file.path.stat().st_size for file in files):
                         raise fail(f"the text is empty ({len(files)} files)", "name other files")
-                    digest = corpus_hash(files)
-                    found = {**spec.document_meaning(), "documents": digest}
-                    self._documents[name] = (tuple(files), found)
+                    documents = {**own, "documents": corpus_hash(files)}
+                    self._documents[name] = (tuple(files), documents)
                 except UserError as error:
                     problem = error.problems[0]
                     self.bad(("sources", name, "files"), problem.what, problem.remedy)
@@ -164,7 +170,7 @@ class Inventory:
         sizes: dict[str, int] = {}
         specs = {name: self.c.sources[name] for name in used}
         for spec in specs.values():
-            if not isinstance(spec, TextSource):
+            if not isinstance(spec, FiniteSource):
                 sizes[spec.range_name()] = spec.num_ids()
         ranges: dict[str, tuple[int, int]] = {}
         end = 0
@@ -195,84 +201,86 @@ class Inventory:
         return VocabularyPlan(wanted.layout, wanted.softmax, wanted.rows or needed, ranges)
 
     def source(self, name: str, length: int, needed: int) -> PlannedSource | None:
-        """A source in samples of `length` tokens, of which the run needs so many; None if its text
-        cannot be had, which is a problem by now."""
-        spec, dataset = self.c.sources[name], dataset_name(name, length, self.usual)
+        """A source in samples of `length` tokens, of which the run needs so many; None if it cannot
+        be had, which is a problem by now."""
+        spec = self.c.sources[name]
         assert isinstance(spec, LeafSource), "blends are multiplied through"
+        if "text" not in self.vocabulary.ranges and spec.range_name() == "text":
+            return None
         first_id, num_ids = self.vocabulary.ranges[spec.range_name()]
-        per_shard = max(1, SHARD_TOKENS // (length + 1))
-        if not isinstance(spec, TextSource):
-            meaning = {
-                **spec.meaning(),
-                "sequence_length": length,
-                "first_id": first_id,
-                "seed": self.c.seed.rules,
-            }
-            return PlannedSource(
-                name,
-                dataset,
-                spec,
-                meaning,
-                fingerprint(meaning),
-                first_id,
-                num_ids,
-                spec.loss_start(),
-                needed,
-                per_shard,
-            )
-        found, tokenizer = self.documents(name), self.tokenizer
+        draft = PlannedSource(
+            name,
+            dataset_name(name, length, self.usual),
+            spec,
+            {**spec.meaning(), "sequence_length": length},
+            "",
+            first_id,
+            num_ids,
+            spec.loss_start(),
+            needed,
+            max(1, SHARD_TOKENS // (length + 1)),
+        )
+        if isinstance(spec, CorpusSource):
+            return self._corpus(draft, spec)
+        if isinstance(spec, MdsSource):
+            return self._stored(draft, spec)
+        return _filed(draft, {"first_id": first_id, "seed": self.c.seed.rules})
+
+    def _corpus(self, draft: PlannedSource, spec: CorpusSource) -> PlannedSource | None:
+        """A source that is compiled from documents, with what compiling needs."""
+        found, tokenizer = self.documents(draft.name), self.tokenizer
         if found is None or tokenizer is None:
             return None
         files, documents = found
         shown = {k: v for k, v in tokenizer.items() if k != "file"}
-        meaning = {
-            **spec.meaning(),
-            **documents,
-            "sequence_length": length,
-            "tokenizer": fingerprint(shown),
-        }
+        meaning = {**documents, "tokenizer": fingerprint(shown)}
+        num_bytes, hub = None, None
         if files is None:  # of a data set on the hub, only what is needed is read
-            meaning["limit"] = max(1, -(-needed // per_shard)) * per_shard
-        digest = fingerprint(meaning)
-        num_bytes = sum(f.path.stat().st_size for f in files) if files is not None else None
-        estimate = None
-        if num_bytes is not None:
+            per = draft.samples_per_shard
+            meaning["limit"] = max(1, -(-draft.samples_needed // per)) * per
+            hub = spec.data_set()
+        else:
+            num_bytes = sum(file.path.stat().st_size for file in files)
             share = spec.holdout.share if spec.holdout else 0
             kept = num_bytes * float(1 - share) / BYTES_PER_TOKEN[str(tokenizer["kind"])]
-            estimate = max(1, int(kept / length))
-        info = cache.entry_info(digest)
-        size = self.sizes.get(dataset) or (info["num_samples"] if info else None)
-        return PlannedSource(
-            name,
-            dataset,
-            spec,
-            meaning,
-            digest,
-            first_id,
-            num_ids,
-            1,
-            needed,
-            per_shard,
-            TextPlan(
-                files,
-                dict(documents["documents"]) if files is None else None,
-                num_bytes,
-                tokenizer,
-                spec.repeat,
-            ),
-            size,
-            estimate,
-        )
+            estimate = max(1, int(kept / draft.sequence_length))
+            draft = replace(draft, estimated_samples=estimate)
+        filed = _filed(draft, meaning)
+        info = cache.entry_info(filed.fingerprint)
+        size = self.sizes.get(draft.dataset) or (info["num_samples"] if info else None)
+        return replace(filed, text=TextPlan(files, hub, num_bytes, tokenizer), num_samples=size)
+
+    def _stored(self, draft: PlannedSource, spec: MdsSource) -> PlannedSource | None:
+        """A source that exists as an MDS data set."""
+        path = ("sources", draft.name)
+        try:
+            index = spec.index(self.loaded.document.folder_of(path))
+        except UserError as error:
+            problem = error.problems[0]
+            self.bad((*path, problem.path), problem.what, problem.remedy)
+            return None
+        if index is None:
+            return _filed(draft, {})
+        if index.length != draft.sequence_length + 1:
+            self.bad(
+                path,
+                f"its samples hold {index.length:,} ids, and sequences of "
+                f"{draft.sequence_length:,} tokens need {draft.sequence_length + 1:,}",
+                f"write sequence_length: {index.length - 1}, or name another data set",
+            )
+        # What lies only here is known by its index; what is fetched, by where it comes from.
+        digest = {} if spec.remote is not None else {"index": index.digest}
+        return replace(_filed(draft, digest), num_samples=index.num_samples)
 
     def check_size(self, source: PlannedSource) -> None:
-        """Refuse or remark on a text that is too small for its share."""
-        if source.text is None or source.text.epochs_allowed is None or not source.samples_needed:
+        """Refuse or remark on a finite source that is too small for its share."""
+        allowed, epochs = source.epochs_allowed, source.epochs()
+        if allowed is None or not source.samples_needed:
             return
-        allowed, epochs = source.text.epochs_allowed, source.epochs()
-        at_most = source.num_samples
-        if at_most is None and source.text.num_bytes is not None:
+        at_most, text = source.num_samples, source.text
+        if at_most is None and text and text.num_bytes is not None and source.kind == "text":
             # a token is a byte at least; a byte that is no UTF-8 becomes three, a file ends in one
-            ids = 3 * source.text.num_bytes + len(source.text.files or ())
+            ids = 3 * text.num_bytes + len(text.files or ())
             at_most = max(1, ids // source.sequence_length)
         exact = source.num_samples is not None
         problem = too_small(self.loaded, source, at_most, bound=not exact) if at_most else None
@@ -283,6 +291,12 @@ class Inventory:
                 f"the source '{source.name}' may be too small: about {epochs:.1f} epochs are "
                 f"needed, {allowed} allowed; the run will tell once it is tokenized"
             )
+
+
+def _filed(draft: PlannedSource, meaning: Mapping[str, Any]) -> PlannedSource:
+    """A source with all that determines its bytes, and the fingerprint of that."""
+    whole = {**draft.meaning, **meaning}
+    return replace(draft, meaning=whole, fingerprint=fingerprint(whole))
 
 
 def _reach(spread: Spread) -> str:

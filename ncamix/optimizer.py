@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Any, Literal
@@ -37,15 +37,22 @@ class LearningRate:
     floor: Quantity = Quantity(Fraction(0), "")
 
 
-def peaks(lr: LearningRate | Schedule) -> list[Quantity]:
+@dataclass(frozen=True)
+class Scaled:
+    """The trainer's own rate, warm-up, decay and all, with another peak."""
+
+    peak: Quantity
+
+
+def peaks(lr: LearningRate | Scaled | Schedule) -> list[Quantity]:
     """The rates that are written out, floors aside; none where the peak is the last stage's."""
-    if isinstance(lr, LearningRate):
+    if isinstance(lr, LearningRate | Scaled):
         return [lr.peak] if lr.peak is not None else []
     return [frame.value for frame in lr]
 
 
-def parse_learning_rate(written: Any) -> LearningRate | Schedule:
-    """Read `{start, peak, warmup, decay, floor}`, keyframes, or a bare rate."""
+def parse_learning_rate(written: Any) -> LearningRate | Scaled | Schedule:
+    """Read `{start, peak, warmup, decay, floor}`, `{peak}` alone, keyframes, or a bare rate."""
     if not isinstance(written, dict) or not all(is_name(str(key)) for key in written):
         if isinstance(written, dict) and "start" in written:
             raise refuse(
@@ -73,6 +80,8 @@ def parse_learning_rate(written: Any) -> LearningRate | Schedule:
             "add decay: cosine or decay: linear, or remove the floor",
         )
     refused.stop()
+    if set(given) == {"peak"}:
+        return Scaled(given["peak"])
     if "start" in given:
         given.setdefault("peak", None)
     return LearningRate(**given)
@@ -122,7 +131,7 @@ _SHORT_FORM = forms.mapping(
 )
 
 Rate = Annotated[
-    LearningRate | Schedule,
+    LearningRate | Scaled | Schedule,
     PlainValidator(parse_learning_rate),
     WithJsonSchema(forms.either(*forms.schedule(_RATE, "to")["oneOf"], _SHORT_FORM)),
 ]
@@ -183,6 +192,27 @@ class Optimizer(Spec):
             name: getattr(self, name) if getattr(stage, name) is None else getattr(stage, name)
             for name in Optimizer.model_fields
         }
-        if stage.lr is not None:
+        if isinstance(stage.lr, Scaled):
+            merged["lr"] = self._scaled(stage.lr.peak)
+        elif stage.lr is not None:
             merged["cycle"] = stage.cycle  # a cycle belongs to the schedule beside it
         return Optimizer.model_construct(**merged)
+
+    def base_rate(self) -> Fraction:
+        """The rate that `1x` means in stages under this trainer's optimizer: its highest."""
+        assert self.lr is not None
+        return max(rate.value for rate in peaks(self.lr))
+
+    def _scaled(self, peak: Quantity) -> LearningRate | Schedule:
+        """This rate, all of it, with another peak."""
+        base = self.base_rate()
+        factor = peak.value if peak.unit == "x" else peak.value / base
+
+        def scaled(rate: Quantity) -> Quantity:
+            return Quantity(rate.value * factor, rate.unit)
+
+        if isinstance(self.lr, LearningRate):
+            assert self.lr.peak is not None
+            return replace(self.lr, peak=scaled(self.lr.peak), floor=scaled(self.lr.floor))
+        assert isinstance(self.lr, tuple)
+        return tuple(replace(frame, value=scaled(frame.value)) for frame in self.lr)

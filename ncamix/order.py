@@ -107,11 +107,11 @@ class StageOrder:
         none = np.zeros((len(self.sources), 1), np.int64)
         return self.split or share_out(self.counts, none)
 
-    def _batch(self, batch: int, ranks: int | None = None) -> tuple[NDArray[np.int64], ...]:
-        """(source, owner, counter) at each place of a batch, int64 [batch_size] each.
+    def draws(self, batch: int, ranks: int | None = None) -> tuple[NDArray[np.int64], ...]:
+        """(source index, owner, counter) at each place of a batch, int64 [batch_size] each.
 
-        Ranks and owners fall into as many groups as both can be split into; each group's ranks
-        share its owners' samples evenly.
+        ranks: as of `batch`. Ranks and owners fall into as many groups as both can be split into;
+        each group's ranks share its owners' samples evenly.
         """
         got, before = self.shares.of(batch, batch + 1), self.shares.before(batch)
         first = np.array([order.first for order in self.sources], np.int64)
@@ -141,7 +141,7 @@ class StageOrder:
         ranks: equal consecutive shares that are to be even in all sources; a divisor of the batch
         size. By default the owners' parts, as positions count them. The samples are the same ones.
         """
-        source, owner, counter = self._batch(batch, ranks)
+        source, owner, counter = self.draws(batch, ranks)
         sample = np.empty_like(counter)
         for index, order in enumerate(self.sources):
             mine = source == index
@@ -151,7 +151,7 @@ class StageOrder:
     def at(self, position: int) -> tuple[int, int]:
         """(source index, sample number) at a position of the stage."""
         batch, place = divmod(position, self.batch_size)
-        source, owner, counter = (part[place : place + 1] for part in self._batch(batch))
+        source, owner, counter = (part[place : place + 1] for part in self.draws(batch))
         return int(source[0]), int(self.sources[source[0]].samples(counter, owner)[0])
 
 

@@ -25,7 +25,7 @@ from ncamix.mixture import Mixture
 from ncamix.rates import RateCurve
 from ncamix.sources import LeafSource, NcaSource
 from ncamix.sources.base import plain
-from ncamix.sources.corpus import CorpusFile
+from ncamix.sources.corpus import CorpusFile, FiniteSource
 from ncamix.trainer import LoadedTrainer, Optimizer
 
 SYMBOL_SECONDS = 1e-7  # of one core, for a symbol of noise or a bracket
@@ -54,7 +54,6 @@ class TextPlan:
     hub: dict[str, str | None] | None
     num_bytes: int | None
     tokenizer: dict[str, Any]  # its meaning, which names its fingerprint
-    epochs_allowed: int | None
 
 
 @dataclass(frozen=True)
@@ -94,6 +93,11 @@ class PlannedSource:
     def loss_tokens(self) -> int:
         """Unmasked targets of one sample."""
         return self.sequence_length + 1 - self.loss_start
+
+    @property
+    def epochs_allowed(self) -> int | None:
+        """How often a finite source may be seen; None where that does not matter."""
+        return self.spec.repeat if isinstance(self.spec, FiniteSource) else None
 
     def evaluation_meaning(self) -> dict[str, Any]:
         """Full meaning of an endless source's held-out samples: no seed of the run reaches it."""
@@ -215,7 +219,7 @@ class Plan:
         rarest: dict[tuple[Automaton, str], tuple[float, str]] = {}
         for name, source in self.sources.items():
             num_tokens = source.sequence_length + 1
-            if source.text is not None:
+            if source.spec.finite:
                 continue
             if not isinstance(source.spec, NcaSource):
                 seconds[name] = source.samples_needed * num_tokens * SYMBOL_SECONDS
@@ -289,7 +293,7 @@ def too_small(
 ) -> Problem | None:
     """The problem of a finite source of `num_samples` samples (an upper bound of them, if `bound`)
     that would be repeated more often than it allows; None if they suffice."""
-    allowed = source.text.epochs_allowed if source.text is not None else None
+    allowed = source.epochs_allowed
     if allowed is None or source.samples_needed <= allowed * num_samples:
         return None
     need = source.samples_needed / num_samples

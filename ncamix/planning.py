@@ -219,7 +219,7 @@ class _Planner:
         optimizer = self.t.optimizer.under(spec.optimizer)
         clock = Clock(length.clock_batches, length.tokens_per_batch)
         try:
-            rate = resolve_rate(optimizer, self.t.base_rate(), clock, left)
+            rate = resolve_rate(optimizer, self.t.optimizer.base_rate(), clock, left)
         except ValueError as error:
             where = (*path, "optimizer", "lr") if spec.optimizer.lr is not None else path
             remedy = f"stage '{spec.name}' has {length.clock_batches:,} batches"
@@ -338,10 +338,8 @@ class _Planner:
             for stage in same:
                 for name in stage.sources:
                     key = dataset_name(name, stage.sequence_length, self.t.sequence_length)
-                    if name in stage.replayed:
-                        end = min(stage.replayed[name], stage.counts[name])
-                    else:
-                        end = stage.first_sample[name] + stage.counts[name]
+                    fresh = stage.first_sample[name] + stage.counts[name]
+                    end = stage.replayed.get(name, fresh)
                     needed[key] = max(needed.get(key, 0), end)
         return needed
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from ncamix.errors import Problem, UserError
+from ncamix.errors import Problem, UserError, fail
 from ncamix.library import choose_trainer, find
 from ncamix.loading import LoadedCurriculum, load_curriculum
 from ncamix.plan import Plan
 from ncamix.planning import make_plan
+from ncamix.reading import read_document
 from ncamix.trainer import load_trainer
 from ncamix.waiting import Say
 
@@ -32,7 +34,13 @@ def plans_named(
             problems.update(dict.fromkeys(error.problems))
 
     def load(name: str) -> LoadedCurriculum:
-        return load_curriculum(find("curricula", name), settings)
+        try:
+            return load_curriculum(find("curricula", name), settings)
+        except UserError:
+            if study_file(name) is None:
+                raise
+            what, way_out = f"'{name}' is a study, and this takes a curriculum", "name its base"
+            raise fail(what, f"{way_out}; `ncamix plan {name}` plans all of its variants") from None
 
     loaded = [attempt(load, name) for name in curricula]
     trainer_file, why = choose_trainer(trainer)
@@ -41,3 +49,13 @@ def plans_named(
     if problems:
         raise UserError(list(problems))
     return plans, why
+
+
+def study_file(name: str) -> Path | None:
+    """The file that a name means, if that is a study: it has a base, and no stages of its own."""
+    try:
+        file = find("curricula", name)
+        keys = read_document(file).tree.value
+    except UserError:  # which is said when the file is read for what it is
+        return None
+    return file if "base" in keys and "stages" not in keys else None

@@ -76,6 +76,10 @@ class Quantity:
     unit: str
 
     def __str__(self) -> str:
+        if self.unit in ("tok", "ba"):
+            for letter in "TGMk":
+                if self.value and self.value % _POWERS[letter] == 0:
+                    return f"{self.value // _POWERS[letter]}{letter}{self.unit}"
         return f"{format_fraction(self.value)}{self.unit}"
 
 

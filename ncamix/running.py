@@ -16,6 +16,7 @@ from ncamix.compilation import prepare
 from ncamix.errors import UserError, fail
 from ncamix.files import write_whole
 from ncamix.library import has_gpu
+from ncamix.limits import refuse_untrained
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
 from ncamix.planning import decide
@@ -39,6 +40,7 @@ def run_plan(
     Raises:
         UserError: something that the user can mend. Stopped: a signal came, the state is saved.
     """
+    refuse_untrained(plan)
     _check_device(plan)
     first = int(os.environ.get("RANK", "0")) == 0
     folder = RunFolder(path)
@@ -73,14 +75,14 @@ def _check_device(plan: Plan) -> None:
     if has_gpu():
         return
     problems = []
+    what = "this machine has no GPU, and Composer trains on CPUs in fp32 only"
+    remedy = "write precision: fp32, or choose another trainer: --trainer cpu"
     if trainer.trainer.precision != "fp32":
-        problems.append(
-            trainer.document.problem(
-                ("precision",),
-                "this machine has no GPU, and Composer trains on CPUs in fp32 only",
-                "write precision: fp32, or choose another trainer: --trainer cpu",
-            )
-        )
+        problems.append(trainer.document.problem(("precision",), what, remedy))
+    for stage in plan.stages:
+        if stage.spec.precision not in (None, "fp32"):
+            path = ("stages", stage.index, "precision")
+            problems.append(plan.curriculum.document.problem(path, what, remedy))
     if trainer.trainer.parallelism != "ddp":
         problems.append(
             trainer.document.problem(

@@ -20,7 +20,6 @@ from ncamix.curriculum import Curriculum
 from ncamix.errors import fail
 from ncamix.files import write_whole
 from ncamix.quantities import Quantity
-from ncamix.reading import LANGUAGE_VERSION
 from ncamix.sources.base import Spec
 from ncamix.study import Study
 from ncamix.trainer import Trainer
@@ -65,7 +64,6 @@ def json_schema(what: str) -> Json:
         "description": ABOUT[what],
     }
     del whole["description"]
-    whole["properties"]["ncamix"]["const"] = LANGUAGE_VERSION
     if what not in EXTENDABLE:
         return {**head, **whole, "$defs": defs}
     whole["properties"] = {"extends": EXTENDS, **whole["properties"]}

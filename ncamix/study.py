@@ -10,24 +10,18 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, PlainValidator, WithJsonSchema, field_validator
-from pydantic_core import PydanticCustomError
 
+from ncamix import forms
 from ncamix.errors import nearest
-from ncamix.quantities import AboveZero, Whole, refusals, refuse, refuse_all
+from ncamix.evidence import METRICS
+from ncamix.quantities import AboveZero, Refusals, Whole, refuse
 from ncamix.schedule import is_name
 from ncamix.sources.base import Spec
 
 Match = Literal["natural", "total", "steps"]
-METRICS = ("bits_per_byte", "loss", "perplexity")
-Refusal = tuple[tuple[str | int, ...], str, str]
 _PATH = {"pattern": r"^[a-z_]+(\.[^.]+)*$"}  # of a setting, as `--set` takes it
-_VALUES: dict[str, Any] = {"type": "array", "minItems": 1}
-_SEEDS: dict[str, Any] = {
-    "type": "array",
-    "items": {"type": "integer", "minimum": 0},
-    "minItems": 1,
-    "uniqueItems": True,
-}
+_VALUES: forms.Form = {"type": "array", "minItems": 1}
+_SEEDS: forms.Form = {**forms.array({"type": "integer", "minimum": 0}), "uniqueItems": True}
 
 
 @dataclass(frozen=True)
@@ -62,17 +56,13 @@ def _distinct(written: Any) -> tuple[int, ...]:
     way_out = "write whole numbers, each once: [1, 2, 3]"
     if not isinstance(written, list) or not written:
         raise refuse("not a list of seeds", way_out)
-    wrong: list[Refusal] = [
-        (
-            (i,),
-            f"'{seed}' is not a seed" if not _is_seed(seed) else "this seed stands twice",
-            way_out,
-        )
-        for i, seed in enumerate(written)
-        if not _is_seed(seed) or seed in written[:i]
-    ]
-    if wrong:
-        raise refuse_all(wrong)
+    refused = Refusals()
+    for i, seed in enumerate(written):
+        if not _is_seed(seed):
+            refused.add((i,), f"'{seed}' is not a seed", way_out)
+        elif seed in written[:i]:
+            refused.add((i,), "this seed stands twice", way_out)
+    refused.stop()
     return tuple(written)
 
 
@@ -97,23 +87,17 @@ def _tuning(written: Any) -> Tuning:
     if not isinstance(written, dict):
         raise refuse("tuning is a mapping", example)
     settings = {path: value for path, value in written.items() if path not in ("seeds", "on")}
-    problems: list[Refusal] = [
-        ((path,), "the values to try are a list of two or more", "write [0.5x, 1x, 2x]")
-        for path, values in settings.items()
-        if not isinstance(values, list) or len(values) < 2
-    ]
+    refused = Refusals()
+    for path, values in settings.items():
+        if not isinstance(values, list) or len(values) < 2:
+            refused.add((path,), "the values to try are a list of two or more", "write [0.5x, 1x]")
     if not settings:
-        problems.append(((), "nothing is tuned", example))
+        refused.add((), "nothing is tuned", example)
     if written.get("on", "validation") != "validation":
         what = f"'{written['on']}' cannot be tuned on"
-        problems.append((("on",), what, "write on: validation, which holds out what is compared"))
-    seeds: tuple[int, ...] = ()
-    try:
-        seeds = _distinct(written.get("seeds"))
-    except PydanticCustomError as error:
-        problems += [(("seeds", *below), what, way) for below, what, way in refusals(error)]
-    if problems:
-        raise refuse_all(problems)
+        refused.add(("on",), what, "write on: validation, which holds out what is compared")
+    seeds = refused.attempt(("seeds",), _distinct, written.get("seeds"))
+    refused.stop()
     return Tuning({path: tuple(values) for path, values in settings.items()}, seeds)
 
 
@@ -122,13 +106,11 @@ def _grid(written: Any) -> dict[str, tuple[Any, ...]]:
         raise refuse(
             "a grid is a mapping of paths to values", "write {sources.rich.alphabet: [2, 10]}"
         )
-    wrong: list[Refusal] = [
-        ((path,), "the values of a grid are a list", "write [2, 10]")
-        for path, values in written.items()
-        if not isinstance(values, list) or not values
-    ]
-    if wrong:
-        raise refuse_all(wrong)
+    refused = Refusals()
+    for path, values in written.items():
+        if not isinstance(values, list) or not values:
+            refused.add((path,), "the values of a grid are a list", "write [2, 10]")
+    refused.stop()
     return {path: tuple(values) for path, values in written.items()}
 
 
@@ -167,8 +149,12 @@ class Compare(Spec):
 class Study(Spec):
     """Many runs compared: variants of one curriculum, under one trainer, with several seeds."""
 
-    ncamix: Whole = Field(description="The version of the language: 1. It is the first key.")
-    name: str = Field(description="Letters, digits, _ and -.")
+    ncamix: Annotated[Whole, WithJsonSchema(forms.VERSION)] = Field(
+        description="The version of the language."
+    )
+    name: Annotated[str, WithJsonSchema(forms.WORD)] = Field(
+        description="Letters, digits, _ and -."
+    )
     base: str = Field(
         description="The curriculum that variants change: a file, relative to this one, or the "
         "name of a shipped one."
@@ -207,7 +193,11 @@ class Study(Spec):
                 }
             ),
         ],
-    ] = Field({}, description="Name -> what it changes of the base: paths and values.")
+    ] = Field(
+        {},
+        description="Name -> what it changes of the base: paths and values.",
+        json_schema_extra={"propertyNames": forms.WORD},
+    )
     grid: Annotated[
         dict[str, tuple[Any, ...]],
         PlainValidator(_grid),

@@ -11,19 +11,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import prod
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ncamix.errors import Problem, UserError
 from ncamix.loading import LoadedCurriculum
 from ncamix.plan import Plan
+from ncamix.plan_tables import add_row, new_table
 from ncamix.planning import make_plan
-from ncamix.quantities import Quantity, format_count
-from ncamix.study import Match
+from ncamix.quantities import Quantity, format_count, format_fraction
+from ncamix.study import Match, Study
 from ncamix.trainer import LoadedTrainer
-from ncamix.variants import LoadedStudy, Variant, variants_of
+from ncamix.variants import LoadedStudy, Variant, named, shared, variants_of
 from ncamix.waiting import Say, quiet
 
 TRIES = 8  # of matching; one is enough where every duration is a share of the budget
@@ -43,7 +46,12 @@ def plan_study(loaded: LoadedStudy, say: Say = quiet) -> list[PlannedVariant]:
 
     All get as many rows of vocabulary as the one that needs most, so that models are of one size.
     """
-    planned = [_plan_variant(loaded, variant, say) for variant in variants_of(loaded).values()]
+    planned = []
+    variants = variants_of(loaded)
+    for i, variant in enumerate(variants.values()):
+        if i:  # a study of one variant is no longer than a plan
+            say(f"planning {variant.name}", i / len(variants))
+        planned.append(_plan_variant(loaded, variant, say))
     rows = max((p.plan.vocabulary.rows for p in planned if p.plan), default=0)
     for i, item in enumerate(planned):
         if item.plan and item.plan.vocabulary.rows < rows:
@@ -52,31 +60,63 @@ def plan_study(loaded: LoadedStudy, say: Say = quiet) -> list[PlannedVariant]:
     return planned
 
 
+def problems_of(planned: Sequence[PlannedVariant]) -> list[Problem]:
+    """What keeps variants from being planned, each problem once, saying which have it."""
+    return named({item.variant.name: item.problems for item in planned})
+
+
 def tokens_of(plan: Plan) -> dict[str, int]:
     """Tokens of each source over a run."""
-    tokens = dict.fromkeys(plan.sources, 0)
+    tokens = {source.name: 0 for source in plan.sources.values()}
     for stage in plan.stages:
         for name, count in stage.counts.items():
             tokens[name] += count * stage.sequence_length
     return tokens
 
 
+def print_study(loaded: LoadedStudy, planned: Sequence[PlannedVariant], console: Console) -> None:
+    """The plans of a study on a terminal: a line a variant, how many runs that is, and remarks."""
+    study, plans = loaded.study, {p.variant.name: p.plan for p in planned if p.plan}
+    head = f": variants of {loaded.base.stem} under trainer {loaded.trainer.stem}"
+    console.print(Text.assemble((study.name, "bold"), head))
+    console.print(study_table(planned))
+    for line in _words(study, list(plans.values())):
+        console.print(Text(line, "dim"))
+    for where, warning in shared({name: plan.warnings for name, plan in plans.items()}):
+        console.print(Text.assemble(("note  ", "yellow"), f"{where}: {warning}"))
+
+
 def study_table(planned: Sequence[PlannedVariant]) -> Table:
     """A line a variant: tokens, optimizer steps, and tokens of each source."""
-    table = Table(header_style="dim", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("variant", overflow="fold")
-    for number in ("tokens", "steps"):
-        table.add_column(number, justify="right", no_wrap=True)
+    table = new_table("variant", "tokens", "steps", text=1)
     table.add_column("tokens of each source", overflow="fold")
     for item in planned:
-        name = Text(item.variant.name)
         if item.plan is None:
-            table.add_row(name, "", "", Text("; ".join(p.what for p in item.problems), "red"))
+            problems = "; ".join(problem.what for problem in item.problems)
+            add_row(table, item.variant.name, "", "", problems, style="red")
             continue
-        shown = [f"{s} {n:,}" for s, n in tokens_of(item.plan).items() if n]
-        steps = _amount(item.plan, "steps")
-        table.add_row(name, f"{item.plan.num_tokens:,}", f"{steps:,}", Text(", ".join(shown)))
+        shown = ", ".join(f"{name} {n:,}" for name, n in tokens_of(item.plan).items() if n)
+        numbers = (f"{_amount(item.plan, match):,}" for match in ("total", "steps"))
+        add_row(table, item.variant.name, *numbers, shown)
     return table
+
+
+def _words(study: Study, plans: Sequence[Plan]) -> list[str]:
+    """What a study comes to, a line each."""
+    num_seeds = len(study.seeds)
+    tokens = sum(plan.num_tokens for plan in plans) * num_seeds
+    lines = [f"{len(plans) * num_seeds} runs with {num_seeds} seeds: {format_count(tokens)} tokens"]
+    if study.tune:
+        points = prod(map(len, study.tune.settings.values()))
+        runs = len(plans) * points * len(study.tune.seeds)
+        lines.append(f"before that, {runs} runs to tune {points} settings of every variant")
+    if study.compare:
+        first, second = study.compare.primary
+        lines.append(
+            f"compares {first} with {second} by {study.compare.metric}; "
+            f"{format_fraction(study.compare.smallest_effect)} would matter"
+        )
+    return lines
 
 
 def study_json(loaded: LoadedStudy, planned: Sequence[PlannedVariant]) -> dict[str, Any]:
@@ -92,6 +132,7 @@ def study_json(loaded: LoadedStudy, planned: Sequence[PlannedVariant]) -> dict[s
                 "num_steps": _amount(item.plan, "steps"),
                 "vocabulary_rows": item.plan.vocabulary.rows,
                 "tokens": tokens_of(item.plan),
+                "warnings": item.plan.warnings,
             }
             if item.plan
             else {"problems": [str(problem) for problem in item.problems]}
@@ -131,8 +172,8 @@ def _matched(plan: Plan, variant: Variant, target: int, loaded: LoadedStudy, say
     raise UserError(
         loaded.document.problem(
             where,
-            f"no budget gives '{variant.name}' the base's {format_count(target)} {what}; "
-            f"it has {format_count(_amount(plan, match))}",
+            f"no budget gives the base's {format_count(target)} {what}; "
+            f"this one has {format_count(_amount(plan, match))}",
             "let a stage with text say `rest`, or write its durations as shares",
         )
     )
@@ -141,11 +182,9 @@ def _matched(plan: Plan, variant: Variant, target: int, loaded: LoadedStudy, say
 def _amount(plan: Plan, match: Match) -> int:
     if match == "steps":
         return sum(stage.num_batches for stage in plan.stages)
-    tokens = tokens_of(plan)
+    sources = plan.curriculum.curriculum.sources
     return sum(
-        count
-        for name, count in tokens.items()
-        if match == "total" or plan.sources[name].spec.finite
+        count for name, count in tokens_of(plan).items() if match == "total" or sources[name].finite
     )
 
 

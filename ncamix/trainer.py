@@ -17,7 +17,7 @@ from pydantic import model_validator as check
 
 from ncamix import forms
 from ncamix.composition import Setting, compose
-from ncamix.optimizer import LearningRate, Optimizer, peaks
+from ncamix.optimizer import LearningRate, Optimizer, Scaled, peaks
 from ncamix.quantities import AboveZero, Positive, Quantity, Whole, positive, quantity_of, refuse
 from ncamix.reading import Document
 from ncamix.schedule import is_name
@@ -187,6 +187,13 @@ class Trainer(Spec):
             raise refuse(f"'{name}' cannot name a trainer", "use letters, digits, _ and -")
         return name
 
+    @field_validator("optimizer", mode="after")
+    @classmethod
+    def _optimizer(cls, optimizer: Optimizer) -> Optimizer:
+        if not isinstance(optimizer.lr, Scaled):
+            return optimizer
+        return optimizer.model_copy(update={"lr": LearningRate(peak=optimizer.lr.peak)})
+
     @check(mode="after")
     def _check(self) -> Trainer:
         if self.optimizer.lr is None:
@@ -216,11 +223,6 @@ class Trainer(Spec):
         if not any(rate.value for rate in peaks(lr)):
             raise refuse("the learning rate is zero", "write it as 3e-4", ("optimizer", "lr"))
         return self
-
-    def base_rate(self) -> Fraction:
-        """The rate that `1x` means: the trainer's peak."""
-        assert self.optimizer.lr is not None
-        return max(rate.value for rate in peaks(self.optimizer.lr))
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ anything runs. They are located where they were written: most of them in the stu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -35,6 +35,8 @@ OF_THE_STUDY = {  # keys of a curriculum that no variant may change, and why
 }
 _NAMING = re.compile(r"[A-Za-z0-9_.%+-]+\Z")  # a value that can stand in a variant's name
 
+Item = TypeVar("Item")
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -53,20 +55,25 @@ class Variant:
 
 @dataclass(frozen=True)
 class LoadedStudy:
-    """A study, the document it was read from, the files of its base and its trainer."""
+    """A study, the document it was read from, the files of its base and its trainer.
+
+    settings: laid over both before those of any variant.
+    """
 
     study: Study
     document: Document
     base: Path
     trainer: Path
+    settings: tuple[str | Setting, ...] = ()
 
     def load(self, settings: Iterable[Setting] = ()) -> tuple[LoadedCurriculum, LoadedTrainer]:
         """The base and the trainer with settings laid over them. Raises UserError."""
-        settings, problems = tuple(settings), []
+        laid = (*self.settings, *settings)
+        problems: list[Problem] = []
         loaded: list[Any] = []
         for read, file in ((load_curriculum, self.base), (load_trainer, self.trainer)):
             try:
-                loaded.append(read(file, settings))
+                loaded.append(read(file, laid))
             except UserError as error:
                 problems += error.problems
         if problems:
@@ -74,23 +81,34 @@ class LoadedStudy:
         return loaded[0], loaded[1]
 
 
-def load_study(file: str | Path) -> LoadedStudy:
-    """Read and check a study and all that it names. Raises UserError with every problem found."""
+def load_study(
+    file: str | Path, trainer: str | None = None, settings: Sequence[str] = ()
+) -> LoadedStudy:
+    """Read and check a study and all that it names.
+
+    trainer: a name, instead of the study's own. settings: of every variant, as `--set` takes them.
+    Raises UserError with every problem found.
+    """
     document = read_document(file)
     study, problems = examine(Study, document)
     part = study or _readable_part(document)
     problems += _cross_check(part, document)
     files: list[Path] = []
     for key, folder in (("base", "curricula"), ("trainer", "trainers")):
-        if getattr(part, key) is not None:
-            try:
+        chosen = trainer if key == "trainer" else None
+        try:
+            if chosen is not None:
+                files.append(find(folder, chosen))
+            elif getattr(part, key) is not None:
                 files.append(find(folder, getattr(part, key), document.folder_of((key,))))
-            except UserError as error:
-                missing = error.problems[0]
-                problems.append(document.problem((key,), missing.what, missing.remedy))
+        except UserError as error:
+            missing = error.problems[0]
+            if chosen is None:
+                missing = document.problem((key,), missing.what, missing.remedy)
+            problems.append(missing)
     if problems or len(files) < 2:
         raise UserError(in_order(problems))
-    loaded = LoadedStudy(part, document, *files)
+    loaded = LoadedStudy(part, document, *files, tuple(settings))
     problems = _faults(loaded)
     if problems:
         raise UserError(in_order(problems))
@@ -216,41 +234,52 @@ def _faults(loaded: LoadedStudy) -> list[Problem]:
         loaded.load()
     except UserError as error:
         return error.problems
-    problems: list[Problem] = []
+    found: dict[str, list[Problem]] = {}
     tune, compare = loaded.study.tune, loaded.study.compare
     tuned = _points(_without(loaded.document.tree.value["tune"], "seeds", "on")) if tune else {}
     for i, variant in enumerate(variants_of(loaded).values()):
+        problems = found[variant.name] = []
         try:
             curriculum, _ = loaded.load(variant.settings)
             for point in list(tuned.values())[: None if i == 0 else 1]:
                 loaded.load((*variant.settings, *point))
         except UserError as error:
-            problems += [_of_variant(p, variant, loaded) for p in error.problems]
+            problems += error.problems
             continue
         if compare and {variant.name, variant.written} & set(compare.primary):
-            problems += _not_measured(curriculum, variant, loaded)
-    return problems
+            problems += _not_measured(curriculum, loaded)
+    return named(found)
 
 
-def _of_variant(problem: Problem, variant: Variant, loaded: LoadedStudy) -> Problem:
-    """A problem of a variant's curriculum; where another file holds it, it names the variant."""
-    if problem.file == loaded.document.file:
-        return problem
-    return replace(problem, what=f"in the variant '{variant.name}': {problem.what}")
+def named(problems: Mapping[str, Sequence[Problem]]) -> list[Problem]:
+    """The problems of variants, each once, saying which variants have it."""
+    return [replace(p, what=f"{where}: {p.what}") for where, p in shared(problems)]
 
 
-def _not_measured(
-    curriculum: LoadedCurriculum, variant: Variant, loaded: LoadedStudy
-) -> list[Problem]:
+def shared(items: Mapping[str, Sequence[Item]]) -> list[tuple[str, Item]]:
+    """What variants have, each once, behind words for those that have it."""
+    owners: dict[Item, list[str]] = {}
+    for name, own in items.items():
+        for item in dict.fromkeys(own):
+            owners.setdefault(item, []).append(name)
+    return [(_in_variants(names, len(items)), item) for item, names in owners.items()]
+
+
+def _in_variants(names: list[str], of: int) -> str:
+    if len(names) == 1:
+        return f"in the variant '{names[0]}'"
+    return "in every variant" if len(names) == of else f"in {len(names)} variants, as '{names[0]}'"
+
+
+def _not_measured(curriculum: LoadedCurriculum, loaded: LoadedStudy) -> list[Problem]:
     """The problem of a metric that a variant's evaluations do not give, if so."""
     compare, c = loaded.study.compare, curriculum.curriculum
     assert compare is not None
     source = compare.metric.source
     where = ("compare", "metric")
     if source not in c.evaluate.sources:
-        what = f"the variant '{variant.name}' does not evaluate '{source}'"
         remedy = nearest(source, c.evaluate.sources, "evaluated")
-        return [loaded.document.problem(where, what, remedy)]
+        return [loaded.document.problem(where, f"'{source}' is not evaluated", remedy)]
     if compare.metric.name == "bits_per_byte" and c.sources[source].range_name() != "text":
         what = f"'{source}' is no text, so it has no bits per byte"
         return [loaded.document.problem(where, what, f"write loss/{source}")]

@@ -43,8 +43,8 @@ forecast remarks parting
 inventory limits
 planning
 plans
-plan_output study_plan handbook
-plan_tables comparison
+plan_output handbook
+plan_tables comparison study_plan
 permutations
 owners
 order
@@ -65,6 +65,8 @@ selection spreading replanning batches decoding
 showing batch_pictures
 inspection
 batch_output
+options
+looking
 cli
 __main__
 """

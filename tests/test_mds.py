@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plan_files import SOURCES, curriculum, problem, stage
+from plan_files import SOURCES, TRAINER, curriculum, plan_of, problem, stage
 from streaming import MDSWriter
 
 from ncamix.loading import load_curriculum
@@ -19,7 +19,7 @@ from ncamix.sources.mds import read_mds_index
 
 
 def load(folder: Path, keys: str) -> MdsSource:
-    text = curriculum(stage("{hiss: 1}"), SOURCES + f"  new: {{{keys}}}\n")
+    text = curriculum(stage("{hiss: 1}"), SOURCES + f"  new: {{{keys}}}\n", "tokenizer: bytes\n")
     (folder / "c.yaml").write_text(text)
     source = load_curriculum(folder / "c.yaml").curriculum.sources["new"]
     assert isinstance(source, MdsSource)
@@ -141,3 +141,15 @@ def test_what_is_no_index_is_told(
     found = problem(read_mds_index, data, "local")
     assert what in found.what and str(data) in found.what
     assert remedy in found.remedy and found.path == "local"
+
+
+def test_a_plan_knows_the_size_and_checks_the_length(data: Path, tmp_path: Path) -> None:
+    sources = SOURCES + "  old: {kind: mds, local: data, repeat: free}\n"
+    text = curriculum(stage("{old: 1}"), sources, "tokenizer: bytes\n")
+    source = plan_of(tmp_path, text, TRAINER.replace("length: 64", "length: 8")).sources["old"]
+    assert (source.num_samples, source.kind, source.first_id) == (7, "mds", 0)
+    found = problem(plan_of, tmp_path, text)
+    assert found.path == "sources.old"
+    assert "hold 9 ids, and sequences of 64 tokens need 65" in found.what
+    few = problem(plan_of, tmp_path, text.replace("free", "2"), TRAINER.replace("64", "8"))
+    assert few.path == "sources.old" and "too small for its share" in few.what

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from plan_files import refusals_of
@@ -10,6 +11,7 @@ from plan_files import refusals_of
 from ncamix.optimizer import LearningRate, Optimizer, parse_learning_rate, peaks
 from ncamix.quantities import Quantity
 
+optimizer = Optimizer.model_validate
 FULL = Quantity(Fraction(1), "x")
 
 
@@ -68,6 +70,32 @@ def test_a_stage_overrides_parts_of_the_optimizer() -> None:
     trainer = Optimizer.model_validate({"lr": {"0%": 1, "100%": 0}, "cycle": "5ba", "clip": 1})
     kept = trainer.under(Optimizer.model_validate({"weight_decay": 0}))
     assert (kept.lr, kept.cycle, kept.clip, kept.weight_decay) == (trainer.lr, trainer.cycle, 1, 0)
-    replaced = trainer.under(Optimizer.model_validate({"lr": {"peak": "0.5x"}}))
+    replaced = trainer.under(Optimizer.model_validate({"lr": {"peak": "0.5x", "warmup": "0%"}}))
     assert isinstance(replaced.lr, LearningRate)
     assert replaced.cycle is None
+
+
+@pytest.mark.parametrize(
+    ("trainer", "peak", "expected"),
+    [
+        (
+            {"peak": "3e-3", "warmup": "5%", "decay": "cosine", "floor": "3e-4"},
+            "0.5x",
+            {"peak": "1.5e-3", "warmup": "5%", "decay": "cosine", "floor": "1.5e-4"},
+        ),
+        ({"peak": "2e-3", "decay": "linear", "floor": "1e-3"}, "1e-3", None),
+        ({"0%": "1e-3", "50%": "4e-3", "100%": "2e-3"}, "2e-3", {"0%": "5e-4", "50%": "2e-3"}),
+        ("3e-3", "1e-3", "1e-3"),
+    ],
+)
+def test_a_peak_alone_scales_the_trainers_rate(trainer: Any, peak: str, expected: Any) -> None:
+    """What `--set stages.code.optimizer.lr.peak=...` changes, and nothing else."""
+    merged = optimizer({"lr": trainer, "cycle": "5ba"} if "0%" in trainer else {"lr": trainer})
+    scaled = merged.under(optimizer({"lr": {"peak": peak}}))
+    assert scaled.cycle == merged.cycle
+    if expected is None:
+        expected = {"peak": "1e-3", "decay": "linear", "floor": "5e-4"}
+    wanted = optimizer({"lr": expected}).lr
+    assert scaled.lr[: len(wanted)] == wanted if isinstance(wanted, tuple) else scaled.lr == wanted
+    longer = merged.under(optimizer({"lr": {"peak": peak, "warmup": "0%"}})).lr
+    assert longer.decay == "constant"  # a schedule of its own

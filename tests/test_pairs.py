@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plan_files import SOURCES, curriculum, problem, problems, stage
+from plan_files import SOURCES, curriculum, plan_of, problem, problems, stage
 
 from ncamix.loading import load_curriculum
 from ncamix.sources import PairsSource
@@ -15,7 +15,7 @@ PAIRS = "kind: pairs, files: ['pairs/*.jsonl'], prompt: question, response: answ
 
 
 def load(folder: Path, keys: str) -> Any:
-    text = curriculum(stage("{hiss: 1}"), SOURCES + f"  new: {{{keys}}}\n")
+    text = curriculum(stage("{hiss: 1}"), SOURCES + f"  new: {{{keys}}}\n", "tokenizer: bytes\n")
     (folder / "c.yaml").write_text(text)
     return load_curriculum(folder / "c.yaml").curriculum.sources["new"]
 
@@ -80,9 +80,20 @@ def test_rows_of_the_hub(tmp_path: Path) -> None:
 def test_refused(tmp_path: Path, keys: str, path: str, what: str) -> None:
     found = problem(load, tmp_path, keys)
     assert found.path == "sources.new" + path
-    assert what in found.what and found.remedy and found.line == 8
+    assert what in found.what and found.remedy and found.line == 9
 
 
 def test_all_keys_of_the_hub_are_refused_beside_files(tmp_path: Path) -> None:
     found = problems(load, tmp_path, f"{PAIRS}, split: test, config: x, revision: y")
     assert [p.path.rpartition(".")[2] for p in found] == ["split", "config", "revision"]
+
+
+def test_a_plan_estimates_the_size(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"q": "one and one?", "a": "two"}\n' * 400)
+    pairs = "  asked: {kind: pairs, files: p.jsonl, prompt: q, response: a, repeat: free}\n"
+    text = curriculum(stage("{asked: 1}"), SOURCES + pairs, "tokenizer: bytes\n")
+    source = plan_of(tmp_path, text).sources["asked"]
+    assert source.num_samples is None
+    assert source.estimated_samples == (tmp_path / "p.jsonl").stat().st_size // 64
+    (tmp_path / "p.jsonl").write_text('{"q": "two and one?", "a": "three"}\n' * 400)
+    assert plan_of(tmp_path, text).sources["asked"].fingerprint != source.fingerprint

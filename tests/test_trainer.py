@@ -21,12 +21,12 @@ def load(folder: Path, text: str) -> Trainer:
 def test_shipped_trainers_are_valid(file: Path) -> None:
     trainer = load_trainer(file).trainer
     assert trainer.name == file.stem
-    assert trainer.base_rate() > 0
+    assert trainer.optimizer.base_rate() > 0
 
 
 def test_values_are_exact_and_defaults_fill_in(tmp_path: Path) -> None:
     trainer = load(tmp_path, TRAINER)
-    assert trainer.base_rate() == Fraction(1, 1000)
+    assert trainer.optimizer.base_rate() == Fraction(1, 1000)
     assert trainer.budget.value == 25600
     assert (trainer.precision, trainer.microbatch, trainer.parallelism) == ("fp32", None, "ddp")
     assert trainer.checkpoint.keep == 2
