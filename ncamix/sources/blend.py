@@ -1,12 +1,12 @@
-"""Source kind `blend`: a named mixture of other sources that changes over the stage.
+"""Source kind `blend`: a named mixture of other sources that changes by itself.
 
 A blend has no samples of its own: wherever a mixture names it, its own mixture is multiplied
-through, evaluated on the stage's progress.
+through, evaluated on the blend's clock: the progress of the stage, of the run, or its own samples.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import PlainValidator, WithJsonSchema
 
@@ -32,11 +32,10 @@ Cycle = Annotated[Quantity, PlainValidator(_cycle), WithJsonSchema({"type": "str
 class BlendSource(SourceSpec):
     """YAML keys of `kind: blend`."""
 
-    later: ClassVar[tuple[str, ...]] = (*SourceSpec.later, "clock")
-
     kind: Literal["blend"]
     mixture: MixtureSchedule
     cycle: Cycle | None = None
+    clock: Literal["stage", "run", "self"] = "stage"
 
     def summary(self) -> str:
         names = dict.fromkeys(name for frame in self.mixture for name in frame.value)
