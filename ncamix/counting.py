@@ -3,7 +3,8 @@
     mixture -> program (arrays) -> weights of every batch -> counts, or positions of a blend's clock
 
 The results are those of the plain forms, to the bit: weights have 60 fractional bits, and products
-are taken in halves of 30 bits. A cumulative quota is a whole number and a fraction of 60 bits.
+are taken in halves of 30 bits. A cumulative quota is a whole number and a fraction of 60 bits. The
+constants of other modules that are compiled in here never change: numba's cache would not see it.
 """
 
 from __future__ import annotations

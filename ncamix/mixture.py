@@ -166,8 +166,9 @@ def resolve_mixtures(
 ) -> list[Mixture]:
     """The mixture of each stage of a run.
 
-    planned: the stages as planned before any ended on evidence. Positions on the run's clock and on
-        a blend's own are shares of these, so that what is decided later never changes the past.
+    planned: the stages as planned before any ended on evidence, all of their batches trained.
+        Positions on the run's clock and on a blend's own are shares of these, so that what is
+        decided later never changes the past. By default no stage has ended early.
 
     Raises:
         MixtureError: keyframes that do not fit their stage, the run or the blend's own tokens.
