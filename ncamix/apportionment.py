@@ -72,12 +72,13 @@ class Counter(Protocol):
     """Counts batch after batch.
 
     counts: [batches, sources]; flags as `reroute` reads them; given, int64 [sources]: cumulative
-    counts.
+    counts; worst, int64 [1]: the largest deviation met, with 60 fractional bits.
     """
 
     counts: Counts
     flags: NDArray[np.uint8]
     given: NDArray[np.int64]
+    worst: NDArray[np.int64]
 
     def advance(self, batch: int) -> int:
         """Count from `batch` on; returns the first batch whose sum is not its size, or the end."""
@@ -85,7 +86,7 @@ class Counter(Protocol):
     def reroute(self, batch: int, change: int) -> int: ...
 
     def deviation(self) -> int:
-        """The largest deviation of the finished counts, 60 fractional bits."""
+        """The largest deviation of the finished counts, measured anew."""
 
 
 def _count(mixture: Mixture) -> tuple[Counts, float]:
@@ -97,15 +98,16 @@ def _count(mixture: Mixture) -> tuple[Counts, float]:
         counts[:, weights.index(SCALE)] = size
         return counts, 0.0
     counter = _counter(mixture, counts)
-    batch = counter.advance(0)
+    batch, rerouted = counter.advance(0), False
     while batch < len(counts):
         while wrong := size - int(counts[batch].sum(dtype=np.int64)):
             change = 1 if wrong > 0 else -1
             source = counter.reroute(batch, change)
             assert source >= 0, "no apportionment found"
             counter.given[source] += change
+            rerouted = True
         batch = counter.advance(batch + 1)
-    deviation = counter.deviation()
+    deviation = counter.deviation() if rerouted else int(counter.worst[0])
     assert deviation < SCALE
     return counts, deviation / SCALE
 
@@ -128,12 +130,13 @@ class PlainCounter:
         sources = counts.shape[1]
         self.flags = np.zeros((len(counts), sources + 1), np.uint8)
         self.given = np.zeros(sources, np.int64)
+        self.worst = np.zeros(1, np.int64)
         self.quotas = [0] * sources
         self.constant = mixture.at(0) if mixture.is_constant else None
 
     def advance(self, batch: int) -> int:
         size, quotas = self.mixture.batch_size, self.quotas
-        given = self.given.tolist()
+        given, worst = self.given.tolist(), int(self.worst[0])
         sources = range(len(given))
         while batch < len(self.counts):
             weights = self.constant or self.mixture.at(batch)
@@ -157,14 +160,16 @@ class PlainCounter:
                     row[s] += 1
             for s in sources:
                 given[s] += row[s]
-                if flags[s] & LOOSE and given[s] > quotas[s] >> BITS:
+                owed = quotas[s] - (given[s] << BITS)
+                if owed < 0 and flags[s] & LOOSE:
                     flags[s] |= UP
+                worst = max(worst, abs(owed))
             self.counts[batch] = row
             self.flags[batch, :-1] = flags
             if not 0 <= left <= len(loose):
                 break
             batch += 1
-        self.given[:] = given
+        self.given[:], self.worst[0] = given, worst
         return batch
 
     def reroute(self, batch: int, change: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ncamix import looking
-from ncamix.errors import UserError
+from ncamix.errors import UserError, fail, nearest
 from ncamix.options import CurriculumArgument, SetOption, TrainerOption, plan_of
 
 app = typer.Typer(
@@ -149,7 +150,62 @@ def report(
     Console().print(f"wrote {write_report(run_folder)}", highlight=False, markup=False)
 
 
-COMMANDS = {
+def schema(
+    sort: Annotated[
+        str, typer.Argument(metavar="SORT", help="curriculum, trainer or study.")
+    ] = "curriculum",
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            "--write",
+            metavar="DIR",
+            show_default=False,
+            help="Write all three to DIR/SORT.json instead.",
+        ),
+    ] = None,
+) -> None:
+    """Print the JSON Schema of a sort of file, for editors that complete and check YAML.
+
+    Name it in a file's first line: # yaml-language-server: $schema=curriculum.json
+    """
+    from ncamix.schema import MODELS, schema_text, write_schemas
+
+    if sort not in MODELS:
+        raise fail(f"no such sort of file: '{sort}'", nearest(sort, MODELS, "sorts"))
+    if write is None:
+        print(schema_text(sort), end="")
+        return
+    for file in write_schemas(write):
+        print(f"wrote {file}")
+
+
+def help_(
+    topic: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TOPIC]", help="language, or a section of it.", show_default=False),
+    ] = None,
+) -> None:
+    """Explain the language: all of it, or a section. Without a topic, list them.
+
+    ncamix COMMAND --help explains a command.
+    """
+    from rich.markdown import Markdown
+
+    from ncamix.handbook import find_page, topics
+
+    console = Console()
+    if not topic:
+        print("ncamix help TOPIC, where TOPIC begins one of")
+        print("\n".join(f"  {name}" for name in topics()))
+        return
+    page = find_page(" ".join(topic))
+    if console.is_terminal:
+        console.print(Markdown(page))
+    else:
+        print(page)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
     "plan": looking.plan,
     "run": run,
     "compile": compile,
@@ -157,8 +213,8 @@ COMMANDS = {
     "show": looking.show,
     "bands": looking.bands,
     "report": report,
-    "schema": looking.schema,
-    "help": looking.help_,
+    "schema": schema,
+    "help": help_,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

@@ -3,7 +3,8 @@
     mixture -> program (arrays) -> weights of every batch -> counts, or positions of a blend's clock
 
 The results are those of the plain forms, to the bit: weights have 60 fractional bits, and products
-are taken in halves of 30 bits. A cumulative quota is a whole number and a fraction of 60 bits.
+are taken in halves of 30 bits. A cumulative quota is a whole number and a fraction of 60 bits. The
+constants of other modules that are compiled in here never change: numba's cache would not see it.
 """
 
 from __future__ import annotations
@@ -52,7 +53,6 @@ class Program(NamedTuple):
 def make_program(mixture: Mixture) -> Program | None:
     """The program of a mixture; None where its positions or its batch need more than 62 bits."""
     curves = list(mixture.curves.values())
-    items = {name: i for i, name in enumerate((*mixture.curves, *mixture.leaves))}
     width = max(len(curve.columns) for curve in curves)
     positions: list[int] = []
     tables: list[NDArray[np.int64]] = []
@@ -62,7 +62,7 @@ def make_program(mixture: Mixture) -> Program | None:
         eases += [EASES.index(ease) for ease in curve.curve.eases]
         blank = [0] * (width - len(curve.columns))
         values += [[*value, *blank] for value in curve.curve.values]
-        targets.append([*(items[name] for name in curve.columns), *(-1 for _ in blank)])
+        targets.append([*(mixture.items[name] for name in curve.columns), *(-1 for _ in blank)])
         clocks.append([curve.origin, curve.step, curve.curve.cycle])
         frames.append(len(positions))
         own.append(-1 if curve.positions is None else len(tables))
@@ -183,8 +183,9 @@ def count(
     given: NDArray[np.int64],
     counts: Counts,
     flags: NDArray[np.uint8],
+    worst: NDArray[np.int64],
 ) -> int:
-    """`apportionment.PlainCounter.advance`."""
+    """`apportionment.PlainCounter.advance`; worst, int64 [1], is the largest deviation so far."""
     curves, sources = len(program.own), counts.shape[1]
     weights = np.empty(curves + sources, np.int64)
     shares = weights[curves:]
@@ -219,6 +220,7 @@ def count(
             counts[batch, s] = due[s]
             if flags[batch, s] & LOOSE and given[s] > wholes[s]:
                 flags[batch, s] |= UP
+            worst[0] = max(worst[0], abs((wholes[s] - given[s] << BITS) + rests[s]))
         if left < 0 or left > loose:
             break
         batch += 1
@@ -251,10 +253,11 @@ class CompiledCounter:
         sources = counts.shape[1]
         self.flags = np.zeros((len(counts), sources + 1), np.uint8)
         self.wholes, self.rests, self.given = np.zeros((3, sources), np.int64)
+        self.worst = np.zeros(1, np.int64)
 
     def advance(self, batch: int) -> int:
         quotas = (self.wholes, self.rests, self.given)
-        tables = (self.counts, self.flags)
+        tables = (self.counts, self.flags, self.worst)
         return int(count(self.program, batch, self.size, self.near, *quotas, *tables))
 
     def reroute(self, batch: int, change: int) -> int:

@@ -1,4 +1,4 @@
-"""The commands that look and train nothing: plan, batch, show, bands, schema and help."""
+"""The commands that look, and train nothing: plan, batch, show and bands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ncamix.errors import UserError, fail, nearest
+from ncamix.errors import UserError, fail
 from ncamix.options import CurriculumArgument, SetOption, TrainerOption, plan_of, plans_of
 from ncamix.waiting import WaitingIfLong
 
@@ -333,58 +333,3 @@ def bands(
         write_plot(spread, plot)
         if not as_json:
             print(f"wrote {plot}")
-
-
-def schema(
-    sort: Annotated[
-        str, typer.Argument(metavar="SORT", help="curriculum, trainer or study.")
-    ] = "curriculum",
-    write: Annotated[
-        Path | None,
-        typer.Option(
-            "--write",
-            metavar="DIR",
-            show_default=False,
-            help="Write all three to DIR/SORT.json instead.",
-        ),
-    ] = None,
-) -> None:
-    """Print the JSON Schema of a sort of file, for editors that complete and check YAML.
-
-    Name it in a file's first line: # yaml-language-server: $schema=curriculum.json
-    """
-    from ncamix.schema import MODELS, schema_text, write_schemas
-
-    if sort not in MODELS:
-        raise fail(f"no such sort of file: '{sort}'", nearest(sort, MODELS, "sorts"))
-    if write is None:
-        print(schema_text(sort), end="")
-        return
-    for file in write_schemas(write):
-        print(f"wrote {file}")
-
-
-def help_(
-    topic: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[TOPIC]", help="language, or a section of it.", show_default=False),
-    ] = None,
-) -> None:
-    """Explain the language: all of it, or a section. Without a topic, list them.
-
-    ncamix COMMAND --help explains a command.
-    """
-    from rich.markdown import Markdown
-
-    from ncamix.handbook import find_page, topics
-
-    console = Console()
-    if not topic:
-        print("ncamix help TOPIC, where TOPIC begins one of")
-        print("\n".join(f"  {name}" for name in topics()))
-        return
-    page = find_page(" ".join(topic))
-    if console.is_terminal:
-        console.print(Markdown(page))
-    else:
-        print(page)

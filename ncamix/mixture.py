@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from graphlib import TopologicalSorter
 
 import numpy as np
@@ -32,7 +33,7 @@ from ncamix.schedule import (
 from ncamix.sources import BlendSource
 
 STAGE = ""  # stands for the stage's own mixture where blends have their names
-LONG = 20_000  # batches from which compiled code is worth the time that numba takes to import
+LONG = 16_384  # batches from which compiled code is worth the time that numba takes to import
 
 
 @dataclass(frozen=True)
@@ -112,19 +113,27 @@ class Mixture:
         """Weights of the leaves at a batch's midpoint, 60 fractional bits, sum exactly 1."""
         if self.backwards:
             batch = self.num_batches - 1 - batch
-        weights = self.weights(batch)
-        return normalised([weights[name] for name in self.leaves])
+        return normalised(self.weights(batch)[len(self.curves) :])
 
-    def weights(self, batch: int) -> dict[str, int]:
-        """Weights of blends and leaves, not yet normalised, of a batch counted forwards."""
-        weights = dict.fromkeys((*self.curves, *self.leaves), 0)
-        weights[STAGE] = SCALE
-        for name, curve in self.curves.items():
-            whole = weights[name]
+    @cached_property
+    def items(self) -> dict[str, int]:
+        """Places of the curves, then of the leaves, among `weights`."""
+        return {name: i for i, name in enumerate((*self.curves, *self.leaves))}
+
+    def weights(self, batch: int) -> list[int]:
+        """Weights of all items, not yet normalised, of a batch counted forwards."""
+        weights = [0] * len(self.items)
+        weights[0] = SCALE
+        for whole, (curve, targets) in zip(weights, self._targets, strict=False):
             if whole:
-                for column, share in zip(curve.columns, curve.at(batch), strict=True):
-                    weights[column] += whole * share >> BITS
+                for target, share in zip(targets, curve.at(batch), strict=True):
+                    weights[target] += whole * share >> BITS
         return weights
+
+    @cached_property
+    def _targets(self) -> list[tuple[ClockedCurve, list[int]]]:
+        curves = self.curves.values()
+        return [(curve, [self.items[name] for name in curve.columns]) for curve in curves]
 
     @property
     def is_constant(self) -> bool:
@@ -157,8 +166,9 @@ def resolve_mixtures(
 ) -> list[Mixture]:
     """The mixture of each stage of a run.
 
-    planned: the stages as planned before any ended on evidence. Positions on the run's clock and on
-        a blend's own are shares of these, so that what is decided later never changes the past.
+    planned: the stages as planned before any ended on evidence, all of their batches trained.
+        Positions on the run's clock and on a blend's own are shares of these, so that what is
+        decided later never changes the past. By default no stage has ended early.
 
     Raises:
         MixtureError: keyframes that do not fit their stage, the run or the blend's own tokens.
@@ -174,7 +184,9 @@ class _Resolver:
     """Resolves the mixtures of a run; blends on their own clocks note how far they came.
 
     Tokens of a blend are whole numbers of 2**-places tokens here, so that a batch's midpoint, in
-    halves of these, stays below 62 bits for a run of four times the planned length.
+    halves of these, stays below 62 bits for a run of four times the planned length. Midpoints are
+    ahead by `slack` halves, more than all rounding together, so that a batch that meets a keyframe
+    or a cycle's end exactly has reached it.
     """
 
     def __init__(
@@ -189,26 +201,27 @@ class _Resolver:
         self.reached = [_reached(shape.schedule, blends) for shape in shapes]
         if planned is None:
             self.run_tokens = sum(s.clock_batches * s.tokens_per_batch for s in shapes)
+            self.slack = 4 * sum(s.clock_batches for s in shapes) + 64
             self.places = max(0, 59 - self.run_tokens.bit_length())
             self.own_totals: dict[str, int] = {}
         else:
-            self.run_tokens, self.places = planned.run_tokens, planned.places
-            self.own_totals = planned.own_totals
+            self.run_tokens, self.slack = planned.run_tokens, planned.slack
+            self.places, self.own_totals = planned.places, planned.own_totals
 
     def resolve(self) -> list[Mixture]:
         for i, shape in enumerate(self.shapes):
             self.curves[i][STAGE] = self.on_batches(i, STAGE, shape.schedule, shape.cycle)
         for name in _holders_first(self.blends):
-            blend, clock = self.blends[name], getattr(self.blends[name], "clock", "stage")
+            blend = self.blends[name]
             inside = [i for i, reached in enumerate(self.reached) if name in reached]
-            if clock == "self":
+            if blend.clock == "self":
                 self.on_own_tokens(name, blend, inside)
-            for i in inside if clock != "self" else ():
-                self.curves[i][name] = (
-                    self.on_run(i, name, blend)
-                    if clock == "run"
-                    else self.on_batches(i, name, blend.mixture, blend.cycle)
-                )
+                continue
+            for i in inside:
+                if blend.clock == "run":
+                    self.curves[i][name] = self.on_run(i, name, blend)
+                else:
+                    self.curves[i][name] = self.on_batches(i, name, blend.mixture, blend.cycle)
         if self.problems:
             raise MixtureError(list(self.problems.values()))
         return [self.mixture(i) for i in range(len(self.shapes))]
@@ -236,7 +249,7 @@ class _Resolver:
             problem = MixtureProblem(stage, name or None, str(error))
             where = name if isinstance(clock, TokenClock) else f"{name} in {stage}"
             self.problems.setdefault((where, str(error)), problem)
-            return resolve_mixture(schedule[:1], Clock(1, 1), columns)
+            return _standing_still(schedule)
 
     def on_batches(
         self, stage: int, name: str, schedule: Schedule, cycle: Quantity | None
@@ -266,6 +279,7 @@ class _Resolver:
             positions[i], done = own_positions(
                 self.mixture(i), name, done, a_batch, shape.num_batches
             )
+            positions[i] += self.slack
         total = Fraction(self.own_totals.setdefault(name, done), 1 << self.places)
         columns, grid = names_of(blend.mixture), 2 << self.places
         for i in inside:
@@ -273,7 +287,7 @@ class _Resolver:
                 clock = TokenClock(total, f"the blend's {format_count(float(total))} tokens")
                 curve = self.curve(i, name, blend.mixture, blend.cycle, clock, grid)
             else:  # it never weighs anything
-                curve = resolve_mixture(blend.mixture[:1], Clock(1, 1), columns)
+                curve = _standing_still(blend.mixture)
             self.curves[i][name] = ClockedCurve(columns, curve, positions=positions[i])
 
 
@@ -294,10 +308,10 @@ def own_positions(
         if program is not None:
             return counting.own_positions(program, mixture, blend, done, a_batch, num_batches)
     positions = np.empty(mixture.num_batches, np.int64)
-    after = done
+    item, after = mixture.items[blend], done
     for batch in range(mixture.num_batches):
-        weight = mixture.weights(batch)[blend]
-        tokens = (weight * a_batch >> BITS) + (weight > 0)  # rounded up: never short of a keyframe
+        weight = mixture.weights(batch)[item]
+        tokens = (weight * a_batch >> BITS) + (weight > 0)
         positions[batch] = 2 * done + tokens
         done += tokens
         if batch == num_batches - 1:
@@ -307,6 +321,12 @@ def own_positions(
 
 def _inner(name: str, blends: Mapping[str, BlendSource]) -> tuple[str, ...]:
     return names_of(blends[name].mixture) if name in blends else ()
+
+
+def _standing_still(schedule: Schedule) -> Curve:
+    """The constant curve of a schedule's first weights."""
+    first = replace(schedule[0], at=Quantity(Fraction(0), "%"))
+    return resolve_mixture((first,), Clock(1, 1), names_of(schedule))
 
 
 def _reached(schedule: Schedule, blends: Mapping[str, BlendSource]) -> set[str]:

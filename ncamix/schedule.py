@@ -176,6 +176,7 @@ class Clock:
     num_batches: int
     tokens_per_batch: int
     name: ClassVar[str] = "the stage"
+    finest: ClassVar[int] = 1 << 38  # parts of a batch, where a mixture's positions need more
 
     @property
     def length(self) -> Fraction:
@@ -199,6 +200,7 @@ class TokenClock:
 
     length: Fraction
     name: str
+    finest: ClassVar[int] = 1 << 16  # parts of a token
 
     def position(self, at: Quantity, end: Fraction | None = None) -> Fraction:
         """A duration or position as tokens; negative ones count from `end`, the clock's own.
@@ -271,7 +273,8 @@ def resolve_mixture(
     """Resolve a mixture on a clock of known length.
 
     columns: the source names, in the order of the curve's weights.
-    grid: positions are rounded up to multiples of 1/grid of the clock's unit; 0 keeps them exact.
+    grid: positions are rounded up to multiples of 1/grid of the clock's unit; 0 keeps them exact,
+        or as exact as compiled code can follow where nothing repeats.
 
     Raises:
         ValueError: keyframes out of order, outside the clock's whole, or beyond the cycle; a cycle
@@ -281,7 +284,7 @@ def resolve_mixture(
         normalised([int(frame.value.get(name, 0) * SCALE) for name in columns])
         for frame in schedule
     )
-    return _resolve(schedule, clock, values, cycle, grid)
+    return _resolve(schedule, clock, values, cycle, grid, clock.finest)
 
 
 def resolve_number(
@@ -303,6 +306,7 @@ def _resolve(
     values: tuple[tuple[Any, ...], ...],
     cycle: Quantity | None,
     grid: int = 0,
+    finest: int = 0,
 ) -> Curve:
     period = clock.position(cycle) if cycle is not None else Fraction(0)
     if cycle is not None:
@@ -320,7 +324,8 @@ def _resolve(
                 f"the keyframe at {schedule[i].at} does not come after the one at "
                 f"{schedule[i - 1].at}"
             )
-    unit = grid or 2 * lcm(*(x.denominator for x in at_clock), period.denominator)
+    exact = 2 * lcm(*(x.denominator for x in at_clock), period.denominator)
+    unit = grid or (min(exact, finest) if finest and not period else exact)
     return Curve(
         tuple(ceil(x * unit) for x in at_clock),
         values,

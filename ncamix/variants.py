@@ -108,7 +108,7 @@ def load_study(
             problems.append(missing)
     if problems or len(files) < 2:
         raise UserError(in_order(problems))
-    loaded = LoadedStudy(part, document, *files, tuple(settings))
+    loaded = LoadedStudy(part, document, files[0], files[1], tuple(settings))
     problems = _faults(loaded)
     if problems:
         raise UserError(in_order(problems))

@@ -107,6 +107,7 @@ def test_compiled_counts_are_the_plain_ones(rng: random.Random) -> None:
         assert (plain.counts == fast.counts).all()
         assert (plain.flags == fast.flags).all()
         assert (plain.given == fast.given).all()
+        assert plain.worst == fast.worst
         assert plain.deviation() == fast.deviation() < SCALE
 
 
@@ -127,11 +128,30 @@ def test_long_stages_are_counted_by_compiled_code(seed: int) -> None:
                 assert (curve.positions == mixed_fast.curves[name].positions).all()
 
 
-def test_positions_beyond_62_bits_have_no_program() -> None:
+def odd_positions(cycle: str | None) -> Mixture:
+    """Keyframes at positions without a common unit of modest size."""
     frames = tuple(
-        Keyframe(Quantity(Fraction(at), "ba"), {"a": Fraction(1)})
-        for at in (0, Fraction(1, 10**9 + 7), Fraction(1, 10**9 + 9), 5)
+        Keyframe(Quantity(at, "ba"), {"a": share, "b": 1 - share})
+        for at, share in (
+            (Fraction(0), Fraction(1)),
+            (Fraction(10**10, 10**9 + 9), Fraction(0)),
+            (Fraction(2 * 10**10, 10**9 + 7), Fraction(1, 3)),
+        )
     )
-    frames = (frames[0], frames[2], frames[1], frames[3])
-    (mixed,) = resolve_mixtures([StageShape(frames, None, 10, 10, 4, 16, 0)], {})
-    assert make_program(mixed) is None
+    period = Quantity(Fraction(30), "ba") if cycle else None
+    return resolve_mixtures([StageShape(frames, period, 100, 100, 4, 16, 0)], {})[0]
+
+
+def test_odd_positions_are_rounded_unless_they_repeat() -> None:
+    rounded, exact = odd_positions(None), odd_positions("30ba")
+    assert make_program(rounded) is not None
+    assert make_program(exact) is None
+    for t in range(30):
+        for one, other in zip(rounded.at(t), exact.at(t), strict=True):
+            assert abs(one - other) < SCALE >> 36
+
+
+def test_what_has_no_program_is_counted_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = apportion(odd_positions("30ba"))[1]
+    monkeypatch.setattr(apportionment, "LONG", 0)
+    assert (apportion(odd_positions("30ba"))[1].counts == plain.counts).all()

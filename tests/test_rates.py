@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from math import cos, pi, sqrt
 from typing import Any
 
 import pytest
 
+from ncamix.quantities import parse_quantity
 from ncamix.rates import RateCurve, resolve_rate
 from ncamix.reading import parse_document
 from ncamix.schedule import Clock
-from ncamix.trainer import Optimizer
+from ncamix.trainer import LearningRate, Optimizer
 
 BASE = Fraction(1, 100)
 CLOCK = Clock(num_batches=200, tokens_per_batch=256)
@@ -20,6 +22,14 @@ CLOCK = Clock(num_batches=200, tokens_per_batch=256)
 def rate(text: str, clock: Clock = CLOCK, **more: Any) -> RateCurve:
     written = parse_document(f"ncamix: 1\na: {text}\n", "x.yaml").tree.plain()["a"]
     return resolve_rate(Optimizer.model_validate({"lr": written, **more}), BASE, clock)
+
+
+def continued(start: str | None, clock: Clock = CLOCK, **more: Any) -> RateCurve:
+    """A rate that continues where the last stage left it."""
+    keys = {k: parse_quantity(v) if k in ("peak", "warmup") else v for k, v in more.items()}
+    lr = LearningRate(start="continue", **keys)
+    optimizer = Optimizer.model_construct(lr=lr)
+    return resolve_rate(optimizer, BASE, clock, Fraction(start) if start else None)
 
 
 def test_a_bare_rate_is_constant() -> None:
@@ -72,3 +82,55 @@ def test_a_warmup_beyond_the_stage_is_refused() -> None:
 @pytest.mark.parametrize("text", ["{peak: 1x, warmup: 50%, decay: cosine}", "{0%: 0, 100%: 1x}"])
 def test_a_stage_of_one_batch_has_a_rate(text: str) -> None:
     assert 0 < rate(text, Clock(1, 256)).at(0) <= 0.01
+
+
+def test_the_rate_that_a_stage_leaves() -> None:
+    assert rate("{peak: 1x, decay: linear, floor: 0.3x}").after(200) == Fraction(3, 1000)
+    assert rate("{peak: 1x, decay: linear}").after(50) == Fraction(3, 400)
+    assert rate("{peak: 1x, warmup: 10%}").after(200) == BASE
+    assert rate("3e-4").after(1) == Fraction(3, 10_000)
+    left = rate("{peak: 1x, warmup: 50ba, decay: inverse_sqrt}").after(200)
+    assert left == Fraction(1, 200)  # the root of a quarter is exact
+
+
+def test_a_cycle_leaves_the_rate_that_it_ends_with() -> None:
+    curve = rate("{0%: 1x, 100%: 0.2x}", cycle="10ba")
+    assert curve.after(200) == curve.after(10) == Fraction(2, 1000)
+    assert curve.after(5) == Fraction(6, 1000)
+
+
+def test_a_rate_continues_where_the_last_stage_left_it() -> None:
+    warm = continued("1/500", peak="1x", warmup="20ba")
+    assert warm.at(0) == pytest.approx(0.002 + 0.008 * 0.5 / 20, rel=1e-15)
+    assert warm.at(20) == warm.at(199) == 0.01
+    same = continued("1/500", peak=None)
+    assert {same.at(t) for t in range(200)} == {0.002}
+    fading = continued("1/500", peak=None, decay="linear")
+    assert fading.at(0) == pytest.approx(0.002 * 199.5 / 200, rel=1e-15)
+    assert fading.after(200) == 0
+    with pytest.raises(ValueError, match="no stage before this one"):
+        continued(None)
+
+
+def test_meanings_tell_curves_apart() -> None:
+    texts = [
+        "3e-4",
+        "4e-4",
+        "{peak: 1x, warmup: 10%}",
+        "{peak: 1x, warmup: 11%}",
+        "{peak: 1x, decay: cosine}",
+        "{peak: 1x, decay: linear}",
+        "{peak: 1x, decay: inverse_sqrt}",
+        "{peak: 1x, warmup: 1ba, decay: inverse_sqrt}",
+    ]
+    meanings = [json.dumps(rate(text).meaning()) for text in texts]
+    assert len(set(meanings)) == len(texts)
+    assert rate("{0%: 1x, 100%: 0}").meaning() != rate("{0%: 1x, 100%: 0}", cycle="10ba").meaning()
+    assert rate("{peak: 1x, decay: linear}").meaning() == rate("{0%: 1x, 200ba: 0}").meaning()
+    assert rate("{0%: 1x, 50%: 0.1x}").meaning() == {
+        "positions": ["0", "100"],
+        "values": ["1/100", "1/1000"],
+        "eases": ["linear"],
+        "cycle": "0",
+        "tail": [],
+    }
