@@ -1,7 +1,8 @@
 """Curricula: what is learned. The grammar of `curricula/*.yaml`, checked and kept exact.
 
-A curriculum names sources and stages; it says nothing of models, devices or batch sizes (a stage
-may override the batch size). Reading one imports neither torch nor numba.
+A curriculum names sources and stages; it says nothing of models or devices (a stage may override
+the trainer's batch size, sequence length, precision and optimizer). Reading one imports neither
+torch nor numba.
 """
 
 from __future__ import annotations

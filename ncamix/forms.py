@@ -51,8 +51,8 @@ def table(pattern: str, value: Form) -> Form:
     """A mapping of at least one key, all of which match `pattern`."""
     return {
         "type": "object",
-        "patternProperties": {pattern: value},
-        "additionalProperties": False,
+        "propertyNames": {"pattern": pattern},
+        "additionalProperties": value,
         "minProperties": 1,
     }
 

@@ -32,7 +32,6 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
     later: ClassVar[tuple[str, ...]] = ()  # keys of the language that this version refuses
-    later_values: ClassVar[tuple[str, ...]] = ()  # and values of choices
 
 
 class SourceSpec(Spec):

@@ -10,40 +10,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 
-from ncamix.quantities import Quantity, quantity_of, quantity_pattern, refuse, refuse_all
-from ncamix.schedule import EASES, NAME, Schedule, parse_mixture
+from ncamix import forms
+from ncamix.quantities import Quantity, quantity_of, refuse, refuse_all
+from ncamix.schedule import NAME, Schedule, parse_mixture
 from ncamix.sources.base import SourceSpec
 
-_AT = {"type": "string", "pattern": quantity_pattern("%", "tok", "ba", negative=True)}
-_WEIGHTS = {
-    "type": "object",
-    "minProperties": 1,
-    "propertyNames": {"pattern": NAME},
-    "additionalProperties": {
-        "anyOf": [
-            {"type": "number", "minimum": 0},
-            {"type": "string", "pattern": quantity_pattern("%")},
-        ]
-    },
-}
-_KEYFRAME = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["at", "mix"],
-    "properties": {"at": _AT, "mix": _WEIGHTS, "ease": {"enum": list(EASES)}},
-}
-_BY_POSITION = {
-    "type": "object",
-    "minProperties": 1,
-    "propertyNames": {"pattern": _AT["pattern"]},
-    "additionalProperties": _WEIGHTS,
-}
+_WEIGHTS = forms.table(NAME, forms.quantity("", "%"))
 MixtureSchedule = Annotated[
-    Schedule,
-    PlainValidator(parse_mixture),
-    WithJsonSchema(
-        {"oneOf": [_WEIGHTS, _BY_POSITION, {"type": "array", "minItems": 1, "items": _KEYFRAME}]}
-    ),
+    Schedule, PlainValidator(parse_mixture), WithJsonSchema(forms.schedule(_WEIGHTS, "mix"))
 ]
 
 
@@ -55,9 +29,7 @@ def _cycle(written: Any) -> Quantity:
 
 
 Cycle = Annotated[
-    Quantity,
-    PlainValidator(_cycle),
-    WithJsonSchema({"type": "string", "pattern": quantity_pattern("%", "tok", "ba")}),
+    Quantity, PlainValidator(_cycle), WithJsonSchema(forms.quantity("%", "tok", "ba"))
 ]
 
 
