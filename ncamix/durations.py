@@ -18,6 +18,7 @@ from ncamix.quantities import format_count
 from ncamix.trainer import Trainer
 
 MAX_BATCHES = 5_000_000
+MAX_SAMPLES = 1 << 24  # of a batch
 Fault = tuple[tuple[str | int, ...], str, str]  # path in the curriculum, what, the way out
 
 
@@ -145,6 +146,11 @@ def _tokens_wanted(stage: Stage, trainer: Trainer, epochs: Mapping[str, Fraction
 def _unfit(stage: Stage, trainer: Trainer, batches: int, room: Fraction) -> tuple[str, str] | None:
     """What is wrong with a stage of so many batches, and the way out."""
     size, length = shape(stage, trainer)
+    if size > MAX_SAMPLES:
+        return (
+            f"a batch of {size:,} samples is beyond any machine",
+            f"write a batch_size of {MAX_SAMPLES:,} at most",
+        )
     if batches > MAX_BATCHES:
         return (
             f"this stage has {batches:,} batches of {tokens(size * length)}; a plan counts "

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from ncamix.optimizer import LearningRate, Optimizer, Scaled
 from ncamix.quantities import Quantity
 from ncamix.schedule import Clock, Curve, Keyframe, resolve_number, square_root
-from ncamix.trainer import LearningRate, Optimizer
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def resolve_rate(
             the message is for the user.
     """
     rate = optimizer.lr
-    assert rate is not None
+    assert rate is not None and not isinstance(rate, Scaled), "laid over the trainer's by now"
     if not isinstance(rate, LearningRate):
         return RateCurve(resolve_number(rate, clock, optimizer.cycle, base))
 
