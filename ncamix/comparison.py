@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from ncamix.curriculum import Enter
+from ncamix.entry import Enter
 from ncamix.forecast import drawn_samples
 from ncamix.parting import Parting, Plans, Stages, find_parting, optimizer_of
 from ncamix.plan import Plan, PlannedStage
@@ -140,10 +140,7 @@ def _general(plans: Plans) -> Iterator[Difference]:
     yield from _differing("seed", [vars(plan.seeds) for plan in plans])
     yield from _differing("", [{"tokenizer": c.tokenizer} for c in curricula])
     yield from _differing("vocabulary", [_vocabulary(plan) for plan in plans])
-    evaluate = [
-        {k: getattr(c.evaluate, k) for k in type(c.evaluate).model_fields} for c in curricula
-    ]
-    yield from _differing("evaluate", evaluate)
+    yield from _differing("evaluate", [dict(c.evaluate) for c in curricula])
 
 
 def _vocabulary(plan: Plan) -> dict[str, Any]:
@@ -152,7 +149,7 @@ def _vocabulary(plan: Plan) -> dict[str, Any]:
         name: f"{first:,} to {first + size - 1:,}"
         for name, (first, size) in vocabulary.ranges.items()
     }
-    kept = {key: getattr(vocabulary, key) for key in ("rows", "layout", "softmax")}
+    kept = {"rows": vocabulary.rows, "layout": vocabulary.layout, "softmax": vocabulary.softmax}
     return {**kept, **ranges}
 
 
@@ -167,8 +164,7 @@ def _sources(plans: Plans) -> Iterator[Difference]:
     yield from _differing("sources", summaries)
     for name in common:
         specs = [specs[name] for specs in both]
-        keys = [{key: getattr(s, key) for key in type(s).model_fields} for s in specs]
-        yield from _differing(f"sources.{name}", keys)
+        yield from _differing(f"sources.{name}", [dict(spec) for spec in specs])
         yield from _differing(f"sources.{name}", [_rest(plan, name) for plan in plans])
     yield from _differing("samples", [drawn_samples(plan) for plan in plans])
 
@@ -224,7 +220,7 @@ def _facts(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
         "replayed": stage.replayed,
         "until": stage.spec.until,
         **{f"optimizer.{key}": value for key, value in optimizer_of(stage).items()},
-        **{f"enter.{key}": getattr(enter, key) for key in type(enter).model_fields},
+        **{f"enter.{key}": value for key, value in enter},
     }
 
 

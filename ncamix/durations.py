@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from ncamix.curriculum import Stage
-from ncamix.quantities import format_count
+from ncamix.quantities import Quantity, format_count
 from ncamix.trainer import Trainer
 
 MAX_BATCHES = 5_000_000
+MAX_EVALUATIONS = 10_000  # of a stage
 MAX_SAMPLES = 1 << 24  # of a batch
 Fault = tuple[tuple[str | int, ...], str, str]  # path in the curriculum, what, the way out
 
@@ -115,6 +116,30 @@ def stage_lengths(
         left += (clock - batches) * batch
         end -= (clock - batches) * batch
     return out
+
+
+def evaluation_batches(every: Quantity, length: Length, run_tokens: int) -> tuple[int, ...]:
+    """After how many batches of a stage the run's tokens reach multiples of an interval; at most
+    one evaluation a batch, and one more than MAX_EVALUATIONS in all.
+
+    run_tokens: of the run as planned.
+    """
+    batch = length.tokens_per_batch
+    step = {
+        "ba": every.value * batch,
+        "tok": every.value,
+        "%": every.value / 100 * run_tokens,
+    }[every.unit]
+    step = max(step, Fraction(batch))
+    at: list[int] = []
+    k = int(length.first_token // step) + 1
+    while len(at) <= MAX_EVALUATIONS:
+        done = -int((length.first_token - k * step) // batch)  # the first to reach k intervals
+        if done >= length.num_batches:
+            break
+        at.append(done)
+        k += 1
+    return tuple(at)
 
 
 def shape(stage: Stage, trainer: Trainer) -> tuple[int, int]:

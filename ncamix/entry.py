@@ -35,6 +35,9 @@ class RunStage:
     run: str
     stage: str
 
+    def __str__(self) -> str:
+        return f"{self.run}/{self.stage}"
+
 
 def _run_stage(written: Any) -> RunStage:
     run, _, stage = written.rpartition("/") if isinstance(written, str) else ("", "", "")

@@ -41,12 +41,18 @@ def in_batches(curve: Curve, x: int) -> float:
     return x / curve.unit
 
 
+def even_batches(stage: PlannedStage, num_points: int) -> list[int]:
+    """At most so many batches, evenly spaced over a stage, the first and the last included."""
+    last = stage.num_batches - 1
+    return sorted({i * last // max(1, num_points - 1) for i in range(num_points)})
+
+
 def rate_batches(stage: PlannedStage, num_points: int) -> list[int]:
     """Batches that show a stage's learning rate: evenly spaced ones, and those at keyframes."""
     last, curve = stage.num_batches - 1, stage.rate.curve
-    even = {i * last // max(1, num_points - 1) for i in range(num_points)}
     frames = {int(in_batches(curve, x)) + step for x in curve.positions for step in (-1, 0, 1)}
-    return sorted(even | {t for t in frames if 0 <= t <= last})
+    shown = {t for t in frames if 0 <= t <= last}
+    return sorted(shown.union(even_batches(stage, num_points)))
 
 
 def peak_rate(stage: PlannedStage) -> float:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ncamix.entry import Enter
 from ncamix.errors import Problem, UserError
 from ncamix.plan import Plan
 from ncamix.sources import CorpusSource, LeafSource, TextSource
 from ncamix.validation import in_order
 
 UNTRAINED_KINDS = ("pairs", "mds")
-UNTRAINED_ENTER = {"freeze": "freeze", "from": "from_run"}  # key -> attribute
 
 Path = tuple[str | int, ...]
 
@@ -33,16 +33,12 @@ def refuse_untrained(plan: Plan) -> None:
         what = f"{what} can be planned, but this version of ncamix cannot train or compile it yet"
         problems.append(document.problem(path, what, remedy))
 
-    for source in plan.sources.values():
-        for path, what, remedy in _of_source(source.spec):
-            bad(("sources", source.name, *path), what, remedy)
+    for name, spec in {source.name: source.spec for source in plan.sources.values()}.items():
+        for path, what, remedy in _of_source(spec):
+            bad(("sources", name, *path), what, remedy)
     for stage in plan.stages:
-        for key, attribute in UNTRAINED_ENTER.items():
-            if getattr(stage.enter, attribute, None):
-                bad(("stages", stage.index, "enter", key), f"`{key}`", "remove it")
-        if stage.enter is not None and stage.enter.optimizer_state == "keep":
-            path = ("stages", stage.index, "enter", "optimizer_state")
-            bad(path, "keeping the optimizer's state", "write optimizer_state: fresh")
+        for path, what, remedy in _on_entering(stage.enter or Enter()):
+            bad(("stages", stage.index, "enter", *path), what, remedy)
     if problems:
         raise UserError(in_order(problems))
 
@@ -59,3 +55,14 @@ def _of_source(spec: LeafSource) -> Iterator[tuple[Path, str, str]]:
         yield ("duplicates",), "dropping near duplicates", "write duplicates: drop"
     if isinstance(spec, CorpusSource) and spec.holdout and spec.holdout.by == "repository":
         yield ("holdout", "by"), "a holdout by repository", "write by: package, or by: document"
+
+
+def _on_entering(enter: Enter) -> Iterator[tuple[Path, str, str]]:
+    """The same of what happens on entering a stage."""
+    if enter.freeze:
+        yield ("freeze",), "`freeze`", "remove it"
+    if enter.from_run is not None:
+        yield ("from",), "`from`", "remove it"
+    if enter.optimizer_state == "keep":
+        what = "keeping the optimizer's state"
+        yield ("optimizer_state",), what, "write optimizer_state: fresh"

@@ -254,6 +254,7 @@ def show(
             show_default="the curriculum's; 0 for YAML",
         ),
     ] = None,
+    settings: SetOption = None,
 ) -> None:
     """Draw what synthetic sources look like. Needs no trainer, and trains nothing.
 
@@ -270,7 +271,7 @@ def show(
     from ncamix.showing import Options, write_pictures
 
     options = Options(rules, frames, gif, samples, length)
-    write_pictures(select(sources, seed), out, options, Console())
+    write_pictures(select(sources, seed, settings or ()), out, options, Console())
 
 
 def bands(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncamix.curriculum import Enter
+from ncamix.entry import Enter
 from ncamix.plan import Plan, PlannedStage
 
 Plans = tuple[Plan, Plan]
@@ -112,8 +112,7 @@ def _conditions(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
 
 def optimizer_of(stage: PlannedStage) -> dict[str, Any]:
     """A stage's optimizer, without its rate."""
-    keys = ("kind", "betas", "eps", "weight_decay", "clip")
-    return {key: getattr(stage.optimizer, key) for key in keys}
+    return {key: value for key, value in stage.optimizer if key not in ("lr", "cycle")}
 
 
 def _first_unlike_counts(plans: Plans, stages: Stages) -> int:

@@ -19,6 +19,7 @@ from ncamix.automata import Automaton
 from ncamix.bands import sample_seconds, scoring_seconds, spread_of
 from ncamix.curriculum import Enter, Seeds, Stage
 from ncamix.errors import Problem
+from ncamix.groups import Group, parts
 from ncamix.keys import derive_key, fingerprint
 from ncamix.loading import LoadedCurriculum
 from ncamix.mixture import Mixture
@@ -117,7 +118,8 @@ class PlannedStage:
     where evidence ended it early. first_token: tokens that the run consumed before. sources: the
     leaf sources that it draws from, in a fixed order. first_sample: where each source's sample
     counter stands. replayed: sources that deal again what was drawn before, and how many samples
-    that is. spared: vocabulary rows [first, last) that re-initialising leaves alone.
+    that is. spared: vocabulary rows [first, last) that re-initialising leaves alone. frozen: groups
+    that are not trained, and for how many batches.
     """
 
     index: int
@@ -132,6 +134,7 @@ class PlannedStage:
     first_sample: dict[str, int]
     replayed: dict[str, int]
     spared: tuple[tuple[int, int], ...]
+    frozen: tuple[tuple[Group, int], ...]
     mixture: Mixture
     optimizer: Optimizer
     rate: RateCurve
@@ -204,7 +207,7 @@ class Plan:
                 "seeds": repr(self.seeds),
                 "evaluate": plain(self.curriculum.curriculum.evaluate),
                 "sources": {name: s.fingerprint for name, s in self.sources.items()},
-                "stages": [_stage_meaning(stage) for stage in self.stages],
+                "stages": [_stage_meaning(self, stage) for stage in self.stages],
             }
         )
 
@@ -265,11 +268,15 @@ def dataset_name(source: str, length: int, usual: int) -> str:
     return source if length == usual else f"{source}@{length}"
 
 
-def _stage_meaning(stage: PlannedStage) -> Any:
+def _stage_meaning(plan: Plan, stage: PlannedStage) -> Any:
+    """Everything that decides over a stage's training, as plain JSON."""
+    drawn = [plan.dataset_of(name, stage) for name in stage.sources]
     optimizer = {
         k: str(getattr(stage.optimizer, k))
         for k in ("kind", "betas", "eps", "weight_decay", "clip")
     }
+    layers = plan.trainer.trainer.model.layers
+    enter = stage.enter or Enter()
     return [
         stage.name,
         stage.num_batches,
@@ -277,12 +284,15 @@ def _stage_meaning(stage: PlannedStage) -> Any:
         stage.sequence_length,
         stage.precision,
         stage.sources,
+        [[source.loss_start, str(source.spec.loss_weight)] for source in drawn],
         stage.first_sample,
         stage.replayed,
-        stage.spared,
         optimizer,
-        repr(stage.enter),
-        repr(stage.spec.until),
+        sorted(map(str, enter.redrawn(layers))),
+        stage.spared,
+        sorted([sorted(map(str, parts([group], layers))), n] for group, n in stage.frozen),
+        [str(enter.initializer), enter.optimizer_state, str(enter.from_run)],
+        str(stage.spec.until),
         hashlib.blake2b(stage.apportionment.counts.tobytes(), digest_size=16).hexdigest(),
         stage.rate.meaning(),
     ]

@@ -13,6 +13,7 @@ from ncamix.forecast import (
     disk,
     drawn_samples,
     epochs_of,
+    even_batches,
     loss_tokens,
     peak_rate,
     rate_batches,
@@ -75,10 +76,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 
 def model_json(model: Model) -> dict[str, Any]:
     """A model's keys as plain JSON; exact numbers become floats."""
-    return {
-        key: float(value) if isinstance(value, Fraction) else value
-        for key, value in ((name, getattr(model, name)) for name in Model.model_fields)
-    }
+    return {key: float(v) if isinstance(v, Fraction) else v for key, v in model}
 
 
 def _disk(plan: Plan) -> dict[str, Any]:
@@ -118,9 +116,7 @@ def _source(plan: Plan, key: str, source: PlannedSource, drawn: int) -> dict[str
 
 
 def _stage(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
-    points = sorted(
-        {i * (stage.num_batches - 1) // (CURVE_POINTS - 1) for i in range(CURVE_POINTS)}
-    )
+    points = even_batches(stage, CURVE_POINTS)
     weights = [weights_as_floats(stage.mixture, t) for t in points]
     rated = rate_batches(stage, CURVE_POINTS)
     first, last = stage.apportionment.counts[[0, -1]].tolist()
@@ -153,9 +149,7 @@ def _stage(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
             "progress": [(t + 0.5) / stage.num_batches for t in rated],
             "rate": [stage.rate.at(t) for t in rated],
         },
-        "enter": {key: _told(getattr(enter, key)) for key in type(enter).model_fields}
-        if enter
-        else None,
+        "enter": {key: _told(value) for key, value in enter} if enter else None,
     }
 
 
@@ -177,7 +171,7 @@ def words(value: Any) -> str:
         between = "; " if any(isinstance(item, Keyframe) for item in value) else ", "
         return between.join(map(words, value))
     if isinstance(value, BaseModel):
-        return _keys({key: getattr(value, key) for key in type(value).model_fields})
+        return _keys(dict(value))
     if is_dataclass(value) and type(value).__str__ is object.__str__:
         parts = vars(value)
         return _keys(parts) if len(parts) > 1 else words(*parts.values())

@@ -126,15 +126,14 @@ def _enter_words(stage: PlannedStage) -> list[str]:
     enter = stage.enter
     if enter is None:
         return []
-    known = {
-        "from_run": "starts from",
-        "reinitialize": "re-initialises",
-        "keep_only": "re-initialises all but",
-        "spare": "spares the rows of",
-        "freeze": "freezes",
+    told = {
+        "starts from": enter.from_run,
+        "re-initialises": enter.reinitialize,
+        "re-initialises all but": enter.keep_only,
+        "spares the rows of": enter.spare,
+        "freezes": enter.freeze,
     }
-    told = {verb: words(getattr(enter, key)) for key, verb in known.items()}
-    parts = [f"{verb} {what}" for verb, what in told.items() if what]
+    parts = [f"{verb} {words(what)}" for verb, what in told.items() if what]
     way = enter.initializer
     if way != "model":
         normal = isinstance(way, Fraction)

@@ -17,7 +17,15 @@ from fractions import Fraction
 
 from ncamix.apportionment import Apportionment, apportion
 from ncamix.curriculum import Stage
-from ncamix.durations import Length, Lengths, shape, stage_lengths
+from ncamix.durations import (
+    MAX_EVALUATIONS,
+    Length,
+    Lengths,
+    evaluation_batches,
+    shape,
+    stage_lengths,
+)
+from ncamix.entering import frozen_batches, is_there, spared_rows
 from ncamix.errors import UserError
 from ncamix.inventory import Inventory
 from ncamix.loading import LoadedCurriculum
@@ -30,8 +38,6 @@ from ncamix.sources import BlendSource, LeafSource
 from ncamix.trainer import LoadedTrainer
 from ncamix.validation import in_order
 from ncamix.waiting import Say, quiet
-
-MAX_EVALUATIONS = 10_000
 
 
 def make_plan(
@@ -93,7 +99,7 @@ class _Planner:
                 self.warnings.append(f"the source '{name}' is declared but never used")
         self.inventory.check_bands(used)
         self.inventory.prepare(used)
-        self.check_layers()
+        self.check_entries()
         epochs, estimated = self.epochs()
         planned = self.lengths(epochs, {})
         self.problems += [self.loaded.document.problem(*fault) for fault in planned.faults]
@@ -135,12 +141,19 @@ class _Planner:
                 queue += names_of(source.mixture) if isinstance(source, BlendSource) else ()
         return {name for name in found if not isinstance(self.c.sources[name], BlendSource)}
 
-    def check_layers(self) -> None:
-        """Groups of layers that the trainer's model does not have."""
+    def check_entries(self) -> None:
+        """Layers that the model lacks, and runs to start from that are not there."""
         for i, stage in enumerate(self.c.stages):
-            if stage.enter is not None:
-                for path, what, remedy in stage.enter.layers_beyond(self.t.model.layers):
-                    self.bad(("stages", i, "enter", *path), what, remedy)
+            if stage.enter is None:
+                continue
+            for below, what, remedy in stage.enter.layers_beyond(self.t.model.layers):
+                self.bad(("stages", i, "enter", *below), what, remedy)
+            folder = self.loaded.document.folder_of(("stages", i, "enter", "from"))
+            if stage.enter.from_run and not is_there(stage.enter.from_run, folder):
+                self.warnings.append(
+                    f"stage '{stage.name}' starts from {stage.enter.from_run}, which is not there: "
+                    f"no such stage was finished in a run of that name below {folder}"
+                )
 
     # -- durations ------------------------------------------------------------------------------
 
@@ -180,14 +193,12 @@ class _Planner:
     def stages(self, lengths: Lengths, planned: Lengths) -> list[PlannedStage]:
         """All stages, for given lengths. `planned`: those that schedules refer to."""
         blends = {n: s for n, s in self.c.sources.items() if isinstance(s, BlendSource)}
-        pairs = list(zip(self.c.stages, lengths.stages, strict=True))
-        shapes = [_shape_of(spec, length) for spec, length in pairs]
-        reference = [
-            _shape_of(spec, length)
-            for spec, length in zip(self.c.stages, planned.stages, strict=True)
-        ]
+        shapes = self.shapes(lengths)
         try:
-            mixtures = resolve_mixtures(shapes, blends, reference)
+            if lengths is planned:
+                mixtures = resolve_mixtures(shapes, blends)
+            else:
+                mixtures = resolve_mixtures(shapes, blends, self.shapes(planned))
         except MixtureError as error:
             for problem in error.problems:
                 i = problem.stage
@@ -199,21 +210,35 @@ class _Planner:
         self.stop_if_bad()
         out: list[PlannedStage] = []
         counters: dict[str, int] = {}
-        rate: Fraction | None = None
-        for i, ((_, length), mixture) in enumerate(zip(pairs, mixtures, strict=True)):
-            stage = self.stage(i, length, mixture, rate)
-            if stage is None:
-                self.stop_if_bad()
-            assert stage is not None
-            stage = self.with_counters(stage, counters)
-            rate = stage.rate.after(stage.num_batches)
-            out.append(stage)
+        left: Fraction | None = None  # the rate that the stage before ended with
+        for i, (length, mixture) in enumerate(zip(lengths.stages, mixtures, strict=True)):
+            stage = self.stage(i, length, mixture, left)
+            left = self.t.optimizer.base_rate()  # after a problem, whatever finds others
+            if stage is not None:
+                left = stage.rate.after(stage.num_batches)
+                out.append(self.with_counters(stage, counters))
+        self.stop_if_bad()
         return out
+
+    def shapes(self, lengths: Lengths) -> list[StageShape]:
+        """The stages as their mixtures see them."""
+        return [
+            StageShape(
+                spec.mixture,
+                spec.cycle,
+                length.clock_batches,
+                length.num_batches,
+                length.batch_size,
+                length.sequence_length,
+                length.first_token,
+            )
+            for spec, length in zip(self.c.stages, lengths.stages, strict=True)
+        ]
 
     def stage(
         self, index: int, length: Length, mixture: Mixture, left: Fraction | None
     ) -> PlannedStage | None:
-        """One stage. left: the rate that the stage before ended with."""
+        """One stage, or None after a problem. left: the rate that the stage before ended with."""
         spec = self.c.stages[index]
         path: tuple[str | int, ...] = ("stages", index)
         optimizer = self.t.optimizer.under(spec.optimizer)
@@ -225,6 +250,10 @@ class _Planner:
             remedy = f"stage '{spec.name}' has {length.clock_batches:,} batches"
             self.bad(where, str(error), remedy)
             return None
+        spared, faults = spared_rows(self.c, spec, self.inventory.vocabulary.ranges)
+        frozen, more = frozen_batches(spec, clock)
+        for below, what, remedy in (*faults, *more):
+            self.bad((*path, "enter", *below), what, remedy)
         mixture, found = apportion(mixture, length.num_batches, spec.transform)
         live = [i for i, total in enumerate(found.totals) if total]
         if len(live) < len(mixture.leaves):
@@ -241,31 +270,14 @@ class _Planner:
             tuple(mixture.leaves[i] for i in live),
             {},
             {},
-            self.spared(index),
+            spared,
+            frozen,
             mixture,
             optimizer,
             rate,
             self.evaluations(length),
             found,
         )
-
-    def spared(self, index: int) -> tuple[tuple[int, int], ...]:
-        """Vocabulary rows that entering a stage leaves alone."""
-        enter = self.c.stages[index].enter
-        ranges = self.inventory.vocabulary.ranges
-        found = []
-        for i, name in enumerate(enter.spare if enter is not None else ()):
-            wanted = self.c.ranges_of(name) & set(ranges)
-            spans = (ranges[known] for known in wanted)
-            rows = [(first, first + size) for first, size in spans]
-            if not rows:
-                self.bad(
-                    ("stages", index, "enter", "spare", i),
-                    f"the vocabulary has no rows of '{name}'",
-                    f"it has {', '.join(ranges)}",
-                )
-            found += rows
-        return tuple(sorted(set(found)))
 
     def with_counters(self, stage: PlannedStage, counters: dict[str, int]) -> PlannedStage:
         """A stage that knows where its sources' samples begin; the counters move on.
@@ -293,30 +305,15 @@ class _Planner:
         return replace(stage, first_sample=first, replayed=replayed)
 
     def evaluations(self, length: Length) -> tuple[int, ...]:
-        """Evaluate where the run's tokens reach multiples of the interval, at most every batch."""
-        every, batch = self.c.evaluate.every, length.tokens_per_batch
-        if every.unit == "ba":
-            step = every.value * batch
-        elif every.unit == "tok":
-            step = every.value
-        else:
-            step = every.value / 100 * self.planned_tokens
-        step = max(step, Fraction(batch))
-        at: list[int] = []
-        k = int(length.first_token // step) + 1
-        while True:
-            done = -int((length.first_token - k * step) // batch)  # the first to reach k intervals
-            if done >= length.num_batches:
-                return tuple(at)
-            if len(at) == MAX_EVALUATIONS:
-                self.bad(
-                    ("evaluate", "every"),
-                    f"more than {MAX_EVALUATIONS:,} evaluations in one stage",
-                    "evaluate less often, such as every 10%",
-                )
-                return tuple(at)
-            at.append(done)
-            k += 1
+        """The batches of a stage after which the model is evaluated."""
+        found = evaluation_batches(self.c.evaluate.every, length, self.planned_tokens)
+        if len(found) > MAX_EVALUATIONS:
+            self.bad(
+                ("evaluate", "every"),
+                f"more than {MAX_EVALUATIONS:,} evaluations in one stage",
+                "evaluate less often, such as every 10%",
+            )
+        return found
 
     # -- sources --------------------------------------------------------------------------------
 
@@ -391,15 +388,3 @@ class _Planner:
                     f"'{name}' gets {float(share):.3g}% of the run's tokens, more than {most}",
                     "lower its weight in the stages' mixtures, or raise max_share",
                 )
-
-
-def _shape_of(spec: Stage, length: Length) -> StageShape:
-    return StageShape(
-        spec.mixture,
-        spec.cycle,
-        length.clock_batches,
-        length.num_batches,
-        length.batch_size,
-        length.sequence_length,
-        length.first_token,
-    )

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from ncamix.entry import Enter
+from ncamix.forecast import even_batches
 from ncamix.groups import parts
+from ncamix.optimizer import peaks
 from ncamix.plan import Plan
 from ncamix.sources import NcaSource
 
@@ -27,6 +29,7 @@ def remarks(plan: Plan) -> list[str]:
     return [
         *unsampled_sources(plan),
         *wasted_sources(plan),
+        *absolute_rates(plan),
         *short_rollouts(plan),
         *dominant_alphabets(plan),
         *frozen_noise(plan),
@@ -40,8 +43,7 @@ def wasted_sources(plan: Plan) -> Iterator[str]:
     for stage in plan.stages:
         if stage.mixture.is_constant:
             continue  # all sources meet the same rates
-        last = stage.num_batches - 1
-        points = sorted({i * last // (RATE_POINTS - 1) for i in range(RATE_POINTS)})
+        points = even_batches(stage, RATE_POINTS)
         rates = [stage.rate.at(t) for t in points]
         bound = LOW_RATE * max(rates)
         weights = [stage.mixture.at(t) for t in points]
@@ -56,6 +58,20 @@ def wasted_sources(plan: Plan) -> Iterator[str]:
                     "the learning rate is below a tenth of its peak and teaches little; move it "
                     "elsewhere in the mixture, or give the decay a floor"
                 )
+
+
+def absolute_rates(plan: Plan) -> Iterator[str]:
+    """Stages whose peak rate stays what it is under trainers of other sizes."""
+    for stage in plan.stages:
+        written = stage.spec.optimizer.lr
+        rates = [rate.value for rate in peaks(written) if rate.unit == ""] if written else []
+        peak = max(rates, default=Fraction(0))
+        if peak:
+            times = float(peak / plan.trainer.trainer.optimizer.base_rate())
+            yield (
+                f"stage '{stage.name}': the peak rate {float(peak):g} is absolute; for trainers "
+                f"of other sizes, write it relative to the trainer's: {times:.4g}x"
+            )
 
 
 def unsampled_sources(plan: Plan) -> Iterator[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ncamix.bands import spread_of
@@ -61,13 +61,19 @@ class Selection:
         return open_generator({**spec.meaning(), **tail})
 
 
-def select(argument: str, seed: int | None = None) -> Selection:
-    """The sources that an argument names. seed: instead of their own.
+def select(argument: str, seed: int | None = None, settings: Sequence[str] = ()) -> Selection:
+    """The sources that an argument names.
+
+    seed: instead of their own. settings: changes of the curriculum, as `--set` takes them.
 
     Raises:
         UserError: it names nothing, is faulty, or is not synthetic.
     """
+    if any(setting.lstrip().startswith("trainer.") for setting in settings):
+        raise fail("no trainer has a say in what sources look like", "leave its --set out")
     if argument.lstrip().startswith(("{", "kind:")):
+        if settings:
+            raise fail("--set changes a curriculum, and this is a source", "write it as you want it")
         document = parse_part(argument, "SOURCE")
         spec = read_source(document)
         known: Mapping[str, SourceSpec] = {spec.kind: spec}
@@ -76,7 +82,7 @@ def select(argument: str, seed: int | None = None) -> Selection:
     else:
         whole = ":" not in argument or os.path.isfile(argument)
         file, _, source = (argument, "", "") if whole else argument.rpartition(":")
-        loaded = load_curriculum(find("curricula", file))
+        loaded = load_curriculum(find("curricula", file), settings)
         document, known = loaded.document, loaded.curriculum.sources
         chosen, title, own_seed = list(known), loaded.curriculum.name, loaded.curriculum.seed.rules
         if not whole:

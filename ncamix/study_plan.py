@@ -92,8 +92,7 @@ def study_table(planned: Sequence[PlannedVariant]) -> Table:
     table.add_column("tokens of each source", overflow="fold")
     for item in planned:
         if item.plan is None:
-            problems = "; ".join(problem.what for problem in item.problems)
-            add_row(table, item.variant.name, "", "", problems, style="red")
+            add_row(table, item.variant.name, "", "", "cannot be planned", style="red")
             continue
         shown = ", ".join(f"{name} {n:,}" for name, n in tokens_of(item.plan).items() if n)
         numbers = (f"{_amount(item.plan, match):,}" for match in ("total", "steps"))

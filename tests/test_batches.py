@@ -49,6 +49,15 @@ sources:
   many: {kind: dyck, style: shuffle, symbols: 5}
 stages: [{name: only, duration: 100%, mixture: {few: 1, many: 1}}]
 """
+TRAINER = """\
+ncamix: 1
+name: small
+model: {layers: 1, heads: 1, width: 8}
+sequence_length: 32
+batch_size: 8
+budget: 10ktok
+optimizer: {lr: 1e-3}
+"""
 LONG = """\
 ncamix: 1
 name: small
@@ -64,22 +73,32 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def plan(tmp_path: Path, plan_of: Any, monkeypatch: pytest.MonkeyPatch) -> Plan:
-    """Stages of 19 and 20 batches of 8 from three sources, in shards of 16 samples of 33 ids; the
-    text is seen several times."""
+def sized_plan_of(tmp_path: Path, plan_of: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Plans curricula over a small corpus, in shards of 16 samples of 33 ids; with exact sizes."""
     monkeypatch.setattr(inventory, "SHARD_TOKENS", 16 * 33)
     (tmp_path / "corpus").mkdir()
     for i, text in enumerate(TEXTS):
         (tmp_path / "corpus" / f"{i}.txt").write_text(text)
-    planned: Plan = plan_of(CURRICULUM)
-    for stage in planned.stages:
-        planned = with_sizes(planned, stage, None)
+
+    def sized(*args: Any, **kwargs: Any) -> Plan:
+        planned: Plan = plan_of(*args, **kwargs)
+        for stage in planned.stages:
+            planned = with_sizes(planned, stage, None)
+        return planned
+
+    return sized
+
+
+@pytest.fixture
+def plan(sized_plan_of: Any) -> Plan:
+    """Stages of 19 and 20 batches of 8 from three sources; the text is seen several times."""
+    planned: Plan = sized_plan_of(CURRICULUM)
     assert [stage.num_batches for stage in planned.stages] == [19, 20]
     return planned
 
 
 def yielded(plan: Plan, index: int, folder: Path) -> list[list[dict[str, Any]]]:
-    """The batches that a stage trains on."""
+    """The batches that a stage trains on, on one rank."""
     folder.mkdir()
     dataset = make_dataset(plan, plan.stages[index], folder, None, 1)
     try:
@@ -88,16 +107,16 @@ def yielded(plan: Plan, index: int, folder: Path) -> list[list[dict[str, Any]]]:
         dataset.release()
 
 
-@pytest.fixture
-def run(plan: Plan, tmp_path: Path) -> Path:
-    """The folder of a run that was stopped after 5 batches of its second stage."""
+def write_run(plan: Plan, tmp_path: Path, ends: tuple[int, ...]) -> Path:
+    """The folder of a run that came so far in its stages."""
     folder = tmp_path / "runs" / "c"
     folder.mkdir(parents=True)
     rows = []
-    for stage, end in zip(plan.stages, (19, 5), strict=True):
+    for stage, end in zip(plan.stages, ends, strict=True):
         for t, batch in enumerate(yielded(plan, stage.index, tmp_path / stage.name)[:end]):
             digest = sum(sample_digest(s["tokens"]) for s in batch) % 2**64
-            row = {"stage": stage.name, "batch": t, "tokens": stage.first_token + 256 * (t + 1)}
+            tokens = stage.first_token + 8 * stage.sequence_length * (t + 1)
+            row = {"stage": stage.name, "batch": t, "tokens": tokens}
             names = sorted({stage.sources[s["source"]] for s in batch})
             losses = {f"loss/{name}": 5 - t / 100 + len(name) for name in names}
             rows.append({**row, "loss": 5 - t / 100, **losses, "lr": 1e-3, "digest": digest})
@@ -106,6 +125,12 @@ def run(plan: Plan, tmp_path: Path) -> Path:
     for name, document in (("curriculum", plan.curriculum), ("trainer", plan.trainer)):
         (folder / f"{name}.yaml").write_text(document.document.text)
     return folder
+
+
+@pytest.fixture
+def run(plan: Plan, tmp_path: Path) -> Path:
+    """The folder of a run that was stopped after 5 batches of its second stage."""
+    return write_run(plan, tmp_path, (19, 5))
 
 
 @pytest.fixture
@@ -172,6 +197,71 @@ def test_shards_and_rows_are_those_of_compiled_datasets(plan: Plan, tmp_path: Pa
             before = sum(e["samples"] for e in entries["shards"][: files.index(f"{s.shard}.zstd")])
             stored = read_samples(tmp_path / "data" / s.source)[before + s.row]
             assert (stored == ids).all() and (other == ids).all()
+
+
+SHORTER = "sequence_length: 16, mixture"
+AGAIN = "draw: {alive: replay, words: replay}, mixture"
+TWO_OWNERS = TRAINER + "canonical_nodes: 2\n"
+SHAPES = {
+    "shorter samples": (SHORTER, TRAINER),
+    "replays": (AGAIN, TRAINER),
+    "two owners": ("mixture", TWO_OWNERS),
+    "shorter samples of two owners": (SHORTER, TWO_OWNERS),
+    "replays of two owners": (AGAIN, TWO_OWNERS),
+}
+
+
+@pytest.mark.parametrize(("keys", "trainer"), SHAPES.values(), ids=SHAPES)
+def test_stages_of_every_shape(
+    sized_plan_of: Any, tmp_path: Path, keys: str, trainer: str
+) -> None:
+    """The second stage, in which not everything goes on as in the first."""
+    plan = sized_plan_of(CURRICULUM.replace("mixture: {words: 3, a", f"{keys}: {{words: 3, a"),
+                         trainer)  # fmt: skip
+    compile_plan(plan, tmp_path / "data", quiet)
+    drawn: dict[str, list[int]] = {"alive": [], "words": []}  # in the first stage
+    for t in range(plan.stages[0].num_batches):
+        for s in batch_of(plan, plan.stages[0], t).samples:
+            drawn.setdefault(s.source, []).append(s.sample)
+    stage, size = plan.stages[1], {name: s.num_samples for name, s in plan.sources.items()}
+    dealt: dict[str, list[tuple[int, int | None]]] = {"alive": [], "words": []}
+    for t, expected in enumerate(yielded(plan, 1, tmp_path / "second")):
+        batch = batch_of(plan, stage, t, ranks=1)
+        named = [(stage.sources[s["source"]], s["sample"]) for s in expected]
+        assert [(s.source, s.sample) for s in batch.samples] == named
+        assert batch.end_token == stage.first_token + 8 * stage.sequence_length * (t + 1)
+        again = ids_of(plan, batch.samples, tmp_path / "data")
+        for s, ids, other, row in zip(
+            batch.samples, ids_of(plan, batch.samples), again, expected, strict=True
+        ):
+            assert (ids == row["tokens"]).all() and (ids == other).all()
+            shard = json.loads((tmp_path / "data" / s.dataset / "index.json").read_text())
+            assert (tmp_path / "data" / s.dataset / f"{s.shard}.zstd").is_file()
+            assert s.row < shard["shards"][int(s.shard[6:11])]["samples"]
+            counted = s.round if stage.replayed else s.epoch
+            assert (s.epoch if stage.replayed else s.round) is None
+            dealt[s.source].append((s.sample, counted))
+    for name, pairs in dealt.items():
+        numbers = [number for number, _ in pairs]
+        if stage.replayed:  # every round deals what was drawn, each draw once
+            assert stage.replayed[name] == len(drawn[name])
+            for index in range(max(n or 0 for _, n in pairs) + 1):
+                dealt_in = [number for number, n in pairs if n == index]
+                rest = list(drawn[name])
+                for number in dealt_in:
+                    rest.remove(number)
+                assert not rest or index == len(numbers) // len(drawn[name])
+        elif name == "words":  # every epoch deals every sample once, the first goes on
+            length = size["words@16" if stage.sequence_length == 16 else "words"]
+            assert length is not None
+            before = len(drawn["words"]) if stage.sequence_length == 32 else 0
+            for index, (_, epoch) in enumerate(pairs):
+                assert epoch == (before + index) // length or trainer == TWO_OWNERS
+            known = [(n, e) for n, e in pairs if e == max(p[1] or 0 for p in pairs) - 1]
+            assert sorted(n for n, _ in known) == list(range(length))
+        else:
+            assert all(epoch is None for _, epoch in pairs)
+            assert not set(numbers) & set(drawn[name]) and len({*numbers}) == len(numbers)
 
 
 def test_tokens_find_the_batch_whose_loss_stands_there(plan: Plan) -> None:
@@ -428,7 +518,9 @@ def test_mistakes_end_with_status_2(plan: Plan, ncamix: Run, arguments: tuple[st
 
 
 def test_folders_that_are_no_runs(run: Path, ncamix: Run) -> None:
-    assert ncamix("runs/c", "-t", "small.yaml")[2].startswith("ncamix: a run has its own trainer")
+    own = "ncamix: a run has its own settings"
+    assert ncamix("runs/c", "-t", "small.yaml")[2].startswith(own)
+    assert ncamix("runs/c", "--set", "seed=1")[2].startswith(own)
     for name in ("trainer.yaml", "plan.json"):
         (run / name).rename(run / "aside")
         status, _, err = ncamix("runs/c")

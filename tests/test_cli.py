@@ -193,6 +193,105 @@ def test_mistakes_of_both_curricula_are_reported_at_once(ncamix: Run) -> None:
     assert "--plot draws one curriculum" in refused(ncamix, GOOD, *arguments)
 
 
+STUDY = """\
+ncamix: 1
+name: orders
+base: good.yaml
+trainer: small.yaml
+seeds: [1, 2]
+tune: {stages.one.optimizer.lr.peak: [0.5x, 1x, 2x], seeds: [9]}
+variants: {plain: {}, rich: {stages.one.mixture: {rich: 1}}}
+compare: {primary: [plain, rich], metric: loss/hiss, smallest_effect: 0.01}
+"""
+EVALUATED = GOOD + "evaluate: {sources: [hiss]}\n"
+
+
+def write_study(text: str = STUDY) -> None:
+    Path("study.yaml").write_text(text)
+    Path("good.yaml").write_text(EVALUATED)
+
+
+def test_a_study_is_planned(ncamix: Run) -> None:
+    write_study()
+    before = tree()
+    status, out, err = ncamix("plan", "study.yaml")
+    assert (status, err) == (0, "")
+    lines = [line.rstrip() for line in out.splitlines()]
+    assert lines[0] == "orders: variants of good under trainer small"
+    assert lines[2].split() == ["plain", "25,600", "100", "hiss", "25,600"]
+    assert lines[3].split() == ["rich", "25,600", "100", "rich", "25,600"]
+    assert "4 runs with 2 seeds: 102k tokens" in lines
+    assert "before that, 6 runs to tune 3 settings of every variant" in lines
+    assert "compares plain with rich by loss/hiss; 0.01 would matter" in lines
+    assert any(line.startswith("note  in every variant: ") for line in lines)
+    status, out, err = ncamix("plan", "study.yaml", "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["variants"]["rich"]["tokens"] == {"hiss": 0, "rich": 25_600}
+    assert tree() == before
+
+
+def test_a_study_under_another_trainer_and_with_settings(ncamix: Run) -> None:
+    write_study(STUDY.replace("small.yaml", "gone.yaml"))
+    Path("other.yaml").write_text(TRAINER.replace("25600tok", "51200tok"))
+    settings = ("--set", "trainer.batch_size=8", "--set", "stages.one.mixture={simple: 1}")
+    status, out, err = ncamix("plan", "study.yaml", "-t", "other.yaml", *settings, "--json")
+    assert (status, err) == (0, "")
+    made = json.loads(out)["variants"]
+    assert {name: (v["num_steps"], v["tokens"].get("rich")) for name, v in made.items()} == {
+        "plain": (100, None),
+        "rich": (100, 51_200),  # a variant's settings are laid over those of the command line
+    }
+    arguments = ("plan", "study.yaml", "-t", "gone", "--set", "stages.oen.duration=5%")
+    assert "no such trainer: 'gone'" in refused(ncamix, GOOD, *arguments)
+    arguments = ("plan", "study.yaml", "-t", "other.yaml", "--set", "stages.oen.duration=5%")
+    assert "--set: stages.oen: there is no stage 'oen'" in refused(ncamix, GOOD, *arguments)
+
+
+def test_mistakes_of_a_study_are_reported_at_once(ncamix: Run) -> None:
+    write_study(STUDY.replace("seeds: [1, 2]", "seeds: [1, x]").replace("[plain, ", "[plan, "))
+    err = refused(ncamix, GOOD, "plan", "study.yaml")
+    assert "study.yaml:5:12: seeds.1: 'x' is not a seed" in err
+    write_study(STUDY.replace("one.mixture", "oen.mixture").replace("loss/hiss", "loss/rich"))
+    err = refused(ncamix, GOOD, "plan", "study.yaml")
+    assert "stages.oen: in the variant 'rich': there is no stage 'oen'" in err
+    assert "compare.metric: in the variant 'plain': 'rich' is not evaluated" in err
+
+
+def test_variants_that_cannot_be_planned_are_located_below_the_others(ncamix: Run) -> None:
+    write_study(STUDY.replace("plain: {}", "plain: {}, long: {stages.one.duration: 5%}"))
+    status, out, err = ncamix("plan", "study.yaml")
+    assert status == 2 and "Traceback" not in err
+    assert [line.split()[0] for line in out.splitlines()[2:5]] == ["plain", "long", "rich"]
+    assert err.startswith("ncamix: study.yaml:7:")
+    assert "stages.one.duration: in the variant 'long': the durations add up to" in err
+    status, out, err = ncamix("plan", "study.yaml", "--json")
+    assert status == 2
+    assert list(json.loads(out)["variants"]["long"]) == ["problems"]
+
+
+def test_what_takes_a_curriculum_takes_no_study(ncamix: Run) -> None:
+    write_study()
+    err = refused(ncamix, GOOD, "plan", "study.yaml", "--plot", "plan.png")
+    assert "--plot draws one curriculum, and this is a study" in err
+    for arguments in (
+        ("plan", "good.yaml", "study.yaml"),
+        ("plan", "study.yaml", "good.yaml"),
+        ("run", "study.yaml"),
+        ("compile", "study.yaml", "--out", "there"),
+        ("batch", "study.yaml"),
+    ):
+        err = refused(ncamix, GOOD, *arguments, "-t", "small.yaml")
+        assert "'study.yaml' is a study, and this takes a curriculum" in err
+        assert err.count("ncamix: ") == 1
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "compile", "batch", "show"])
+def test_every_command_that_plans_takes_settings(ncamix: Run, command: str) -> None:
+    out = ["--out", "there"] if command in ("compile", "show") else []
+    arguments = (command, "good.yaml", "--set", "stages.oen.duration=5%", *out)
+    assert "there is no stage 'oen'" in refused(ncamix, GOOD, *arguments)
+
+
 def test_wrong_usage(ncamix: Run) -> None:
     for arguments in (("plan",), ("plan", "good.yaml", "--jsn"), ("pla",)):
         status, _, err = ncamix(*arguments)

@@ -37,7 +37,7 @@ references
 loading schema
 variants
 counting mixture
-apportionment rates durations
+apportionment rates durations entering
 plan
 forecast remarks parting
 inventory limits

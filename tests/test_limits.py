@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from plan_files import SOURCES, curriculum, plan_of, problems, stage
 
 from ncamix.limits import refuse_untrained
 from ncamix.plan import Plan
-from ncamix.sources import KINDS
 
 BYTES = "tokenizer: bytes\n"
 
@@ -54,29 +50,40 @@ def test_all_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "keys"),
-    [("pairs", {"files": ["a"], "prompt": "p", "response": "r"}), ("mds", {"local": "a"})],
+    [("pairs", "files: [a.jsonl], prompt: p, response: r"), ("mds", "remote: s3://b/a")]
 )
-def test_kinds(tmp_path: Path, kind: str, keys: dict[str, Any]) -> None:
-    plan = plan_of(tmp_path, curriculum(stage("{hiss: 1}")))
-    spec = KINDS[kind](kind=kind, **keys)  # type: ignore[arg-type]
-    sources = {"hiss": replace(plan.sources["hiss"], spec=spec)}  # type: ignore[arg-type]
-    (found,) = problems(refuse_untrained, replace(plan, sources=sources))
-    assert found.path == "sources.hiss.kind" and f"the kind {kind}" in found.what
+def test_kinds(tmp_path: Path, kind: str, keys: str) -> None:
+    (tmp_path / "a.jsonl").write_text('{"p": "what", "r": "that"}\n' * 5000)
+    sources = SOURCES + f"  new: {{kind: {kind}, {keys}}}\n"
+    plan = plan_of(tmp_path, curriculum(stage("{new: 1, hiss: 1}"), sources, BYTES))
+    (found,) = problems(refuse_untrained, plan)
+    assert found.path == "sources.new.kind" and f"the kind {kind}" in found.what
+
+
+def test_a_source_is_refused_once_however_many_lengths_it_has(tmp_path: Path) -> None:
+    sources = SOURCES.replace("symbols: 100", "symbols: 100, loss_weight: 2")
+    stages = stage("{hiss: 1}", "50%") + stage("{hiss: 1}", name="b", more=", sequence_length: 32")
+    plan = plan_of(tmp_path, curriculum(stages, sources))
+    assert len(plan.sources) == 2
+    assert len(problems(refuse_untrained, plan)) == 1
 
 
 def test_what_happens_on_entering(tmp_path: Path) -> None:
-    text = curriculum(stage("{hiss: 1}", more=", enter: {reinitialize: [head]}"))
-    plan = plan_of(tmp_path, text)
-    enter = SimpleNamespace(freeze=("attention",), from_="RUN/one", optimizer_state="keep")
-    spec: Any = SimpleNamespace(name="one", enter=enter)
-    changed = replace(plan, stages=(replace(plan.stages[0], spec=spec),))
-    found = {p.path.rpartition(".")[2] for p in problems(refuse_untrained, changed)}
-    assert found == {"freeze", "from", "optimizer_state"}
-    refuse_untrained(plan)
+    enter = ", enter: {freeze: [attention], from: runs/old/one, optimizer_state: keep}"
+    plan = plan_of(tmp_path, curriculum(stage("{hiss: 1}", more=enter)))
+    found = problems(refuse_untrained, plan)
+    assert [p.path for p in found] == [
+        "stages.one.enter.freeze",
+        "stages.one.enter.from",
+        "stages.one.enter.optimizer_state",
+    ]
+    assert [p.value for p in found] == ["", "runs/old/one", "keep"]
+    trained = ", enter: {keep_only: [head], initializer: torch, optimizer_state: fresh}"
+    refuse_untrained(plan_of(tmp_path, curriculum(stage("{hiss: 1}", more=trained))))
 
 
 def test_what_is_trained_passes(tmp_path: Path) -> None:
     more = ", attention: whole, duplicates: keep, loss_weight: 1.0, max_share: 100%"
     refuse_untrained(text_plan(tmp_path, more + ", transform: shuffle_tokens"))
     unused = SOURCES + "  more: {kind: mds, local: nowhere}\n"
-    refuse_untrained(plan_of(tmp_path, curriculum(stage("{hiss: 1}"), unused)))
+    refuse_untrained(plan_of(tmp_path, curriculum(stage("{hiss: 1}"), unused, BYTES)))

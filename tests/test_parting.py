@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +151,8 @@ def test_twins_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_replayed_samples_are_others(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, curriculum(stage("{hiss: 1}", "50%") + stage("{hiss: 1}", name="two")))
-    last = plan.stages[1]
-    object.__setattr__(last := replace(last), "replayed", {"hiss": 200})
-    found = find_parting((plan, replace(plan, stages=(plan.stages[0], last))))
-    assert found is not None and found.tokens == plan.stages[1].first_token
+    text = curriculum(stage("{hiss: 1}", "50%") + stage("{hiss: 1}", name="two"))
+    again = text.replace("name: two", "name: two, draw: {hiss: replay}")
+    assert parting(tmp_path, again, again) is None
+    found = parting(tmp_path, text, again)
+    assert found == Parting(50 * 256, (("two", 1), ("two", 1)), "other samples of hiss")

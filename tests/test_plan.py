@@ -10,7 +10,7 @@ import pytest
 from plan_files import SOURCES, TRAINER, curriculum, plan_of, problem, problems, stage
 from rich.console import Console
 
-from ncamix import planning
+from ncamix import durations, planning
 from ncamix.cache import entry
 from ncamix.errors import UserError
 from ncamix.library import shipped
@@ -239,7 +239,8 @@ def test_evaluations_fall_on_multiples_of_the_interval(tmp_path: Path) -> None:
 
 
 def test_too_many_evaluations_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "MAX_EVALUATIONS", 50)
+    for module in (durations, planning):
+        monkeypatch.setattr(module, "MAX_EVALUATIONS", 50)
     text = curriculum(stage("{hiss: 1}"), rest="evaluate: {every: 1ba}\n")
     assert problem(plan_of, tmp_path, text).path == "evaluate.every"
 
@@ -248,8 +249,11 @@ def test_absolute_rates_are_remarked_on(tmp_path: Path) -> None:
     for rate in ("5e-4", "{peak: 5e-4}", "{0%: 5e-4, 100%: 0.1x}"):
         text = curriculum(stage("{hiss: 1}", more=f", optimizer: {{lr: {rate}}}"))
         assert any("0.5x" in w for w in plan_of(tmp_path, text).warnings)
-    text = curriculum(stage("{hiss: 1}", more=", optimizer: {lr: 0.5x}"))
-    assert not any("absolute" in w for w in plan_of(tmp_path, text).warnings)
+    for rate in ("0.5x", "{start: continue, decay: cosine}", "{0%: 0, 100%: 1x}"):
+        stages = stage("{hiss: 1}", "50%") + stage(
+            "{hiss: 1}", name="two", more=f", optimizer: {{lr: {rate}}}"
+        )
+        assert not any("absolute" in w for w in plan_of(tmp_path, curriculum(stages)).warnings)
 
 
 # -- vocabulary ---------------------------------------------------------------------------------
@@ -299,11 +303,22 @@ def test_too_few_rows_are_refused(tmp_path: Path) -> None:
 
 
 def test_active_ranges_are_merged(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, curriculum(stage(ALL), text_source(tmp_path), BYTES))
-    assert plan.active_ranges(["hiss", "code"]) == [(0, 257), (10277, 10377)]
-    assert plan.active_ranges(["binary", "code"]) == [(0, 275)]
-    assert plan.active_ranges(list(plan.sources)) == [(0, 10377)]
-    assert plan.active_ranges([]) == []
+    stages = "".join(
+        stage(mixture, "25%", name)
+        for name, mixture in {
+            "apart": "{hiss: 1, code: 1}",
+            "beside": "{binary: 1, code: 1}",
+            "absent": "{code: 1, hiss: 0}",
+            "everything": ALL,
+        }.items()
+    )
+    plan = plan_of(tmp_path, curriculum(stages, text_source(tmp_path), BYTES))
+    assert [plan.active_ranges(planned) for planned in plan.stages] == [
+        [(0, 257), (10277, 10377)],
+        [(0, 275)],
+        [(0, 257)],
+        [(0, 10377)],
+    ]
 
 
 # -- fingerprints -------------------------------------------------------------------------------

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from plan_files import SOURCES, TRAINER, curriculum, plan_of, stage
@@ -28,13 +26,6 @@ def cells(found: list[str], name: str, after: str = "") -> list[str]:
     """The cells of the first row that begins with `name`, below a line that begins with `after`."""
     below = found[next(i for i, line in enumerate(found) if line.startswith(after)) :]
     return next(line.split() for line in below if line.split()[:1] == [name])
-
-
-def with_spec(plan: Plan, **keys: Any) -> Plan:
-    """The plan with other keys in its last stage."""
-    last = plan.stages[-1]
-    changed = replace(last, spec=last.spec.model_copy(update=keys))
-    return replace(plan, stages=(*plan.stages[:-1], changed))
 
 
 def test_samples_of_each_stage_and_of_the_run(tmp_path: Path) -> None:
@@ -110,15 +101,25 @@ def test_what_a_stage_does_in_words(tmp_path: Path) -> None:
     ]
     plain = plan_of(tmp_path, curriculum(stage("{hiss: 1}")))
     assert stage_words(plain.stages[0]) == []
-    usual = {"initializer": "model", "optimizer_state": "keep"}
-    keys = {
-        "transform": "reverse",
-        "until": "loss/hiss below 2",
-        "enter": SimpleNamespace(keep_only=("attention 0..3",), freeze=("mlp",), **usual),
-    }
-    assert stage_words(with_spec(plain, **keys).stages[0]) == [
-        "one: plays its mixture backwards",
-        "one: ends early once loss/hiss below 2",
-        "one: on entering, re-initialises all but attention 0..3, freezes mlp, keeps the "
+    keys = (
+        ", transform: reverse, draw: {hiss: replay}, until: {loss/hiss: {below: 2.0}}"
+        ", sequence_length: 32, precision: bf16, enter: {keep_only: {attention: 0..1}, "
+        "freeze: [head, {mlp: {layers: 1, until: 20%}}], spare: [noise], from: runs/old/first, "
+        "optimizer_state: keep}"
+    )
+    stages = stage("{hiss: 1}", "40%") + stage("{hiss: 1}", name="two", more=keys)
+    evaluated = "evaluate: {sources: [hiss]}\n"
+    layers = TRAINER.replace("layers: 1", "layers: 2")
+    last = plan_of(tmp_path, curriculum(stages, rest=evaluated), layers).stages[1]
+    assert stage_words(last) == [
+        "two: plays its mixture backwards",
+        "two: deals again what earlier stages drew of hiss",
+        "two: ends early once loss/hiss below 2",
+        "two: has sequences of 32",
+        "two: trains in bf16",
+        "two: on entering, starts from run runs/old, stage first, re-initialises all but "
+        "attention 0..1, spares the rows of noise, freezes head, mlp 1 until 20%, keeps the "
         "optimizer's state",
     ]
+    early = stage_words(replace(last, num_batches=7))
+    assert f"two: ended on evidence, {last.clock_batches} batches were planned" in early

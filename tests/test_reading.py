@@ -305,7 +305,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("alphabet: on", "sources.a.alphabet", "not a number"),
         ("alphabet: 1:30", "sources.a.alphabet", "not a number"),
         ("alphabet: 2024-01-01", "sources.a.alphabet", "not a number"),
-        ("alphabet: 1,000", "sources.a.000", "unknown key '000'"),
+        ("alphabet: 12,000", "sources.a.000", "unknown key '000'"),
         ("alphabet: 4, temperature: 1e-4x", "sources.a.temperature", "not a number"),
         ("alphabet: 4, temperature: .inf", "sources.a.temperature", "not a number"),
     ],

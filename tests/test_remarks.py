@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from plan_files import SOURCES, TRAINER, curriculum, plan_of, stage
 
 from ncamix import remarks
+from ncamix.entry import Enter
 from ncamix.plan import Plan
 
 LAYERS = TRAINER.replace("layers: 1", "layers: 4")
@@ -18,19 +18,10 @@ LONG = TRAINER.replace("sequence_length: 64", "sequence_length: 640").replace("2
 COSINE = ", optimizer: {lr: {peak: 1x, decay: cosine}}"
 
 
-@dataclass(frozen=True)
-class Group:
-    """A group of parameters as `enter` holds it."""
-
-    name: str
-    layers: tuple[int, int] | None = None
-
-
 def entering(plan: Plan, **keys: Any) -> Plan:
-    """The plan with other ways of entering its last stage."""
-    usual = {"reinitialize": (), "keep_only": (), "freeze": (), "initializer": "model"}
+    """The plan with another way of entering its last stage."""
     last = plan.stages[-1]
-    spec = last.spec.model_copy(update={"enter": SimpleNamespace(**{**usual, **keys})})
+    spec = last.spec.model_copy(update={"enter": Enter.model_validate(keys)})
     return replace(plan, stages=(*plan.stages[:-1], replace(last, spec=spec)))
 
 
@@ -57,6 +48,27 @@ def test_a_rate_that_is_low_for_all_wastes_no_source(tmp_path: Path) -> None:
     )
     constant = stage("{hiss: 1, simple: 1}", more=slow)
     assert not list(remarks.wasted_sources(plan_of(tmp_path, curriculum(constant))))
+
+
+@pytest.mark.parametrize(
+    ("lr", "said"),
+    [
+        ("5e-4", "0.0005 is absolute; for trainers of other sizes, write it relative to the"),
+        ("{peak: 3e-3, decay: cosine}", "3x"),
+        ("{0%: 0.1x, 50%: 2e-4, 100%: 1e-4}", "0.2x"),
+        ("{start: continue, peak: 1e-4}", "0.1x"),
+        ("0.5x", None),
+        ("{start: continue}", None),
+        ("{peak: 1x, decay: cosine, floor: 1e-5}", None),
+        ("{0%: 0, 100%: 1x}", None),
+    ],
+)
+def test_rates_that_do_not_follow_the_trainer(tmp_path: Path, lr: str, said: str | None) -> None:
+    more = f", optimizer: {{lr: {lr}}}"
+    stages = stage("{hiss: 1}", "50%") + stage("{hiss: 1}", name="two", more=more)
+    found = list(remarks.absolute_rates(plan_of(tmp_path, curriculum(stages))))
+    assert len(found) == (said is not None)
+    assert all("stage 'two': the peak rate" in text and str(said) in text for text in found)
 
 
 def test_sources_without_a_sample(tmp_path: Path) -> None:
@@ -87,30 +99,30 @@ def test_an_alphabet_that_dominates(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("frozen", "redrawn", "names"),
     [
-        (Group("attention"), "attention", "attention is"),
-        (Group("attention", (0, 1)), Group("attention", (1, 3)), "attention is"),
-        (Group("head"), "embeddings", "head is"),
-        (Group("embeddings"), Group("embedding"), "embeddings is"),
-        (Group("attention", (0, 1)), Group("attention", (2, 3)), None),
-        (Group("mlp"), "attention", None),
-        (Group("mlp"), None, None),
+        ("attention", "attention", "attention is"),
+        ({"attention": "0..1"}, {"attention": "1..3"}, "attention is"),
+        ({"attention": {"layers": 2, "until": "20%"}}, "attention", "attention is"),
+        ("head", "embeddings", "head is"),
+        ("embeddings", ["embedding"], "embeddings is"),
+        ({"attention": "0..1"}, {"attention": "2..3"}, None),
+        ("mlp", "attention", None),
+        ("mlp", [], None),
     ],
 )
 def test_frozen_groups_that_are_redrawn(
-    two: Plan, frozen: Group, redrawn: Any, names: str | None
+    two: Plan, frozen: Any, redrawn: Any, names: str | None
 ) -> None:
-    plan = entering(two, freeze=(frozen,), reinitialize=() if redrawn is None else (redrawn,))
-    found = list(remarks.frozen_noise(plan))
+    found = list(remarks.frozen_noise(entering(two, freeze=frozen, reinitialize=redrawn)))
     assert [f"stage 'two': {names} re-initialised" in text for text in found] == [True] * bool(
         names
     )
 
 
 def test_frozen_groups_beside_those_that_are_kept(two: Plan) -> None:
-    kept = (Group("attention", (0, 2)), Group("mlp"))
-    inside = entering(two, keep_only=kept, freeze=(Group("mlp"), Group("attention", (0, 1))))
+    kept = [{"attention": "0..2"}, "mlp"]
+    inside = entering(two, keep_only=kept, freeze=["mlp", {"attention": "0..1"}])
     assert not list(remarks.frozen_noise(inside))
-    beyond = entering(two, keep_only=kept, freeze=(Group("attention"), Group("norms", (0, 0))))
+    beyond = entering(two, keep_only=kept, freeze=["attention", {"norms": 0}])
     (found,) = remarks.frozen_noise(beyond)
     assert "attention and norms are re-initialised" in found
 
@@ -146,9 +158,12 @@ def test_other_scales_that_no_control_lacks(tmp_path: Path) -> None:
     assert not list(remarks.other_embedding_scales(plan_of(tmp_path, curriculum(first))))
 
 
-def test_evidence_that_no_evaluation_looks_for(two: Plan) -> None:
-    waiting = [replace(s, spec=s.spec.model_copy(update={"until": "any"})) for s in two.stages]
-    waiting[1] = replace(waiting[1], evaluations=())
-    (found,) = remarks.unseen_evidence(replace(two, stages=tuple(waiting)))
-    assert found.startswith("stage 'two' says `until`, but no evaluation falls inside it")
-    assert not list(remarks.unseen_evidence(two))
+def test_evidence_that_no_evaluation_looks_for(tmp_path: Path) -> None:
+    until = ", until: {loss/hiss: {below: 2}}"
+    stages = stage("{hiss: 1}", "85%", more=until) + stage("{hiss: 1}", name="two", more=until)
+    for every, unseen in (("40%", 1), ("10%", 0)):
+        rest = f"evaluate: {{every: {every}, sources: [hiss]}}\n"
+        found = list(remarks.unseen_evidence(plan_of(tmp_path, curriculum(stages, rest=rest))))
+        assert len(found) == unseen
+        says = "stage 'two' says `until`, but no evaluation falls inside it"
+        assert all(text.startswith(says) for text in found)

@@ -114,6 +114,17 @@ def test_a_blend_stands_for_what_it_mixes() -> None:
     assert found.left_out == ("code",)
 
 
+@pytest.mark.usefixtures("show")
+def test_settings_change_what_is_drawn() -> None:
+    assert select("few.yaml:calm", settings=["sources.calm.patch=3"]).automata["calm"].patch == 3
+    for argument, setting, message in (
+        ("few.yaml", "trainer.budget=1Mtok", "no trainer has a say in what sources look like"),
+        (SOURCE, "sources.nca.patch=3", "--set changes a curriculum, and this is a source"),
+    ):
+        with pytest.raises(UserError, match=message):
+            select(argument, settings=[setting])
+
+
 def test_a_source_in_yaml() -> None:
     found = select(SOURCE)
     assert list(found.sources) == ["nca"]

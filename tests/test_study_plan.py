@@ -10,7 +10,14 @@ import pytest
 from plan_files import SOURCES, TRAINER, curriculum, stage
 from rich.console import Console
 
-from ncamix.study_plan import PlannedVariant, plan_study, study_json, study_table, tokens_of
+from ncamix.study_plan import (
+    PlannedVariant,
+    plan_study,
+    problems_of,
+    study_json,
+    study_table,
+    tokens_of,
+)
 from ncamix.variants import LoadedStudy, load_study
 
 BATCH = 4 * 64  # tokens; the trainer's budget is a hundred of them
@@ -74,9 +81,9 @@ def test_what_cannot_be_matched_says_so_in_the_study(tmp_path: Path) -> None:
     assert made["none"].plan is None
     (found,) = made["none"].problems
     assert (found.path, found.line) == ("variants.none.match", 6)
-    assert "no budget gives 'none' the base's 17.9k tokens; it has 12.8k" in found.what
+    assert "no budget gives the base's 17.9k tokens; this one has 12.8k" in found.what
     body = "variants: {none: {stages.two: null, stages.one.duration: rest, match: natural}}\n"
-    assert "it has 0" in planned(tmp_path, body)["none"].problems[0].what
+    assert "this one has 0" in planned(tmp_path, body)["none"].problems[0].what
 
 
 def test_a_variant_that_cannot_be_planned_leaves_the_others(tmp_path: Path) -> None:
@@ -100,10 +107,30 @@ def test_the_table_has_a_line_a_variant(tmp_path: Path) -> None:
     head, up, long = (line.rstrip() for line in out.getvalue().splitlines())
     assert up.split(maxsplit=3)[:3] == ["up", "25,600", "100"]
     assert up.endswith("simple 5,120, rich 4,096, notes 16,384")
-    assert "nothing is left" in long
+    assert long.split(maxsplit=1) == ["long", "cannot be planned"]
     made = json.loads(json.dumps(study_json(loaded, plans)))["variants"]
     assert made["up"]["tokens"] == {"notes": 16384, "rich": 4096, "simple": 5120}
     assert "nothing is left" in made["long"]["problems"][0]
+
+
+def test_problems_say_which_variants_have_them(tmp_path: Path) -> None:
+    text = BASE.replace("duration: 20%", "duration: 100%")
+    for variants, where in (
+        ("up: {}, one: {stages.one.duration: 5%}", "in the variant 'up': "),
+        ("up: {}, even: {stages.one.transform: flatten}", "in every variant: "),
+        ("up: {}, down: {}, one: {stages.one.duration: 5%}", "in 2 variants, as 'up': "),
+    ):
+        (found,) = problems_of(plan_study(load(tmp_path, f"variants: {{{variants}}}\n", text)))
+        assert found.what.startswith(f"{where}nothing is left for this stage")
+        assert (found.path, found.file) == ("stages.two.duration", str(tmp_path / "base.yaml"))
+
+
+def test_sources_drawn_at_another_length_only_are_counted(tmp_path: Path) -> None:
+    made = planned(tmp_path, "variants: {long: {stages.two.sequence_length: 128}}\n")
+    plan = made["long"].plan
+    assert plan is not None and "rich" not in plan.sources and "rich@128" in plan.sources
+    tokens = tokens_of(plan)
+    assert sum(tokens.values()) == plan.num_tokens and tokens["rich"] and tokens["notes"]
 
 
 @pytest.mark.parametrize("match", ["natural", "total", "steps"])

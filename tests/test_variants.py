@@ -89,7 +89,7 @@ def test_trainers_vary_too_and_paths_start_at_the_study(tmp_path: Path) -> None:
         ("[0.5x, 1x]", "[0.5x, y]", "stages.two.optimizer.lr.peak", "'y' is not understood"),
         ("seeds: [101]", "seeds: [101, 2]", "tune.seeds.1", "the seed 2 is tuned with and"),
         ("[up, less]", "[up, lesss]", "compare.primary.1", "unknown variant 'lesss'"),
-        ("loss/simple", "loss/rich", "compare.metric", "does not evaluate 'rich'"),
+        ("loss/simple", "loss/rich", "compare.metric", "'rich' is not evaluated"),
         ("loss/simple", "bits_per_byte/simple", "compare.metric", "'simple' is no text"),
     ],
 )
