@@ -30,7 +30,7 @@ from ncamix.waiting import Say
 
 RARE = 0.01  # a band that fewer rules reach deserves a remark
 LUMP = 0.05  # and so do quantiles that hold so much more or less of the rules than they say
-SHARD_TOKENS = 1 << 18  # ids in a shard, about; a shard is what is generated or fetched at once
+SHARD_TOKENS = 1 << 18  # ids in a shard of the trainer's length, about: what is made at once
 # A text's size in tokens is known only once it is tokenized; before that, a rough guess.
 BYTES_PER_TOKEN = {"bytes": 1.0, "bpe": 3.4, "pretrained": 3.8}
 
@@ -218,7 +218,8 @@ class Inventory:
             num_ids,
             spec.loss_start(),
             needed,
-            max(1, SHARD_TOKENS // (length + 1)),
+            # as many for all lengths: owners' samples are numbered by their place in shards
+            max(1, SHARD_TOKENS // (self.usual + 1)),
         )
         if isinstance(spec, CorpusSource):
             return self._corpus(draft, spec)

@@ -93,6 +93,8 @@ def _source(plan: Plan, key: str, source: PlannedSource, drawn: int) -> dict[str
     epochs = epochs_of(plan, key)
     end = epochs.first_end if epochs else None
     return {
+        "source": source.name,
+        "sequence_length": source.sequence_length,
         "kind": source.kind,
         "summary": source.spec.summary(),
         "fingerprint": source.fingerprint,

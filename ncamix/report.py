@@ -49,7 +49,7 @@ def write_overview(run: Path, out: Path) -> Path:
     """Draw schedule and losses of a run as one PNG of 1600 x 900 pixels; returns its path."""
     record = read_run(run)
     plan, stages, theme = record.plan, record.stages, charts.WHITE
-    colours = charts.source_colours({s: v.get("kind", "") for s, v in plan["sources"].items()})
+    colours = charts.source_colours({s: v.get("kind", "") for s, v in record.sources.items()})
     width, height = 1000.0, 562.5
     with charts.style():
         fig = charts.new_figure(height, width, dpi=1600 / width * 72)
@@ -80,7 +80,7 @@ def write_overview(run: Path, out: Path) -> Path:
 def _page(record: RunRecord) -> Json:
     plan, summary = record.plan, record.summary
     sources = plan["sources"]
-    colours = charts.source_colours({s: v.get("kind", "") for s, v in sources.items()})
+    colours = charts.source_colours({s: v.get("kind", "") for s, v in record.sources.items()})
     done, planned = record.batches
     return {
         "plan": plan,
@@ -124,7 +124,7 @@ def _results(record: RunRecord) -> list[Json]:
     """The last evaluation of each text source."""
     last: dict[str, Json] = {}
     for row in record.evaluations:
-        kind = record.plan["sources"].get(row["source"], {}).get("kind")
+        kind = record.sources.get(row["source"], {}).get("kind")
         if kind in ("text", "pairs") or row.get("bits_per_byte") is not None:
             last[row["source"]] = row
     return list(last.values())
@@ -170,7 +170,7 @@ def _charts(record: RunRecord, colours: dict[str, str]) -> dict[str, Any]:
 
 def _series(record: RunRecord, key: str) -> dict[str, list[tuple[Floats, Floats]]]:
     series: dict[str, list[tuple[Floats, Floats]]] = {}
-    for source in record.plan["sources"]:
+    for source in record.sources:
         for stage in record.stages:
             points = [
                 (e["tokens"], e[key])
@@ -224,7 +224,7 @@ def _evaluation_rows(record: RunRecord) -> list[tuple[str, list[Json]]]:
     tables = []
     for stage in record.stages:
         rows = []
-        for source in record.plan["sources"]:
+        for source in record.sources:
             found = [
                 e for e in record.evaluations if e["stage"] == stage.name and e["source"] == source
             ]

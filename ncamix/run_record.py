@@ -60,6 +60,11 @@ class RunRecord:
     remarks: list[str] = field(default_factory=list)
 
     @property
+    def sources(self) -> dict[str, Json]:
+        """The run's sources by name; one drawn in samples of several lengths stands once."""
+        return _by_name(self.plan["sources"])
+
+    @property
     def batches(self) -> tuple[int, int]:
         """Batches recorded and planned."""
         return sum(len(s.tokens) for s in self.stages), sum(s.num_batches for s in self.stages)
@@ -91,7 +96,7 @@ def read_run(run: Path) -> RunRecord:
     for row in _lines(run / "evaluations.jsonl", remarks):
         evaluations[row["stage"], row["batch"], row["source"]] = row
     stages = [
-        _stage(s, list(plan["sources"]), rows.get(s["name"], {}), remarks) for s in plan["stages"]
+        _stage(s, list(_by_name(plan["sources"])), rows.get(s["name"], {}), remarks) for s in plan["stages"]
     ]
     texts = {
         name: (run / name).read_text("utf-8", errors="replace")
@@ -102,6 +107,13 @@ def read_run(run: Path) -> RunRecord:
     return RunRecord(
         plan, summary, stages, ordered, _frames(run / "frames.npz", remarks), texts, remarks
     )
+
+
+def _by_name(datasets: Mapping[str, Json]) -> dict[str, Json]:
+    found: dict[str, Json] = {}
+    for key, entry in datasets.items():
+        found.setdefault(entry.get("source", key), entry)
+    return found
 
 
 def _lines(path: Path, remarks: list[str]) -> Iterator[Json]:

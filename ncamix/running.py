@@ -206,7 +206,7 @@ def save_frames(plan: Plan, folder: RunFolder) -> None:
     import numpy as np
 
     arrays: dict[str, Any] = {}
-    for name, source in plan.sources.items():
+    for name, source in {s.name: s for s in plan.sources.values()}.items():
         if isinstance(source.spec, NcaSource):
             generator = NcaGenerator(source.evaluation_meaning())
             frames, scores = generator.frames(PICTURED_RULES, PICTURED_FRAMES)

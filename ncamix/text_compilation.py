@@ -54,7 +54,7 @@ def prepare_text(plan: Plan, say: Say = quiet, names: Collection[str] | None = N
     sizes = {
         name: int(compile_text(plan, source, say)["num_samples"])
         for name, source in plan.sources.items()
-        if source.text is not None and (names is None or name in names)
+        if source.text is not None and (names is None or source.name in names)
     }
     return with_sizes(plan, sizes)
 
@@ -104,7 +104,7 @@ def _make_tokenizer(plan: Plan, meaning: dict[str, Any], say: Say) -> HubTokeniz
 
     def texts() -> Iterator[str]:
         for name in sorted(meaning["train_on"]):
-            source = plan.sources.get(name)
+            source = next((s for s in plan.sources.values() if s.name == name), None)
             if source is None:
                 raise fail(
                     f"the tokenizer is trained on '{name}', which no stage uses",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from streaming.base.world import World
 from torch.utils.data import DataLoader
 
 from ncamix import inventory
@@ -21,13 +24,18 @@ from ncamix.batches import batch_of, digest_of, find_token, ids_of, with_sizes
 from ncamix.cells import ABSENT, state_colours
 from ncamix.cli import main
 from ncamix.compilation import compile_plan
+from ncamix.dataset import LazyWork
 from ncamix.decoding import as_text, frames_of, rule_scores
 from ncamix.errors import UserError
 from ncamix.inspection import FEW, Request, inspect, places_of
+from ncamix.loading import load_curriculum
+from ncamix.order import stage_order
 from ncamix.pictures import Rollouts, contact_sheet, rows_height
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
+from ncamix.planning import decide, make_plan
 from ncamix.replanning import replan
+from ncamix.run_folder import DECISIONS, RunFolder
 from ncamix.shards import read_samples, sample_digest
 from ncamix.streams import make_dataset
 from ncamix.tokenization import END_OF_TEXT
@@ -199,69 +207,104 @@ def test_shards_and_rows_are_those_of_compiled_datasets(plan: Plan, tmp_path: Pa
             assert (stored == ids).all() and (other == ids).all()
 
 
-SHORTER = "sequence_length: 16, mixture"
+SHORTER = "sequence_length: 24, mixture"
 AGAIN = "draw: {alive: replay, words: replay}, mixture"
-TWO_OWNERS = TRAINER + "canonical_nodes: 2\n"
 SHAPES = {
-    "shorter samples": (SHORTER, TRAINER),
-    "replays": (AGAIN, TRAINER),
-    "two owners": ("mixture", TWO_OWNERS),
-    "shorter samples of two owners": (SHORTER, TWO_OWNERS),
-    "replays of two owners": (AGAIN, TWO_OWNERS),
+    "shorter": (SHORTER, 1),
+    "replayed": (AGAIN, 1),
+    "owned": ("mixture", 2),
+    "shorter and owned": (SHORTER, 2),
+    "replayed and owned": (AGAIN, 2),
 }
 
 
-@pytest.mark.parametrize(("keys", "trainer"), SHAPES.values(), ids=SHAPES)
-def test_stages_of_every_shape(
-    sized_plan_of: Any, tmp_path: Path, keys: str, trainer: str
-) -> None:
-    """The second stage, in which not everything goes on as in the first."""
-    plan = sized_plan_of(CURRICULUM.replace("mixture: {words: 3, a", f"{keys}: {{words: 3, a"),
-                         trainer)  # fmt: skip
-    compile_plan(plan, tmp_path / "data", quiet)
-    drawn: dict[str, list[int]] = {"alive": [], "words": []}  # in the first stage
-    for t in range(plan.stages[0].num_batches):
-        for s in batch_of(plan, plan.stages[0], t).samples:
-            drawn.setdefault(s.source, []).append(s.sample)
-    stage, size = plan.stages[1], {name: s.num_samples for name, s in plan.sources.items()}
-    dealt: dict[str, list[tuple[int, int | None]]] = {"alive": [], "words": []}
-    for t, expected in enumerate(yielded(plan, 1, tmp_path / "second")):
-        batch = batch_of(plan, stage, t, ranks=1)
+@pytest.fixture(params=SHAPES.values(), ids=SHAPES)
+def shaped(request: pytest.FixtureRequest, sized_plan_of: Any) -> Plan:
+    """A plan whose second stage draws in another way than the first, or has several owners."""
+    keys, owners = request.param
+    body = CURRICULUM.replace("mixture: {words", f"{keys}: {{words")
+    planned: Plan = sized_plan_of(body, f"{TRAINER}canonical_nodes: {owners}\n")
+    return planned
+
+
+def test_batches_of_every_shape_are_what_the_dataset_yields(shaped: Plan, tmp_path: Path) -> None:
+    stage = shaped.stages[1]
+    compile_plan(shaped, tmp_path / "data", quiet)
+    for t, expected in enumerate(yielded(shaped, 1, tmp_path / "second")):
+        batch = batch_of(shaped, stage, t, ranks=1)
         named = [(stage.sources[s["source"]], s["sample"]) for s in expected]
         assert [(s.source, s.sample) for s in batch.samples] == named
-        assert batch.end_token == stage.first_token + 8 * stage.sequence_length * (t + 1)
-        again = ids_of(plan, batch.samples, tmp_path / "data")
-        for s, ids, other, row in zip(
-            batch.samples, ids_of(plan, batch.samples), again, expected, strict=True
-        ):
-            assert (ids == row["tokens"]).all() and (ids == other).all()
-            shard = json.loads((tmp_path / "data" / s.dataset / "index.json").read_text())
-            assert (tmp_path / "data" / s.dataset / f"{s.shard}.zstd").is_file()
-            assert s.row < shard["shards"][int(s.shard[6:11])]["samples"]
-            counted = s.round if stage.replayed else s.epoch
-            assert (s.epoch if stage.replayed else s.round) is None
-            dealt[s.source].append((s.sample, counted))
-    for name, pairs in dealt.items():
-        numbers = [number for number, _ in pairs]
-        if stage.replayed:  # every round deals what was drawn, each draw once
-            assert stage.replayed[name] == len(drawn[name])
-            for index in range(max(n or 0 for _, n in pairs) + 1):
-                dealt_in = [number for number, n in pairs if n == index]
-                rest = list(drawn[name])
-                for number in dealt_in:
-                    rest.remove(number)
-                assert not rest or index == len(numbers) // len(drawn[name])
-        elif name == "words":  # every epoch deals every sample once, the first goes on
-            length = size["words@16" if stage.sequence_length == 16 else "words"]
-            assert length is not None
-            before = len(drawn["words"]) if stage.sequence_length == 32 else 0
-            for index, (_, epoch) in enumerate(pairs):
-                assert epoch == (before + index) // length or trainer == TWO_OWNERS
-            known = [(n, e) for n, e in pairs if e == max(p[1] or 0 for p in pairs) - 1]
-            assert sorted(n for n, _ in known) == list(range(length))
-        else:
-            assert all(epoch is None for _, epoch in pairs)
-            assert not set(numbers) & set(drawn[name]) and len({*numbers}) == len(numbers)
+        per_batch = 8 * stage.sequence_length
+        assert batch.end_token == batch.first_token + per_batch
+        assert batch.first_token == stage.first_token + per_batch * t
+        ids = ids_of(shaped, batch.samples)
+        stored = ids_of(shaped, batch.samples, tmp_path / "data")
+        for s, row, made, read in zip(batch.samples, expected, ids, stored, strict=True):
+            assert (made == row["tokens"]).all() and (read == made).all()
+            folder = tmp_path / "data" / s.dataset
+            shard = next(
+                e for e in json.loads((folder / "index.json").read_text())["shards"]
+                if e["raw_data"]["basename"] == s.shard
+            )  # fmt: skip
+            number = int(s.shard.split(".")[1])
+            first = number * shaped.sources[s.dataset].samples_per_shard
+            assert first + s.row == s.sample and s.row < shard["samples"]
+
+
+def test_epochs_and_rounds_deal_everything_once(shaped: Plan) -> None:
+    dealt: dict[tuple[str, str, int], list[int]] = {}
+    drawn: dict[str, list[int]] = {}  # what is new
+    for stage in shaped.stages:
+        for t in range(stage.num_batches):
+            for s in batch_of(shaped, stage, t).samples:
+                assert (s.round is not None) == (s.source in stage.replayed)
+                if s.round is not None:
+                    assert s.epoch is None
+                    dealt.setdefault((s.dataset, "round", s.round), []).append(s.sample)
+                    continue
+                drawn.setdefault(s.source, []).append(s.sample)
+                assert (s.epoch is None) == (s.source != "words")
+                if s.epoch is not None:
+                    dealt.setdefault((s.dataset, "epoch", s.epoch), []).append(s.sample)
+    for name in ("alive", "static"):
+        assert len(drawn[name]) == len(set(drawn[name]))
+    last = {(name, way): max(n for d, w, n in dealt if (d, w) == (name, way))
+            for name, way, _ in dealt}  # fmt: skip
+    ways = {"epoch", "round"} if shaped.stages[1].replayed else {"epoch"}
+    assert {way for (_, way), number in last.items() if number} == ways
+    for (name, way, number), samples in dealt.items():
+        size = shaped.sources[name].num_samples
+        whole = Counter(range(size or 0) if way == "epoch" else drawn[name])
+        left = whole - Counter(samples)
+        assert left.total() + len(samples) == whole.total()  # nothing else, nothing too often
+        assert not left or number == last[name, way]
+    for name, way in last:
+        assert all((name, way, number) in dealt for number in range(last[name, way]))
+
+
+@pytest.mark.parametrize("owners", [1, 2, 4])
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+def test_places_of_ranks_are_those_that_each_reads(
+    sized_plan_of: Any, owners: int, ranks: int
+) -> None:
+    plan = sized_plan_of(CURRICULUM, f"{TRAINER}canonical_nodes: {owners}\n")
+    offsets, share = np.array([0, 10**6, 2 * 10**6], np.int64), 8 // ranks
+    for stage in plan.stages:
+        order = stage_order(plan, stage)
+        read = [
+            LazyWork(order, offsets, 0, World(1, ranks, 1, rank), share) for rank in range(ranks)
+        ]
+        for t in (0, 7, 18):
+            found = inspect(plan, Request(stage.name, t, ranks=ranks))
+            assert [found.rank(s.place) for s in found.samples] == sorted([*range(ranks)] * share)
+            for s in found.samples:
+                rank = found.rank(s.place)
+                assert rank is not None
+                index = t * share + s.place % share
+                assert read[rank][index] == offsets[stage.sources.index(s.source)] + s.sample
+            same = batch_of(plan, stage, t).samples
+            held = [{(s.source, s.sample, s.epoch) for s in some} for some in (found.samples, same)]
+            assert held[0] == held[1]
 
 
 def test_tokens_find_the_batch_whose_loss_stands_there(plan: Plan) -> None:
@@ -436,6 +479,62 @@ def test_what_is_not_as_trained_is_said(run: Path, ncamix: Run, tmp_path: Path) 
     assert found["plan_differs"].startswith("the source 'words'")
 
 
+ENDING = """\
+tokenizer: bytes
+sources:
+  static: {kind: noise, distribution: zipf, symbols: 50}
+  words: {kind: text, files: ["corpus/*.txt"], repeat: free}
+stages:
+  - {name: first, duration: 50%, mixture: {static: 3, words: 1}, until: {loss/static: {below: 2}}}
+  - {name: second, duration: rest, mixture: {words: 3, static: 1}}
+evaluate: {every: 10%, sources: [static]}
+"""
+
+
+def test_batches_behind_a_stage_that_evidence_ended_are_as_trained(
+    sized_plan_of: Any, ncamix: Run, tmp_path: Path
+) -> None:
+    plan = decide(sized_plan_of(ENDING), {"first": 4})
+    assert [stage.num_batches for stage in plan.stages] == [4, 35]
+    run = write_run(plan, tmp_path, (4, 35))
+    RunFolder(run).add_decision("first", 4, 1024, {"loss/static": 1.9})
+    again, differs = replan(run)
+    assert (again.fingerprint, differs) == (plan.fingerprint, "")
+    assert again.stages[1].first_token == 4 * 256
+    for arguments in (("-s", "first", "-b", "3"), ("--token", "1025"), ("-s", "2", "-b", "34")):
+        found = json.loads(ncamix(str(run), *arguments, "--json")[1])
+        assert found["as_trained"] is True and found["plan_differs"] is None
+    assert "its batches are 0 to 3" in ncamix(str(run), "-s", "first", "-b", "4")[2]
+    (run / DECISIONS).write_text("[1]")
+    status, _, err = ncamix(str(run))
+    assert status == 2 and "not the decisions of a run" in err
+
+
+def test_the_paths_of_a_run_start_from_the_files_that_hold_them(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A curriculum that extends one in another folder, where its text lies."""
+    (tmp_path / "own").mkdir()
+    file = tmp_path / "own" / "d.yaml"
+    file.write_text("ncamix: 1\nname: d\nextends: ../c.yaml\n")
+    monkeypatch.chdir(tmp_path)
+    loaded = load_curriculum("own/d.yaml", ["stages.first.mixture={words: 1}"])
+    own = make_plan(loaded, plan.trainer)
+    run = tmp_path / "runs" / "d"
+    run.mkdir(parents=True)
+    (run / "plan.json").write_text(json.dumps(plan_json(own)))
+    (run / "curriculum.yaml").write_text(loaded.document.text)
+    (run / "trainer.yaml").write_text(own.trainer.document.text)
+    monkeypatch.chdir(run)
+    again, differs = replan(Path())
+    assert (again.fingerprint, differs) == (own.fingerprint, "")
+    file.write_text(file.read_text() + "seed: 1\n")  # edited since, so not composed again
+    with pytest.raises(UserError, match="no file matches"):
+        replan(Path())
+    (tmp_path / "own" / "corpus").symlink_to(tmp_path / "corpus")
+    assert replan(Path())[1] == ""
+
+
 def test_what_a_run_has_not_reached(run: Path, ncamix: Run) -> None:
     out = ncamix("runs/c", "-s", "second", "-b", "5")[1]
     assert "not in the run's metrics.jsonl: it ends with batch 4 of stage second" in out
@@ -461,6 +560,63 @@ def test_nothing_is_compiled_or_written_without_need(
     assert lines[head].split() == ["place", "rank", "source", "sample", "shard", "row"]
     assert [line.split()[1] for line in lines[head + 1 :]] == list("00112233")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+EPOCHS = """\
+tokenizer: {bpe: 300, train_on: [words]}
+sources:
+  static: {kind: noise, distribution: zipf, symbols: 50}
+  words: {kind: text, files: ["corpus/*.txt"], repeat: free}
+stages:
+  - {name: first, duration: 5ep, mixture: {words: 1}}
+  - {name: second, duration: rest, mixture: {static: 1}}
+"""
+
+
+def test_lengths_in_epochs_are_exact_before_a_batch_is_looked_for(
+    plan: Plan, plan_of: Any, ncamix: Run, own_cache: Path
+) -> None:
+    guessed = plan_of(EPOCHS, name="e")
+    assert guessed.estimated
+    found = inspect(guessed, Request("second"))
+    (words,) = (s for s in found.plan.sources.values() if s.text is not None)
+    assert words.num_samples is not None and words.num_samples != words.estimated_samples
+    assert found.batch.stage.first_token == 5 * words.num_samples // 8 * 256
+    shutil.rmtree(own_cache)  # known there, it would be no guess
+    out = ncamix("e.yaml", "-t", "small.yaml", "-s", "second", "--json")[1]
+    assert json.loads(out)["first_token"] == found.batch.first_token
+    run = Path("runs/e")
+    run.mkdir(parents=True)
+    (run / "plan.json").write_text(json.dumps(plan_json(found.plan)))
+    for name, file in (("curriculum", "e.yaml"), ("trainer", "small.yaml")):
+        shutil.copy(file, run / f"{name}.yaml")
+    shutil.rmtree(own_cache)
+    assert replan(run)[1] == "" and not own_cache.exists()  # sizes are those of the run
+
+
+def test_replays_and_other_lengths_are_shown(sized_plan_of: Any, ncamix: Run) -> None:
+    keys = f"sequence_length: 24, {AGAIN.replace('words: replay', 'static: new')}"
+    sized_plan_of(CURRICULUM.replace("mixture: {words", f"{keys}: {{words"), name="d")
+    status, out, err = ncamix("d.yaml", "-t", "small.yaml", "-s", "second", "-b", "19")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("place"))
+    assert lines[head].split() == ["place", "source", "sample", "shard", "row", "epoch"]
+    rows = [line.split() for line in lines[head + 1 :]]
+    assert {row[1]: row[5:] for row in rows} == {
+        "words@24": ["1"], "alive@24": ["replayed,", "round", "0"]
+    }  # fmt: skip
+    found = json.loads(ncamix("d.yaml", "-t", "small.yaml", "-s", "second", "--json")[1])
+    facts = {(s["source"], s["dataset"], s["epoch"], s["round"]) for s in found["samples"]}
+    assert facts == {("words", "words@24", 0, None), ("alive", "alive@24", None, 0)}
+
+
+def test_what_cannot_be_trained_yet_has_no_batches(plan: Plan, ncamix: Run, tmp_path: Path) -> None:
+    (tmp_path / "d.yaml").write_text(
+        (tmp_path / "c.yaml").read_text().replace("repeat: free", "repeat: free, loss_weight: 2")
+    )
+    status, out, err = ncamix("d.yaml", "-t", "small.yaml")
+    assert (status, out) == (2, "") and "cannot train or compile it yet" in err
 
 
 def test_a_batch_as_json_with_all_that_it_holds(run: Path, ncamix: Run, tmp_path: Path) -> None:

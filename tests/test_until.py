@@ -18,6 +18,7 @@ sources:
   still: {kind: nca, alphabet: 2, grid: 6, band: {gzip: [0.0, 0.30]}}
   lively: {kind: nca, alphabet: 3, grid: 6, band: {gzip: [0.20, 1.00]}}
   static: {kind: noise, distribution: zipf, symbols: 50, transform: shuffle_tokens}
+  hum: {kind: noise, symbols: 20}
   own: {kind: blend, clock: self, mixture: {0%: {static: 1}, 100%: {lively: 1}}}
   words: {kind: text, files: ["corpus/*.txt"], holdout: {share: 0.2}, repeat: free}
 stages:
@@ -29,13 +30,15 @@ stages:
     duration: 10ba
     batch_size: 6
     sequence_length: 16
-    mixture: {0%: {own: 1}, 100%: {still: 1}}
+    mixture: {0%: {own: 1}, 100%: {still: 1, hum: 1}}
     transform: reverse
     draw: {still: replay}
     optimizer: {lr: {start: continue, decay: linear}}
     enter: {keep_only: [attention, {mlp: 0}], spare: [text]}
   - name: text
     duration: rest
+    batch_size: 2
+    sequence_length: 64
     mixture: {words: 90%, lively: 10%}
 evaluate: {every: 5%, sources: [still, words], samples: 8}
 """
@@ -79,6 +82,7 @@ def test_a_stage_ends_on_evidence_and_leaves_the_rest_to_the_rest(whole: Runner)
         "end",
         "end",
     ]
+    assert {"words", "words@64", "still@16", "hum@16", "lively@64"} < plan["sources"].keys()
     summary = json.loads((folder_of(whole) / "summary.json").read_text())
     assert summary["stages"][0]["realised"] == plan["stages"][0]["counts"]
     assert [p.name for p in sorted((folder_of(whole) / "checkpoints").glob("0-warm/*.pt"))] == [
