@@ -64,24 +64,22 @@ def check_data(plan: Plan, data: Path) -> Plan:
         raise fail(f"{data} holds no finished compilation", way_out) from None
     if plan.vocabulary.text_rows and not (data / "tokenizer.json").is_file():
         raise fail(f"{data} holds no tokenizer.json", way_out)
-    sizes, needed = {}, compiled_samples(plan)
+    sizes: dict[str, int] = {}
     for name, source in plan.sources.items():
         if found.get(name) != source.fingerprint:
             raise fail(f"{data} holds another '{name}' than the curriculum's (or none)", way_out)
         try:
-            num_samples = count_samples(data / name)
-            if source.text is not None:
+            sizes[name] = count_samples(data / name)
+            if source.spec.finite:
                 count_samples(data / name / "holdout")
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise fail(f"{data / name} is not whole ({error})", way_out) from None
-        if source.text is not None:
-            sizes[name] = num_samples
-        elif num_samples < needed[name]:
-            raise fail(
-                f"{data / name} has {num_samples:,} samples, {needed[name]:,} are needed",
-                way_out,
-            )
-    return with_sizes(plan, sizes)
+    exact = with_sizes(plan, {n: sizes[n] for n, s in plan.sources.items() if s.spec.finite})
+    for name, needed in compiled_samples(exact).items():
+        if not exact.sources[name].spec.finite and sizes[name] < needed:
+            what = f"{data / name} has {sizes[name]:,} samples, {needed:,} are needed"
+            raise fail(what, way_out)
+    return exact
 
 
 def compile_plan(

@@ -94,13 +94,15 @@ def stage_lengths(
         )
     end, used, left = Fraction(0), 0, 0
     for i, stage in enumerate(stages):
-        if stage.duration is None:
-            end += budget - fixed + left
-        else:
-            end += _tokens_wanted(stage, trainer, epochs)
+        wanted = budget - fixed + left
+        if stage.duration is not None:
+            wanted = _tokens_wanted(stage, trainer, epochs)
+        end += wanted
         size, length = shape(stage, trainer)
         batch = size * length
         clock = int((end - used) // batch)
+        if stage.duration is not None and stage.duration.unit == "ep":
+            clock = min(clock, int(wanted // batch))  # rounding of others adds no sample too many
         fault = _unfit(stage, trainer, clock, end - used)
         if fault:
             out.faults.append((("stages", i, "duration"), *fault))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncamix.entry import Enter
+from ncamix.groups import parts
 from ncamix.plan import Plan, PlannedStage
 
 Plans = tuple[Plan, Plan]
@@ -76,35 +77,40 @@ def _first_unlike(plans: Plans, stages: Stages) -> tuple[int, str]:
     why = _unlike([_conditions(*pair) for pair in zip(plans, stages, strict=True)])
     if why:
         return 0, why
-    one, other = stages
-    shared = min(one.num_batches, other.num_batches)
-    batch = min(shared, _first_unlike_counts(plans, stages))
-    reasons = [_other_samples(plans, stages, batch)] if batch < shared else []
-    if one.rate != other.rate:
-        for t in range(min(batch + 1, shared)):
-            rates = one.rate.at(t), other.rate.at(t)
-            if rates[0] != rates[1]:
-                reasons = reasons if t == batch else []
-                reasons.append(f"a learning rate of {rates[0]:.6g} and {rates[1]:.6g}")
-                batch = t
-                break
-    if not reasons and one.num_batches != other.num_batches:
+    shared = min(stage.num_batches for stage in stages)
+    counts, frozen = _first_unlike_counts(plans, stages), _first_unlike_frozen(plans, stages)
+    batch = min(shared, counts, frozen)
+    batch = min(batch, _first_unlike_rates(stages, min(batch + 1, shared)))
+    if batch == shared:
         ended = min(stages, key=lambda stage: stage.num_batches)
-        reasons.append(f"the stage '{ended.name}' of {ended.num_batches:,} batches has ended")
+        same = stages[0].num_batches == stages[1].num_batches
+        of = f"the stage '{ended.name}' of {ended.num_batches:,} batches has ended"
+        return batch, "" if same else of
+    reasons = []
+    if counts == batch:
+        reasons.append(_other_samples(plans, stages, batch))
+    if frozen == batch:
+        reasons.append("other frozen groups")
+    rates = [stage.rate.at(batch) for stage in stages]
+    if rates[0] != rates[1]:
+        reasons.append(f"a learning rate of {rates[0]:.6g} and {rates[1]:.6g}")
     return batch, ", ".join(reasons)
 
 
 def _conditions(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
     """What decides over a stage's training beside samples and rates."""
     enter = stage.enter or Enter()
-    draws = bool(enter.reinitialize or enter.keep_only)
+    redrawn = enter.redrawn(plan.trainer.trainer.model.layers)
     active = plan.vocabulary.softmax == "active"
     return {
         "batch size": stage.batch_size,
         "sequence length": stage.sequence_length,
         "precision": stage.precision,
-        "way of entering": (enter, stage.spared),
-        "name, which keys what is drawn anew": stage.name if draws else None,
+        "set of groups drawn anew": redrawn,
+        "way of drawing them": (enter.initializer, stage.spared) if redrawn else None,
+        "name, which keys what is drawn anew": stage.name if redrawn else None,
+        "run to start from": enter.from_run,
+        "state of the optimizer": enter.optimizer_state,
         **{f"{key} of the optimizer": v for key, v in optimizer_of(stage).items()},
         "softmax": plan.active_ranges(stage) if active else None,
     }
@@ -126,6 +132,30 @@ def _first_unlike_counts(plans: Plans, stages: Stages) -> int:
         unlike = one != other
         first = int(unlike.argmax()) if unlike.any() else first
     return first
+
+
+def _first_unlike_frozen(plans: Plans, stages: Stages) -> int:
+    """The first batch in which not the same parameters are frozen; one that neither stage has, if
+    that is never so."""
+    one, other = (
+        {
+            part: num_batches
+            for group, num_batches in stage.frozen
+            for part in parts([group], plan.trainer.trainer.model.layers)
+        }
+        for plan, stage in zip(plans, stages, strict=True)
+    )
+    ends = [(one.get(part, 0), other.get(part, 0)) for part in {**one, **other}]
+    longest = max(stage.num_batches for stage in stages)
+    return min((min(pair) for pair in ends if pair[0] != pair[1]), default=longest)
+
+
+def _first_unlike_rates(stages: Stages, end: int) -> int:
+    """The first batch before `end` in which two stages' learning rates differ; `end` if none."""
+    one, other = (stage.rate for stage in stages)
+    if one == other:
+        return end
+    return next((t for t in range(end) if one.at(t) != other.at(t)), end)
 
 
 def _columns(plan: Plan, stage: PlannedStage) -> dict[Any, NDArray[Any]]:

@@ -138,6 +138,8 @@ def _stage(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
         "counts_of_last_batch": dict(zip(stage.sources, last, strict=True)),
         "first_sample": stage.first_sample,
         "replayed": stage.replayed,
+        "spared_rows": stage.spared,
+        "frozen_batches": {str(group): batches for group, batches in stage.frozen},
         "largest_deviation_samples": stage.apportionment.largest_deviation,
         "evaluate_after_batches": list(stage.evaluations),
         "transform": spec.transform,

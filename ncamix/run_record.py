@@ -96,7 +96,8 @@ def read_run(run: Path) -> RunRecord:
     for row in _lines(run / "evaluations.jsonl", remarks):
         evaluations[row["stage"], row["batch"], row["source"]] = row
     stages = [
-        _stage(s, list(_by_name(plan["sources"])), rows.get(s["name"], {}), remarks) for s in plan["stages"]
+        _stage(s, list(_by_name(plan["sources"])), rows.get(s["name"], {}), remarks)
+        for s in plan["stages"]
     ]
     texts = {
         name: (run / name).read_text("utf-8", errors="replace")

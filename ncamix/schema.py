@@ -5,6 +5,7 @@
 
 Where the language takes a number with a unit, an editor sees text (`15%`) or a number (`3e-4`); the
 models say both. A schema sees one file and knows none of its names: `ncamix plan` finds more.
+Editors that know draft 7 of JSON Schema alone find the same mistakes in these of draft 2020-12.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _STAGES: Json = {  # of a file that extends another
     "description": "What changes of the stages, by name; a new one follows the one before it.",
     "anyOf": [
         {"type": "object", "additionalProperties": {"anyOf": [_STAGE, _NULL]}},
-        {"type": "array", "items": {**_STAGE, "required": ["name"]}},
+        {"type": "array", "items": {"allOf": [_STAGE, {"required": ["name"]}]}},
     ],
 }
 

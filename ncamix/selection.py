@@ -73,7 +73,7 @@ def select(argument: str, seed: int | None = None, settings: Sequence[str] = ())
         raise fail("no trainer has a say in what sources look like", "leave its --set out")
     if argument.lstrip().startswith(("{", "kind:")):
         if settings:
-            raise fail("--set changes a curriculum, and this is a source", "write it as you want it")
+            raise fail("--set changes a curriculum, and this is a source", "write the source so")
         document = parse_part(argument, "SOURCE")
         spec = read_source(document)
         known: Mapping[str, SourceSpec] = {spec.kind: spec}

@@ -127,6 +127,7 @@ def study_json(loaded: LoadedStudy, planned: Sequence[PlannedVariant]) -> dict[s
         "variants": {
             item.variant.name: {
                 "fingerprint": item.plan.fingerprint,
+                "budget": int(item.plan.trainer.trainer.budget.value),
                 "num_tokens": item.plan.num_tokens,
                 "num_steps": _amount(item.plan, "steps"),
                 "vocabulary_rows": item.plan.vocabulary.rows,

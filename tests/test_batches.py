@@ -595,7 +595,7 @@ def test_lengths_in_epochs_are_exact_before_a_batch_is_looked_for(
 
 
 def test_replays_and_other_lengths_are_shown(sized_plan_of: Any, ncamix: Run) -> None:
-    keys = f"sequence_length: 24, {AGAIN.replace('words: replay', 'static: new')}"
+    keys = "sequence_length: 24, draw: {alive: replay, words: new}, mixture"
     sized_plan_of(CURRICULUM.replace("mixture: {words", f"{keys}: {{words"), name="d")
     status, out, err = ncamix("d.yaml", "-t", "small.yaml", "-s", "second", "-b", "19")
     assert (status, err) == (0, "")
@@ -604,7 +604,7 @@ def test_replays_and_other_lengths_are_shown(sized_plan_of: Any, ncamix: Run) ->
     assert lines[head].split() == ["place", "source", "sample", "shard", "row", "epoch"]
     rows = [line.split() for line in lines[head + 1 :]]
     assert {row[1]: row[5:] for row in rows} == {
-        "words@24": ["1"], "alive@24": ["replayed,", "round", "0"]
+        "words@24": ["3"], "alive@24": ["replayed,", "round", "0"]
     }  # fmt: skip
     found = json.loads(ncamix("d.yaml", "-t", "small.yaml", "-s", "second", "--json")[1])
     facts = {(s["source"], s["dataset"], s["epoch"], s["round"]) for s in found["samples"]}

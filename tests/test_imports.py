@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -107,6 +108,18 @@ def imports(file: Path) -> Iterator[tuple[str, int]]:
 def test_every_module_has_a_rank() -> None:
     tops = {p.relative_to(PACKAGE).parts[0].removesuffix(".py") for p in modules()}
     assert tops - {"__init__"} == set(RANK) - {"ncamix"}
+
+
+def test_the_map_of_the_readme_lists_every_module_below_what_it_imports() -> None:
+    readme = (PACKAGE.parent / "README.md").read_text()
+    drawn = readme.split("ncamix/\n")[-1].split("```")[0]
+    listed = re.findall(r"^    (\w+)(?:\.py|/) +\S", drawn, re.M)
+    assert sorted([*listed, "__main__"]) == sorted(set(RANK) - {"ncamix"})
+    place = {name: i for i, name in enumerate([*listed, "__main__"])}
+    for file in modules():
+        top = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for name in {part(name) for name, _ in imports(file)} - {"ncamix", top}:
+            assert place[name] < place[top], f"{top} stands above {name}, which it imports"
 
 
 @pytest.mark.parametrize("file", modules(), ids=lambda f: f.relative_to(PACKAGE).as_posix())

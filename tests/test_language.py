@@ -13,8 +13,11 @@ from plan_files import problems
 from test_schema import mistakes
 
 from ncamix.curriculum import Curriculum, Seeds
+from ncamix.errors import UserError
 from ncamix.handbook import find_page
+from ncamix.limits import refuse_untrained
 from ncamix.loading import load_curriculum
+from ncamix.plan import Plan
 from ncamix.planning import make_plan
 from ncamix.sources import KINDS, Spec
 from ncamix.study import Study
@@ -75,6 +78,18 @@ def test_every_example_works(name: str, folder: Path) -> None:
         plan = make_plan(load_curriculum(folder / name), load_trainer(folder / "small.yaml"))
         assert plan.name == Path(name).stem
         assert sum(sum(stage.counts.values()) for stage in plan.stages) > 0
+        for word in untrained(plan):
+            assert f"`{word}" in find_page("planned, not yet trained"), word
+
+
+def untrained(plan: Plan) -> Iterator[str]:
+    """Keys of a plan that cannot be trained yet, and kinds."""
+    try:
+        refuse_untrained(plan)
+    except UserError as error:
+        for found in error.problems:
+            key = found.path.split(".")[-1]
+            yield found.what.split()[2] if key == "kind" else key
 
 
 def models(model: type[Spec], seen: dict[type[Spec], None]) -> dict[type[Spec], None]:
@@ -130,11 +145,20 @@ def test_the_errors_shown_are_those_that_are_printed(
     assert f"```\n{shown}\n```" in PAGE, shown
 
 
-def test_the_readme_links_to_the_page() -> None:
+def test_links_lead_to_sections() -> None:
     readme = (ROOT / "README.md").read_text()
     assert "(ncamix/language.md)" in readme
     anchors = {
         re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
         for title in re.findall(r"^#+ (.+)$", PAGE, re.M)
     }
-    assert set(re.findall(r"\]\(#([^)]+)\)", PAGE)) <= anchors
+    linked = re.findall(r"\]\(#([^)]+)\)", PAGE) + re.findall(
+        r"\(ncamix/language.md#(.+?)\)", readme
+    )
+    assert set(linked) <= anchors
+
+
+def test_the_readme_shows_a_curriculum_of_the_language(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    (tmp_path / "example.yaml").write_text(shown)
+    assert len(load_curriculum(tmp_path / "example.yaml").curriculum.stages) == 2

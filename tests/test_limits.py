@@ -50,7 +50,7 @@ def test_all_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "keys"),
-    [("pairs", "files: [a.jsonl], prompt: p, response: r"), ("mds", "remote: s3://b/a")]
+    [("pairs", "files: [a.jsonl], prompt: p, response: r"), ("mds", "remote: s3://b/a")],
 )
 def test_kinds(tmp_path: Path, kind: str, keys: str) -> None:
     (tmp_path / "a.jsonl").write_text('{"p": "what", "r": "that"}\n' * 5000)

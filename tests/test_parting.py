@@ -150,6 +150,39 @@ def test_twins_are_told_apart(tmp_path: Path) -> None:
     assert found is not None and found.tokens == 0
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "batch", "why"),
+    [
+        ("reinitialize: embeddings", "reinitialize: [head, embedding]", None, ""),
+        ("reinitialize: [head]", "keep_only: {embedding: all, attention: all}", 0, "drawn anew"),
+        ("spare: [noise]", "optimizer_state: fresh", None, ""),  # nothing is drawn anew
+        (
+            "reinitialize: head, initializer: torch",
+            "reinitialize: head",
+            0,
+            "another way of drawing them",
+        ),
+        ("initializer: torch", "initializer: model", None, ""),
+        ("from: a/one", "from: b/one", 0, "another run to start from"),
+        ("optimizer_state: keep", "optimizer_state: fresh", 0, "another state of the optimizer"),
+        ("freeze: {mlp: 0}", "freeze: mlp", None, ""),  # of one layer
+        ("freeze: mlp", "freeze: head", 0, "other frozen groups"),
+        ("freeze: {mlp: {until: 20%}}", "freeze: {mlp: {until: 10ba}}", None, ""),
+        ("freeze: {mlp: {until: 7ba}}", "freeze: {mlp: {until: 9ba}}", 7, "other frozen groups"),
+        ("freeze: {mlp: {until: 7ba}}", "freeze: mlp", 7, "other frozen groups"),
+    ],
+)
+def test_ways_of_entering_a_stage(
+    tmp_path: Path, one: str, other: str, batch: int | None, why: str
+) -> None:
+    text = curriculum(stage("{hiss: 1}", "50ba") + stage("{hiss: 1}", "50ba", "two", ", ENTER"))
+    texts = [text.replace("ENTER", f"enter: {{{way}}}") for way in (one, other)]
+    found = parting(tmp_path, *texts)
+    assert (found is None) == (batch is None)
+    if found is not None and batch is not None:
+        assert found.tokens == (50 + batch) * 256 and why in found.why
+
+
 def test_replayed_samples_are_others(tmp_path: Path) -> None:
     text = curriculum(stage("{hiss: 1}", "50%") + stage("{hiss: 1}", name="two"))
     again = text.replace("name: two", "name: two, draw: {hiss: replay}")

@@ -117,7 +117,7 @@ def test_what_a_stage_does_in_words(tmp_path: Path) -> None:
         "two: ends early once loss/hiss below 2",
         "two: has sequences of 32",
         "two: trains in bf16",
-        "two: on entering, starts from run runs/old, stage first, re-initialises all but "
+        "two: on entering, starts from runs/old/first, re-initialises all but "
         "attention 0..1, spares the rows of noise, freezes head, mlp 1 until 20%, keeps the "
         "optimizer's state",
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema import Draft7Validator, Draft202012Validator
 from plan_files import TRAINER, problem
 
 from ncamix.library import shipped
@@ -67,11 +67,19 @@ def plain(value: Any) -> Any:
 
 
 def mistakes(sort: str, text: str) -> list[str]:
-    """Paths of what the schema finds wrong in a file."""
-    found = Draft202012Validator(json_schema(sort)).iter_errors(
-        plain(parse_part(text, "x.yaml").tree.plain())
+    """Paths of what the schema finds wrong in a file, for editors that know draft 7 alone, too."""
+    schema, written = json_schema(sort), plain(parse_part(text, "x.yaml").tree.plain())
+    new, old = (
+        sorted(
+            {
+                ".".join(map(str, error.absolute_path))
+                for error in draft(schema).iter_errors(written)
+            }
+        )
+        for draft in (Draft202012Validator, Draft7Validator)
     )
-    return sorted({".".join(map(str, error.absolute_path)) for error in found})
+    assert new == old
+    return new
 
 
 def nodes(schema: Any) -> Iterator[dict[str, Any]]:

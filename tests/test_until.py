@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,3 +129,15 @@ def test_an_epoch_is_a_duration(tmp_path: Path) -> None:
     size = plan["sources"]["words"]["num_samples"]
     assert rows[-1]["count/words"] + rows[-1]["count/lively"] == size // 32 * 32
     assert abs(rows[-1]["count/words"] - size / 2) < 17
+
+
+def test_two_ranks_decide_alike(whole: Runner, tmp_path: Path) -> None:
+    runner = new_runner(tmp_path / "work", whole.cache)
+    composer = Path(sys.executable).with_name("composer")
+    command = [str(composer), "-n", "2", "-m", *runner.command()[2:]]
+    subprocess.run(command, cwd=runner.folder, env=runner.env, check=True, timeout=240)
+    decided = [
+        json.loads((folder_of(r) / "decisions.json").read_text())["warm"] for r in (runner, whole)
+    ]
+    assert decided[0]["num_batches"] == decided[1]["num_batches"]
+    assert [r["digest"] for r in runner.rows()] == [r["digest"] for r in whole.rows()]
