@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Sequence
 from decimal import Decimal
@@ -18,6 +19,7 @@ from ncamix import apportionment as module
 from ncamix import mixture as mixtures_module
 from ncamix.apportionment import Apportionment, apportion
 from ncamix.mixture import STAGE, ClockedCurve, Mixture, StageShape, resolve_mixtures
+from ncamix.quantities import Quantity
 from ncamix.schedule import SCALE, Curve, normalised, parse_mixture
 
 Rows = Sequence[Sequence[Fraction]]
@@ -241,3 +243,36 @@ def test_the_oracle_knows_what_cannot_be() -> None:
     half = Fraction(1, 2)
     assert has_flow([[half, half], [half, half]], [1, 1])
     assert not has_flow([[Fraction(1), Fraction(1)]], [1])
+
+
+@pytest.mark.parametrize(
+    ("cycle", "weights", "digest"),
+    [
+        (
+            None,
+            (835938157126365329, 304204063348104551, 278646052375, 12779005486324721),
+            "f391655c77740fe0",
+        ),
+        (
+            Quantity(Fraction(37, 3), "ba"),
+            (833452376631928480, 305585053064076244, 277817458877, 13883797093383375),
+            "f9cde82df326fad2",
+        ),
+    ],
+)
+def test_the_bits_are_those_of_every_platform(
+    cycle: Quantity | None, weights: tuple[int, ...], digest: str
+) -> None:
+    """Known answers, of compiled code: a platform that counts otherwise is found out."""
+    schedule = parse_mixture(
+        [
+            {"at": "0%", "mix": {"a": 3, "b": 1, "c": "1e-6"}, "ease": "cosine"},
+            {"at": "33.3%", "mix": {"b": 2, "d": 1}, "ease": "step"},
+            {"at": "60%", "mix": {"a": 1, "b": 1, "c": 1, "d": 1}},
+            {"at": "-1%", "mix": {"d": 1}},
+        ]
+    )
+    (mixed,) = resolve_mixtures([StageShape(schedule, cycle, 20000, 20000, 24, 16, 0)], {})
+    assert mixed.at(777) == weights
+    counts = apportion(mixed)[1].counts.astype("<i4")
+    assert hashlib.blake2b(counts.tobytes(), digest_size=8).hexdigest() == digest
