@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from streaming import Stream
 from streaming.base import dataset as streaming_dataset
+from streaming.base.shared import prefix as shared_prefix
 
 from ncamix import cache
 from ncamix.dataset import CurriculumDataset, GeneratedStream
@@ -73,14 +75,15 @@ def make_dataset(
     on_prefix: Callable[[int], None] = lambda prefix: None,
 ) -> CurriculumDataset:
     """A stage's dataset. on_prefix: told the shared-memory prefix as soon as it is taken."""
-    stock = streaming_dataset.get_shm_prefix
+    take, find = streaming_dataset.get_shm_prefix, shared_prefix._check_and_find_retrying
 
     def recording(*args: Any, **kwargs: Any) -> Any:
-        prefix, shm = stock(*args, **kwargs)
+        prefix, shm = take(*args, **kwargs)
         on_prefix(prefix)
         return prefix, shm
 
     streaming_dataset.get_shm_prefix = recording
+    shared_prefix._check_and_find_retrying = lambda *a, **k: _leaders(find(*a, **k))
     try:
         share, shards = stage.batch_size // ranks, shards_needed(plan)
         sources = [plan.dataset_of(name, stage) for name in stage.sources]
@@ -91,7 +94,19 @@ def make_dataset(
             predownload=PREDOWNLOAD_BATCHES * share,
         )
     finally:
-        streaming_dataset.get_shm_prefix = stock
+        streaming_dataset.get_shm_prefix = take
+        shared_prefix._check_and_find_retrying = find
+
+
+def _leaders(prefix: int) -> int:
+    """The free prefix that the node's first rank found. Every rank looks for itself, and the shared
+    memory of other programs may come or go in between."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return prefix
+    found: list[Any] = [None] * dist.get_world_size()
+    node = os.environ.get("NODE_RANK", "0")
+    dist.all_gather_object(found, (node, os.environ.get("LOCAL_RANK", "0"), prefix))
+    return next(int(value) for where, rank, value in found if (where, rank) == (node, "0"))
 
 
 class Collate:

@@ -16,9 +16,9 @@ from ncamix.composition import MAX_FILES, apply, compose, parse_setting, setting
 from ncamix.errors import Problem
 from ncamix.library import shipped
 from ncamix.loading import load_curriculum
+from ncamix.optimizer import Scaled, load_trainer
 from ncamix.planning import make_plan
 from ncamix.reading import parse_document, parse_part
-from ncamix.trainer import LearningRate, load_trainer
 
 STAGES = stage("{simple: 1}", "20%", "warm") + stage("{rich: 1}", "30%", "mid")
 BASE = curriculum(STAGES + stage("{hiss: 1}", "rest", "end"), rest="seed: 5\n")
@@ -429,7 +429,7 @@ def test_settings_go_to_the_curriculum_or_to_the_trainer(tmp_path: Path) -> None
     settings = ["trainer.budget=51200tok", "stages.end.optimizer.lr.peak=3e-4", "trainer.name=big"]
     loaded = load_curriculum(tmp_path / "c.yaml", settings)
     rate = loaded.curriculum.stages[2].optimizer.lr
-    assert isinstance(rate, LearningRate)
+    assert isinstance(rate, Scaled)  # the trainer's own, with another peak
     assert float(rate.peak.value) == 3e-4
     assert loaded.document.settings == (settings[1],)
     trainer = load_trainer(tmp_path / "t.yaml", settings)
