@@ -16,9 +16,10 @@ from ncamix.composition import MAX_FILES, apply, compose, parse_setting, setting
 from ncamix.errors import Problem
 from ncamix.library import shipped
 from ncamix.loading import load_curriculum
-from ncamix.optimizer import Scaled, load_trainer
+from ncamix.optimizer import Scaled
 from ncamix.planning import make_plan
 from ncamix.reading import parse_document, parse_part
+from ncamix.trainer import load_trainer
 
 STAGES = stage("{simple: 1}", "20%", "warm") + stage("{rich: 1}", "30%", "mid")
 BASE = curriculum(STAGES + stage("{hiss: 1}", "rest", "end"), rest="seed: 5\n")
