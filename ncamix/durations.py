@@ -106,7 +106,7 @@ def stage_lengths(
         fault = _unfit(stage, trainer, clock, end - used)
         if fault:
             out.faults.append((("stages", i, "duration"), *fault))
-            clock = 1
+            clock = max(1, clock)  # for what else there is to find
         if size % trainer.canonical_nodes:
             what = f"batches of {size} samples do not split over "
             what += f"{trainer.canonical_nodes} canonical nodes"

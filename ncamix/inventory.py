@@ -273,6 +273,38 @@ class Inventory:
         digest = {} if spec.remote is not None else {"index": index.digest}
         return replace(_filed(draft, digest), num_samples=index.num_samples)
 
+    def sources(
+        self, lengths: Mapping[str, set[int]], needed: Mapping[str, int]
+    ) -> dict[str, PlannedSource]:
+        """Every dataset that a run draws from or is evaluated on, by name.
+
+        lengths: of each source's samples. needed: samples of each dataset.
+        """
+        known: dict[str, PlannedSource] = {}
+        for name in (n for n in self.c.sources if n in lengths):
+            for length in sorted(lengths[name], key=lambda n: (n != self.usual, n)):
+                key = dataset_name(name, length, self.usual)
+                source = self.source(name, length, needed.get(key, 0))
+                if source is None:
+                    continue
+                known[key] = source
+                self.check_size(source)
+                if source.loss_tokens < 1:
+                    self.bad(
+                        ("sources", name),
+                        f"the first {source.loss_start} tokens of a sample "
+                        f"are masked, and a sample has {source.sequence_length}",
+                        "lower loss_from_frame, or raise the trainer's sequence_length",
+                    )
+        first: dict[str, str] = {}
+        for name, source in known.items():
+            twin = first.setdefault(source.fingerprint, name)
+            if twin != name:
+                self.warnings.append(
+                    f"the sources '{twin}' and '{name}' mean the same: same samples"
+                )
+        return known
+
     def check_size(self, source: PlannedSource) -> None:
         """Refuse or remark on a finite source that is too small for its share."""
         allowed, epochs = source.epochs_allowed, source.epochs()

@@ -155,8 +155,8 @@ def weights_as_floats(mixture: Mixture, batch: int) -> dict[str, float]:
 
 
 def names_of(schedule: Schedule) -> tuple[str, ...]:
-    """The names that a mixture's keyframes hold, in the order of their first appearance."""
-    return tuple(dict.fromkeys(name for frame in schedule for name in frame.value))
+    """The names that a mixture's keyframes hold, sorted: how they are written decides nothing."""
+    return tuple(sorted({name for frame in schedule for name in frame.value}))
 
 
 def resolve_mixtures(

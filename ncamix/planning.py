@@ -30,10 +30,10 @@ from ncamix.errors import UserError
 from ncamix.inventory import Inventory
 from ncamix.loading import LoadedCurriculum
 from ncamix.mixture import Mixture, MixtureError, StageShape, names_of, resolve_mixtures
-from ncamix.plan import Plan, PlannedSource, PlannedStage, dataset_name
+from ncamix.plan import Plan, PlannedStage, dataset_name
 from ncamix.rates import resolve_rate
 from ncamix.remarks import remarks
-from ncamix.schedule import Clock
+from ncamix.schedule import Clock, Schedule
 from ncamix.sources import BlendSource, LeafSource
 from ncamix.trainer import LoadedTrainer
 from ncamix.validation import in_order
@@ -44,29 +44,29 @@ def make_plan(
     curriculum: LoadedCurriculum,
     trainer: LoadedTrainer,
     say: Say = quiet,
-    ended: Mapping[str, int] | None = None,
     sizes: Mapping[str, int] | None = None,
 ) -> Plan:
     """Plan a curriculum under a trainer.
 
     say: told what takes a while and how far it is: automata of uncommon settings are measured once.
-    ended: batches after which evidence ended stages. sizes: samples of finite sources by dataset,
-    where they are known from elsewhere than the cache.
+    sizes: samples of finite sources by dataset, where they are known from elsewhere than the cache.
 
     Raises:
         UserError: it cannot work; with every problem found.
     """
-    return _Planner(curriculum, trainer, say, ended or {}, sizes or {}).plan()
+    return _Planner(curriculum, trainer, say, sizes or {}).plan()
 
 
 def decide(plan: Plan, ended: Mapping[str, int]) -> Plan:
-    """The plan once evidence has ended more stages: what they left goes to a later `rest`."""
-    sizes = {name: s.num_samples for name, s in plan.sources.items() if s.num_samples}
+    """The plan once evidence has ended more stages: what they left goes to a later `rest`.
+
+    Nothing is refused any more: the run is under way. Sources stay what they are.
+    """
     known = {**plan.ended, **ended}
     if known == plan.ended:
         return plan
-    made = make_plan(plan.curriculum, plan.trainer, ended=known, sizes=sizes)
-    return replace(made, undecided=plan.fingerprint)
+    sizes = {name: s.num_samples for name, s in plan.sources.items() if s.num_samples}
+    return _Planner(plan.curriculum, plan.trainer, quiet, sizes).decided(plan, known)
 
 
 class _Planner:
@@ -77,7 +77,6 @@ class _Planner:
         curriculum: LoadedCurriculum,
         trainer: LoadedTrainer,
         say: Say,
-        ended: Mapping[str, int],
         sizes: Mapping[str, int],
     ) -> None:
         self.loaded, self.loaded_trainer = curriculum, trainer
@@ -85,7 +84,6 @@ class _Planner:
         self.inventory = Inventory(curriculum, self.t.sequence_length, sizes, say)
         self.problems, self.warnings = self.inventory.problems, self.inventory.warnings
         self.bad = self.inventory.bad
-        self.ended = ended
         self.planned_tokens = 0
 
     def stop_if_bad(self) -> None:
@@ -102,17 +100,16 @@ class _Planner:
         self.check_entries()
         epochs, estimated = self.epochs()
         planned = self.lengths(epochs, {})
-        self.problems += [self.loaded.document.problem(*fault) for fault in planned.faults]
+        self.refuse(planned)
         self.warnings += planned.remarks
         self.stop_if_bad()
         self.planned_tokens = planned.num_tokens
-        bound = self.stages(planned, planned)
-        stages = self.stages(self.lengths(epochs, self.ended), planned) if self.ended else bound
-        needed = self.needed([bound, stages, self.ended_at_once(bound, epochs, planned)])
-        sources = self.sources(used, needed)
-        self.check_shares(bound)
+        stages = self.stages(planned, planned)
+        variants = [stages, *self.ended_early(stages, epochs, planned)]
+        sources = self.inventory.sources(self.lengths_drawn(used), self.needed(variants))
+        self.check_shares(variants)
         self.stop_if_bad()
-        made = Plan(
+        plan = Plan(
             self.loaded,
             self.loaded_trainer,
             self.c.seed,
@@ -121,24 +118,46 @@ class _Planner:
             tuple(stages),
             (),
             estimated,
-            dict(self.ended),
         )
-        return replace(made, warnings=tuple(dict.fromkeys([*self.warnings, *remarks(made)])))
+        return replace(plan, warnings=tuple(dict.fromkeys([*self.warnings, *remarks(plan)])))
+
+    def decided(self, plan: Plan, ended: Mapping[str, int]) -> Plan:
+        """A plan once evidence has ended stages. Its past stays, and its sources; they may grow."""
+        self.inventory.prepare({source.name for source in plan.sources.values()})
+        epochs, _ = self.epochs()
+        planned = self.lengths(epochs, {})
+        self.planned_tokens = planned.num_tokens
+        stages = self.stages(self.lengths(epochs, ended), planned, lenient=True)
+        needed = self.needed([stages])
+        sources = {
+            name: replace(s, samples_needed=max(s.samples_needed, needed.get(name, 0)))
+            for name, s in plan.sources.items()
+        }
+        return replace(
+            plan,
+            sources=sources,
+            stages=tuple(stages),
+            ended=dict(ended),
+            undecided=plan.fingerprint,
+        )
+
+    def refuse(self, lengths: Lengths) -> None:
+        self.problems += [self.loaded.document.problem(*fault) for fault in lengths.faults]
 
     def mixed_sources(self) -> set[str]:
-        """The sources that mixtures name, through blends too, whatever their weights."""
+        """The sources that mixtures give a weight, through blends too."""
         return {name for stage in self.c.stages for name in self.leaves(stage)}
 
     def leaves(self, stage: Stage) -> set[str]:
-        """The leaf sources that a stage's mixture names, through blends too."""
+        """The leaf sources that a stage's mixture gives a weight, through blends too."""
         found: set[str] = set()
-        queue = list(names_of(stage.mixture))
+        queue = list(_weighed(stage.mixture))
         while queue:
             name = queue.pop()
             if name not in found:
                 found.add(name)
                 source = self.c.sources[name]
-                queue += names_of(source.mixture) if isinstance(source, BlendSource) else ()
+                queue += _weighed(source.mixture) if isinstance(source, BlendSource) else ()
         return {name for name in found if not isinstance(self.c.sources[name], BlendSource)}
 
     def check_entries(self) -> None:
@@ -174,6 +193,8 @@ class _Planner:
             name = next(n for n in shares if self.c.sources[n].finite and shares[n])
             source = self.inventory.source(name, shape(stage, self.t)[1], 0)
             size = source.num_samples or source.estimated_samples if source else None
+            if source is not None and source.text and source.text.hub is not None:
+                size = None  # only as much of it is read as the run needs
             if source is not None and size is None:
                 self.bad(
                     ("stages", i, "duration"),
@@ -190,8 +211,11 @@ class _Planner:
 
     # -- stages ---------------------------------------------------------------------------------
 
-    def stages(self, lengths: Lengths, planned: Lengths) -> list[PlannedStage]:
-        """All stages, for given lengths. `planned`: those that schedules refer to."""
+    def stages(
+        self, lengths: Lengths, planned: Lengths, lenient: bool = False
+    ) -> list[PlannedStage]:
+        """All stages, for given lengths. planned: those that schedules refer to. lenient: a replay
+        of what was never drawn, since a stage ended before, draws new samples."""
         blends = {n: s for n, s in self.c.sources.items() if isinstance(s, BlendSource)}
         shapes = self.shapes(lengths)
         try:
@@ -216,7 +240,7 @@ class _Planner:
             left = self.t.optimizer.base_rate()  # after a problem, whatever finds others
             if stage is not None:
                 left = stage.rate.after(stage.num_batches)
-                out.append(self.with_counters(stage, counters))
+                out.append(self.with_counters(stage, counters, lenient))
         self.stop_if_bad()
         return out
 
@@ -279,7 +303,9 @@ class _Planner:
             found,
         )
 
-    def with_counters(self, stage: PlannedStage, counters: dict[str, int]) -> PlannedStage:
+    def with_counters(
+        self, stage: PlannedStage, counters: dict[str, int], lenient: bool
+    ) -> PlannedStage:
         """A stage that knows where its sources' samples begin; the counters move on.
 
         Endless sources count their samples of all lengths together, so that a rule is never met
@@ -287,22 +313,26 @@ class _Planner:
         """
         first, replayed = {}, {}
         for name in stage.sources:
-            key = name
-            if self.c.sources[name].finite:
-                key = dataset_name(name, stage.sequence_length, self.t.sequence_length)
-            seen = counters.get(key, 0)
-            if stage.spec.draw.get(name) != "replay":
-                first[name] = seen
-                counters[key] = seen + stage.counts[name]
-                continue
-            first[name], replayed[name] = 0, seen
-            if not seen:
+            key = self.counter(name, stage)
+            seen, again = counters.get(key, 0), stage.spec.draw.get(name) == "replay"
+            if again and not seen and not lenient:
                 self.bad(
                     ("stages", stage.index, "draw", name),
                     f"there is nothing of '{name}' to replay: no earlier stage draws from it",
                     "draw from it in an earlier stage, or remove this",
                 )
+            if again and seen:
+                first[name], replayed[name] = 0, seen
+            else:
+                first[name], counters[key] = seen, seen + stage.counts[name]
         return replace(stage, first_sample=first, replayed=replayed)
+
+    def counter(self, name: str, stage: PlannedStage) -> str:
+        """What a source's samples are counted under, in a stage."""
+        return self.key(name, stage) if self.c.sources[name].finite else name
+
+    def key(self, name: str, stage: PlannedStage) -> str:
+        return dataset_name(name, stage.sequence_length, self.t.sequence_length)
 
     def evaluations(self, length: Length) -> tuple[int, ...]:
         """The batches of a stage after which the model is evaluated."""
@@ -317,74 +347,69 @@ class _Planner:
 
     # -- sources --------------------------------------------------------------------------------
 
-    def ended_at_once(
-        self, bound: list[PlannedStage], epochs: Mapping[str, Fraction], planned: Lengths
-    ) -> list[PlannedStage]:
-        """The stages if all that wait for evidence ended at their first evaluation."""
-        ended = {
-            s.name: s.evaluations[0] for s in bound if s.spec.until is not None and s.evaluations
-        }
-        if not ended or not any(s.spec.duration is None for s in bound):
-            return bound
-        return self.stages(self.lengths(epochs, {**ended, **self.ended}), planned)
+    def ended_early(
+        self, stages: list[PlannedStage], epochs: Mapping[str, Fraction], planned: Lengths
+    ) -> list[list[PlannedStage]]:
+        """The stages if those that wait for evidence end early: all at once, or one at a time, at
+        their first or their middle evaluation."""
+        ends = {s.name: s.evaluations for s in stages if s.spec.until and s.evaluations}
+        cases = [{name: at[0] for name, at in ends.items()}]
+        cases += [{name: e} for name, at in ends.items() for e in {at[0], at[len(at) // 2]}]
+        variants = []
+        for ended in cases if ends else ():
+            lengths = self.lengths(epochs, ended)
+            self.refuse(lengths)
+            self.stop_if_bad()
+            variants.append(self.stages(lengths, planned, lenient=True))
+        return variants
 
     def needed(self, variants: list[list[PlannedStage]]) -> dict[str, int]:
-        """Samples of each dataset that the run may need, at most, however its stages end."""
+        """Samples of each dataset that the run may need, however its stages end: the most that each
+        stage draws in any variant, and a batch more where there are several."""
+        drawn: dict[str, int] = {}
         needed: dict[str, int] = {}
         for same in zip(*variants, strict=True):
-            for stage in same:
-                for name in stage.sources:
-                    key = dataset_name(name, stage.sequence_length, self.t.sequence_length)
-                    fresh = stage.first_sample[name] + stage.counts[name]
-                    end = stage.replayed.get(name, fresh)
-                    needed[key] = max(needed.get(key, 0), end)
+            spare = same[0].batch_size if len(variants) > 1 else 0
+            for name in {name: None for stage in same for name in stage.sources}:
+                counter, key = self.counter(name, same[0]), self.key(name, same[0])
+                new = [s.counts.get(name, 0) for s in same if name not in s.replayed]
+                drawn[counter] = drawn.get(counter, 0) + (max(new) + spare if any(new) else 0)
+                needed[key] = max(needed.get(key, 0), drawn[counter])
         return needed
 
-    def sources(self, used: set[str], needed: Mapping[str, int]) -> dict[str, PlannedSource]:
-        """Every dataset that the run draws from or is evaluated on."""
-        usual = self.t.sequence_length
+    def lengths_drawn(self, used: set[str]) -> dict[str, set[int]]:
+        """The lengths in which each source's samples are drawn or evaluated."""
         lengths: dict[str, set[int]] = {name: set() for name in used}
         for stage in self.c.stages:
             for name in self.leaves(stage):
                 lengths[name].add(shape(stage, self.t)[1])
         for name in self.c.evaluate.sources:
-            lengths[name].add(usual)
-        known: dict[str, PlannedSource] = {}
-        for name in (n for n in self.c.sources if n in used):
-            for length in sorted(lengths[name], key=lambda n: (n != usual, n)):
-                key = dataset_name(name, length, usual)
-                source = self.inventory.source(name, length, needed.get(key, 0))
-                if source is None:
-                    continue
-                known[key] = source
-                self.inventory.check_size(source)
-                if source.loss_tokens < 1:
-                    self.bad(
-                        ("sources", name),
-                        f"the first {source.loss_start} tokens of a sample "
-                        f"are masked, and a sample has {source.sequence_length}",
-                        "lower loss_from_frame, or raise the trainer's sequence_length",
-                    )
-        first: dict[str, str] = {}
-        for name, source in known.items():
-            twin = first.setdefault(source.fingerprint, name)
-            if twin != name:
-                self.warnings.append(
-                    f"the sources '{twin}' and '{name}' mean the same: same samples"
-                )
-        return known
+            lengths[name].add(self.t.sequence_length)
+        return lengths
 
-    def check_shares(self, stages: list[PlannedStage]) -> None:
-        """Refuse sources that get more of the run than they allow."""
+    def check_shares(self, variants: list[list[PlannedStage]]) -> None:
+        """Refuse sources that get more of the run than they allow, however its stages end."""
         for name, spec in self.c.sources.items():
             most = spec.max_share if isinstance(spec, LeafSource) else None
             if most is None:
                 continue
-            drawn = sum(s.counts.get(name, 0) * s.sequence_length for s in stages)
-            share = Fraction(100 * drawn, self.planned_tokens)
+            share = max(
+                Fraction(
+                    100 * sum(s.counts.get(name, 0) * s.sequence_length for s in stages),
+                    sum(s.num_tokens for s in stages),
+                )
+                for stages in variants
+            )
             if share > most.value:
+                early = ", where a stage ends early" if len(variants) > 1 else ""
                 self.bad(
                     ("sources", name, "max_share"),
-                    f"'{name}' gets {float(share):.3g}% of the run's tokens, more than {most}",
+                    f"'{name}' gets {float(share):.3g}% of the run's tokens{early}, more than "
+                    f"{most}",
                     "lower its weight in the stages' mixtures, or raise max_share",
                 )
+
+
+def _weighed(schedule: Schedule) -> list[str]:
+    """The names that a mixture ever gives a weight."""
+    return [n for n in names_of(schedule) if any(frame.value.get(n) for frame in schedule)]

@@ -191,3 +191,33 @@ def test_mistakes_of_all_stages_are_found_at_once(tmp_path: Path) -> None:
     )
     found = problems(plan_of, tmp_path, curriculum(stages))
     assert [p.path for p in found] == ["stages.one.optimizer.lr", "stages.two.optimizer.lr"]
+
+
+def test_what_is_decided_is_never_refused(tmp_path: Path) -> None:
+    """The run is under way: a text comes again, a replay finds nothing and draws new samples."""
+    (tmp_path / "a.txt").write_text("some words that are a text of their own\n" * 200)
+    text = SOURCES + "  code: {kind: text, files: [a.txt], repeat: 1, duplicates: keep}\n"
+    switch = "[{at: 0%, mix: {code: 1}, ease: step}, {at: 50%, mix: {hiss: 1}}]"
+    stages = (
+        stage(switch, "50%", more=UNTIL)
+        + stage("{hiss: 1}", "10%", "two", ", draw: {hiss: replay}")
+        + stage("{code: 1, simple: 1}", name="three")
+    )
+    plan = plan_of(tmp_path, curriculum(stages, text, "tokenizer: bytes\n" + EVALUATE))
+    for batches in range(5, 50, 5):
+        after = decide(plan, {"one": batches})
+        assert after.sources["code"].fingerprint == plan.sources["code"].fingerprint
+        assert sum(counted(after)) == 100
+        drawn = sum(s.counts.get("code", 0) for s in after.stages)
+        assert drawn <= plan.sources["code"].samples_needed
+        if batches <= 25:
+            assert "hiss" not in after.stages[1].replayed
+            assert after.stages[1].first_sample == {"hiss": 0}
+
+
+def test_how_a_mixture_is_written_decides_nothing(tmp_path: Path) -> None:
+    plans = [
+        plan_of(tmp_path, curriculum(stage(mixture)))
+        for mixture in ("{hiss: 1, rich: 1, simple: 1}", "{simple: 1, rich: 1, hiss: 1, binary: 0}")
+    ]
+    assert plans[0].fingerprint == plans[1].fingerprint
