@@ -331,5 +331,7 @@ def _laid(tree: Tree, setting: Setting, depth: int) -> Tree:
             raise setting.refused(depth, what, remedy)
         known[step] = _named(step, value)
     else:
+        if step in SCHEDULES and above != ("sources",):
+            known.pop("cycle", None)  # it belongs to the schedule beside it
         known[step] = value
     return replace(tree, value=list(known.values()) if isinstance(tree.value, list) else known)

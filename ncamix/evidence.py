@@ -107,7 +107,7 @@ def _condition(key: str, written: Any) -> Condition:
     metric, _, source = key.partition("/")
     if not source:
         what = f"'{key}' is not a metric of an evaluated source"
-        raise refuse(what, "write loss/simple; metrics: " + ", ".join(METRICS))
+        raise refuse(what, "write {loss/simple: {below: 2.0}}; metrics: " + ", ".join(METRICS))
     if metric not in METRICS:
         raise refuse(f"unknown metric '{metric}'", nearest(metric, METRICS, "metrics"))
     if not isinstance(written, dict):

@@ -24,6 +24,8 @@ def find_page(topic: str) -> str:
     found = [name for name in pages if name == wanted] or [
         name for name in pages if name.startswith(wanted)
     ]
+    if not found:  # a key: the first section that is about it, further down than the whole page
+        found = [n for n, page in list(pages.items())[1:] if f"`{wanted}:`" in page][:1]
     if len(found) != 1:
         raise fail(f"no such topic: '{topic}'", nearest(wanted, found or pages, "topics"))
     return pages[found[0]]

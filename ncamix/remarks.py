@@ -35,6 +35,7 @@ def remarks(plan: Plan) -> list[str]:
         *frozen_noise(plan),
         *other_embedding_scales(plan),
         *unseen_evidence(plan),
+        *unseen_cycles(plan),
     ]
 
 
@@ -148,6 +149,20 @@ def other_embedding_scales(plan: Plan) -> Iterator[str]:
                 f"{deviation:g}, a fresh model with {MODEL_DEVIATION}: a control from scratch "
                 "would differ in that, too; write `initializer: model`, or give the control's "
                 "first stage the same `enter`"
+            )
+
+
+def unseen_cycles(plan: Plan) -> Iterator[str]:
+    """Cycles that batches, which take their value at their middle, cannot follow."""
+    for stage in plan.stages:
+        clocked = stage.mixture.curves.values()
+        periods = [c.curve.cycle / c.step for c in clocked if c.curve.cycle and c.step]
+        rate = stage.rate.curve
+        periods += [rate.cycle / rate.unit] if rate.cycle else []
+        if periods and min(periods) < 2:
+            yield (
+                f"stage '{stage.name}' has a cycle of {min(periods):.3g} batches: shorter than two, "
+                "it is met at a few of its points only; write a longer one"
             )
 
 

@@ -143,6 +143,10 @@ def _parse(written: Any, value_key: str, read_value: Any) -> Schedule:
                 frames.append(Keyframe(at, value, str(ease)))
         if not written:
             problems.append(((), "no keyframes", "write at least one"))
+    elif isinstance(written, Mapping) and len({is_name(str(key)) for key in written}) == 2:
+        names = ", ".join(f"'{key}'" for key in written if is_name(str(key)))
+        what = f"{names} {'stands' if ',' not in names else 'stand'} among positions"
+        raise refuse(what, f"write {{0%: {{...}}, 100%: {{...}}}}, or {value_key}: once for all")
     elif isinstance(written, Mapping) and any(not is_name(str(key)) for key in written):
         for key, item in written.items():
             at = attempt((key,), _position, key)
@@ -322,7 +326,7 @@ def _resolve(
         if i and x <= at_clock[i - 1]:
             raise ValueError(
                 f"the keyframe at {schedule[i].at} does not come after the one at "
-                f"{schedule[i - 1].at}"
+                f"{schedule[i - 1].at} that stands before it: write keyframes in the order of time"
             )
     exact = 2 * lcm(*(x.denominator for x in at_clock), period.denominator)
     unit = grid or (min(exact, finest) if finest and not period else exact)

@@ -7,7 +7,7 @@ A study names a base curriculum, a trainer and seeds. Its variants change the ba
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, PlainValidator, WithJsonSchema, field_validator
 
@@ -148,6 +148,8 @@ class Compare(Spec):
 
 class Study(Spec):
     """Many runs compared: variants of one curriculum, under one trainer, with several seeds."""
+
+    nulls: ClassVar[bool] = True  # it deletes
 
     ncamix: Annotated[Whole, WithJsonSchema(forms.VERSION)] = Field(
         description="The version of the language."

@@ -6,6 +6,7 @@ way out. Keys of the language that this version does not do yet are refused as s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
@@ -14,6 +15,7 @@ from pydantic.fields import FieldInfo
 from ncamix.errors import Problem, UserError, nearest
 from ncamix.reading import Document, unknown_key
 from ncamix.sources import KINDS, Spec
+from ncamix.tree import Tree
 
 Model = TypeVar("Model", bound=Spec)
 
@@ -29,10 +31,25 @@ def validate(model: type[Model], document: Document) -> Model:
 def examine(model: type[Model], document: Document) -> tuple[Model | None, list[Problem]]:
     """A document as a model, or None, and every problem of its YAML and of its values."""
     problems = list(document.problems)
+    empty = [] if model.nulls else list(_empty(document, document.tree, ()))
     try:
-        return model.model_validate(document.tree.plain()), problems
+        return model.model_validate(document.tree.plain()), problems + empty
     except ValidationError as error:
-        return None, problems + problems_of(error, model, document)
+        places = {(p.file, p.line, p.column) for p in empty}
+        found = problems_of(error, model, document)
+        told = [p for p in found if (p.file, p.line, p.column) not in places]
+        return None, problems + empty + told
+
+
+def _empty(document: Document, tree: Tree, path: tuple[str | int, ...]) -> Iterator[Problem]:
+    """Keys with nothing behind them: a value that was forgotten is not a default."""
+    items = tree.value.items() if isinstance(tree.value, dict) else enumerate(tree.value)
+    for key, child in items:
+        if child.value is None:
+            what = f"nothing is written for '{key}'"
+            yield document.problem((*path, key), what, "write a value, or remove the key")
+        elif isinstance(child.value, dict | list):
+            yield from _empty(document, child, (*path, key))
 
 
 def in_order(problems: list[Problem]) -> list[Problem]:

@@ -259,3 +259,10 @@ evaluate: {every: 10%, sources: [hizz]}
     assert found[5].value == "1"
     assert all(p.remedy for p in found)
     assert all(re.match(r".*c\.yaml:\d+:\d+: ", str(p)) for p in found)
+
+
+@pytest.mark.parametrize("key", ["until", "cycle", "transform", "batch_size", "enter", "optimizer"])
+def test_a_key_with_nothing_behind_it_is_no_default(tmp_path: Path, key: str) -> None:
+    found = problem(load, tmp_path, curriculum(stage("{hiss: 1}", more=f", {key}: ")))
+    assert found.path == f"stages.one.{key}"
+    assert found.what == f"nothing is written for '{key}'"

@@ -39,7 +39,7 @@ def test_conditions() -> None:
             {"loss": {"below": 2}},
             "loss",
             "not a metric of an evaluated source",
-            "write loss/simple",
+            "write {loss/simple: {below: 2.0}}",
         ),
         ({"loss/": {"below": 2}}, "loss/", "not a metric of an evaluated source", "loss/simple"),
         ({"los/a": {"below": 2}}, "los/a", "unknown metric 'los'", "did you mean 'loss'?"),

@@ -167,3 +167,10 @@ def test_evidence_that_no_evaluation_looks_for(tmp_path: Path) -> None:
         assert len(found) == unseen
         says = "stage 'two' says `until`, but no evaluation falls inside it"
         assert all(text.startswith(says) for text in found)
+
+
+@pytest.mark.parametrize(("cycle", "remarked"), [("1ba", True), ("1.5ba", True), ("2ba", False)])
+def test_cycles_too_short_to_be_seen(tmp_path: Path, cycle: str, remarked: bool) -> None:
+    mixture = "{0%: {hiss: 1}, 50%: {rich: 1}, 100%: {hiss: 1}}"
+    text = curriculum(stage(mixture, more=f", cycle: {cycle}"))
+    assert any("shorter than two" in w for w in plan_of(tmp_path, text).warnings) == remarked

@@ -32,6 +32,7 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
     later: ClassVar[tuple[str, ...]] = ()  # keys of the language that this version refuses
+    nulls: ClassVar[bool] = False  # whether null means something
 
 
 class SourceSpec(Spec):
