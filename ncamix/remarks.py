@@ -161,8 +161,8 @@ def unseen_cycles(plan: Plan) -> Iterator[str]:
         periods += [rate.cycle / rate.unit] if rate.cycle else []
         if periods and min(periods) < 2:
             yield (
-                f"stage '{stage.name}' has a cycle of {min(periods):.3g} batches: shorter than two, "
-                "it is met at a few of its points only; write a longer one"
+                f"stage '{stage.name}' has a cycle of {min(periods):.3g} batches: shorter than "
+                "two, it is met at a few of its points only; write a longer one"
             )
 
 
