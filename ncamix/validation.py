@@ -35,10 +35,11 @@ def examine(model: type[Model], document: Document) -> tuple[Model | None, list[
     try:
         return model.model_validate(document.tree.plain()), problems + empty
     except ValidationError as error:
-        places = {(p.file, p.line, p.column) for p in empty}
         found = problems_of(error, model, document)
-        told = [p for p in found if (p.file, p.line, p.column) not in places]
-        return None, problems + empty + told
+        unknown = {p.path for p in found if "unknown" in p.what}
+        empty = [p for p in empty if p.path not in unknown]
+        told = {p.path for p in empty}
+        return None, problems + empty + [p for p in found if p.path not in told]
 
 
 def _empty(document: Document, tree: Tree, path: tuple[str | int, ...]) -> Iterator[Problem]:

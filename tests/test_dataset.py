@@ -174,7 +174,7 @@ def test_two_ranks_hold_halves_of_the_same_batches(plan: Plan, tmp_path: Path) -
 
 
 def node_batches(node: int, plan: Plan, folder: str, environment: dict[str, str]) -> None:
-    os.environ.update(environment, RANK=str(node), LOCAL_RANK="0")
+    os.environ.update(environment, RANK=str(node), NODE_RANK=str(node), LOCAL_RANK="0")
     found = shared_prefix._check_and_find_retrying  # two nodes on one machine: other names for one
     shared_prefix._check_and_find_retrying = lambda *a, **k: found(*a, **k) + 5000 * node
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", world_size=2, rank=node)

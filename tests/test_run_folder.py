@@ -120,6 +120,8 @@ def test_exactly_what_a_killed_owner_left_is_removed(owners: tuple[Owner, Owner]
     lasting = subprocess.Popen(
         ["sleep", "1"], env={**os.environ, "TMPDIR": str(dead.temporary)}
     )  # such as a worker of the dead owner
+    while Path(f"/proc/{lasting.pid}/comm").read_text() != "sleep\n":
+        time.sleep(0.001)
     with RunFolder(dead.folder).hold():
         assert lasting.poll() == 0  # it was waited for
         assert not dead.segments().items() & left.items()
