@@ -6,8 +6,9 @@ full meaning and fingerprint. What cannot work is collected as problems of the c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 from ncamix import cache, tokenization
@@ -16,7 +17,14 @@ from ncamix.bands import spread_of
 from ncamix.errors import Problem, UserError, fail
 from ncamix.keys import fingerprint
 from ncamix.loading import LoadedCurriculum
-from ncamix.plan import PlannedSource, TextPlan, VocabularyPlan, dataset_name, too_small
+from ncamix.plan import (
+    PlannedSource,
+    PlannedStage,
+    TextPlan,
+    VocabularyPlan,
+    dataset_name,
+    too_small,
+)
 from ncamix.sources import LeafSource, MdsSource, NcaSource, TextSource
 from ncamix.sources.corpus import (
     CorpusFile,
@@ -324,6 +332,28 @@ class Inventory:
                 f"the source '{source.name}' may be too small: about {epochs:.1f} epochs are "
                 f"needed, {allowed} allowed; the run will tell once it is tokenized"
             )
+
+    def check_shares(self, variants: Sequence[Sequence[PlannedStage]]) -> None:
+        """Refuse sources that get more of the run than they allow, however its stages end."""
+        for name, spec in self.c.sources.items():
+            most = spec.max_share if isinstance(spec, LeafSource) else None
+            if most is None:
+                continue
+            share = max(
+                Fraction(
+                    100 * sum(s.counts.get(name, 0) * s.sequence_length for s in stages),
+                    sum(s.num_tokens for s in stages),
+                )
+                for stages in variants
+            )
+            if share > most.value:
+                early = ", where a stage ends early" if len(variants) > 1 else ""
+                self.bad(
+                    ("sources", name, "max_share"),
+                    f"'{name}' gets {float(share):.3g}% of the run's tokens{early}, more than "
+                    f"{most}",
+                    "lower its weight in the stages' mixtures, or raise max_share",
+                )
 
 
 def _filed(draft: PlannedSource, meaning: Mapping[str, Any]) -> PlannedSource:

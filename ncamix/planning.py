@@ -34,7 +34,7 @@ from ncamix.plan import Plan, PlannedStage, dataset_name
 from ncamix.rates import resolve_rate
 from ncamix.remarks import remarks
 from ncamix.schedule import Clock, Schedule
-from ncamix.sources import BlendSource, LeafSource
+from ncamix.sources import BlendSource
 from ncamix.trainer import LoadedTrainer
 from ncamix.validation import in_order
 from ncamix.waiting import Say, quiet
@@ -107,7 +107,7 @@ class _Planner:
         stages = self.stages(planned, planned)
         variants = [stages, *self.ended_early(stages, epochs, planned)]
         sources = self.inventory.sources(self.lengths_drawn(used), self.needed(variants))
-        self.check_shares(variants)
+        self.inventory.check_shares(variants)
         self.stop_if_bad()
         plan = Plan(
             self.loaded,
@@ -386,28 +386,6 @@ class _Planner:
         for name in self.c.evaluate.sources:
             lengths[name].add(self.t.sequence_length)
         return lengths
-
-    def check_shares(self, variants: list[list[PlannedStage]]) -> None:
-        """Refuse sources that get more of the run than they allow, however its stages end."""
-        for name, spec in self.c.sources.items():
-            most = spec.max_share if isinstance(spec, LeafSource) else None
-            if most is None:
-                continue
-            share = max(
-                Fraction(
-                    100 * sum(s.counts.get(name, 0) * s.sequence_length for s in stages),
-                    sum(s.num_tokens for s in stages),
-                )
-                for stages in variants
-            )
-            if share > most.value:
-                early = ", where a stage ends early" if len(variants) > 1 else ""
-                self.bad(
-                    ("sources", name, "max_share"),
-                    f"'{name}' gets {float(share):.3g}% of the run's tokens{early}, more than "
-                    f"{most}",
-                    "lower its weight in the stages' mixtures, or raise max_share",
-                )
 
 
 def _weighed(schedule: Schedule) -> list[str]:
