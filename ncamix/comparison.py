@@ -115,7 +115,7 @@ def _parting_words(parting: Parting | None) -> str:
     if parting is None:
         return "the same in every batch; what differs:"
     places = dict.fromkeys(place for place in parting.places if place)
-    where = " and ".join(f"stage {stage}, batch {batch:,}" for stage, batch in places)
+    where = " and ".join(f"from batch {batch - 1:,} of stage {stage} on" for stage, batch in places)
     if not parting.tokens:
         return f"different from the first token on: {parting.why}"
     return f"the same until token {parting.tokens:,} ({where}); then {parting.why}"

@@ -26,6 +26,13 @@ def refuse_untrained(plan: Plan) -> None:
     Raises:
         UserError: the plan holds such keys; with every one of them.
     """
+    problems = untrained(plan)
+    if problems:
+        raise UserError(in_order(problems))
+
+
+def untrained(plan: Plan) -> list[Problem]:
+    """What of a plan this version neither trains nor compiles, a problem each."""
     document = plan.curriculum.document
     problems: list[Problem] = []
 
@@ -39,8 +46,7 @@ def refuse_untrained(plan: Plan) -> None:
     for stage in plan.stages:
         for path, what, remedy in _on_entering(stage.enter or Enter()):
             bad(("stages", stage.index, "enter", *path), what, remedy)
-    if problems:
-        raise UserError(in_order(problems))
+    return problems
 
 
 def _of_source(spec: LeafSource) -> Iterator[tuple[Path, str, str]]:

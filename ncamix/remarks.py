@@ -13,6 +13,7 @@ from fractions import Fraction
 from ncamix.entry import Enter
 from ncamix.forecast import even_batches
 from ncamix.groups import parts
+from ncamix.limits import untrained
 from ncamix.optimizer import peaks
 from ncamix.plan import Plan
 from ncamix.sources import NcaSource
@@ -36,6 +37,7 @@ def remarks(plan: Plan) -> list[str]:
         *other_embedding_scales(plan),
         *unseen_evidence(plan),
         *unseen_cycles(plan),
+        *(f"{problem.path}: {problem.what}" for problem in untrained(plan)),
     ]
 
 

@@ -110,7 +110,8 @@ def _take_over(plan: Plan, folder: RunFolder, fresh: bool, console: Console) -> 
             raise fail(f"{known} is damaged", "start over with --fresh") from None
         if not same:
             raise fail(
-                f"the run in {folder.path} was planned differently: {difference(before, plan)}",
+                f"the run in {folder.path} was planned differently: "
+                f"{difference(before, decide(plan, folder.decisions()))}",
                 "go on with the curriculum and trainer it was started with, start over with "
                 "--fresh (the old run is moved aside), or choose another folder with --out",
             )

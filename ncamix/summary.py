@@ -51,6 +51,7 @@ def write_summary(plan: Plan, folder: RunFolder, device: str) -> dict[str, Any]:
                 "planned": stage.counts,
                 "realised": facts["realised"],
                 "num_batches": stage.num_batches,
+                "num_batches_planned": stage.clock_batches,
                 "num_tokens": stage.num_tokens,
                 "train_loss": fmean(losses[-max(1, len(losses) // FINAL_SHARE) :]),
                 "seconds": facts["seconds"],

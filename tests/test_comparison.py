@@ -148,7 +148,7 @@ def test_the_table_says_where_they_part(tmp_path: Path, width: int) -> None:
     assert text.startswith("tried and sooner under trainer [small]")
     assert comparison.parting is not None
     tokens, (_, batch) = comparison.parting.tokens, comparison.parting.places[0]  # type: ignore[misc]
-    assert f"the same until token {tokens:,} (stage two, batch {batch})" in text
+    assert f"the same until token {tokens:,} (from batch {batch - 1} of stage two on)" in text
 
 
 def test_the_same_batches_with_other_evaluations(tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ variants
 counting mixture
 apportionment rates durations entering
 plan
-forecast remarks parting
-inventory limits
+forecast limits remarks parting
+inventory
 planning
 plans
 plan_output handbook

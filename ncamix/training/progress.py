@@ -54,6 +54,11 @@ class RunProgress:
             if self.bar is not None:
                 self.bar.update(self.task, total=num_tokens)
 
+    def say(self, line: str) -> None:
+        """Print a line beside the bar."""
+        if self.enabled:
+            self.console.print(line, highlight=False, markup=False)
+
     def update(self, stage: str, tokens: int, mixture: dict[str, float], loss: float) -> None:
         """Show the state after a batch. tokens: consumed in the run; mixture: shares of 1."""
         if not self.enabled:

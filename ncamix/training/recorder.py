@@ -212,6 +212,11 @@ class Recorder(Callback):
         if dist.get_global_rank() == 0:
             values = {c.key: now.values[c.key] for c in until.conditions}
             self.folder.add_decision(self.stage.name, self.ended, now.tokens, values)
+            self.progress.say(
+                f"stage '{self.stage.name}' ends after {self.ended:,} of "
+                f"{self.stage.clock_batches:,} batches: "
+                + ", ".join(f"{key} is {value:.4g}" for key, value in values.items())
+            )
         state.stop_training()
         self._finish(state)
 
