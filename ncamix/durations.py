@@ -14,36 +14,24 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from ncamix.curriculum import Stage
-from ncamix.quantities import Quantity, format_count
+from ncamix.mixture import StageShape
+from ncamix.quantities import Quantity, Refusal, format_count
 from ncamix.trainer import Trainer
 
 MAX_BATCHES = 5_000_000
 MAX_EVALUATIONS = 10_000  # of a stage
 MAX_SAMPLES = 1 << 24  # of a batch
-Fault = tuple[tuple[str | int, ...], str, str]  # path in the curriculum, what, the way out
-
-
-@dataclass(frozen=True)
-class Length:
-    """A stage's length. clock_batches: planned; num_batches: trained, fewer if it ended early."""
-
-    clock_batches: int
-    num_batches: int
-    batch_size: int
-    sequence_length: int
-    first_token: int
-
-    @property
-    def tokens_per_batch(self) -> int:
-        return self.batch_size * self.sequence_length
 
 
 @dataclass
 class Lengths:
-    """The lengths of a curriculum's stages, or why it has none."""
+    """The stages of a curriculum at their lengths, or why it has none.
 
-    stages: list[Length] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
+    faults: with paths in the curriculum.
+    """
+
+    stages: list[StageShape] = field(default_factory=list)
+    faults: list[Refusal] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
     @property
@@ -113,14 +101,15 @@ def stage_lengths(
             remedy = "choose a multiple, or a trainer with other canonical_nodes"
             out.faults.append((("stages", i, "batch_size"), what, remedy))
         batches = min(clock, ended.get(stage.name, clock))
-        out.stages.append(Length(clock, batches, size, length, used))
+        found = StageShape(stage.mixture, stage.cycle, clock, batches, size, length, used)
+        out.stages.append(found)
         used += batches * batch
         left += (clock - batches) * batch
         end -= (clock - batches) * batch
     return out
 
 
-def evaluation_batches(every: Quantity, length: Length, run_tokens: int) -> tuple[int, ...]:
+def evaluation_batches(every: Quantity, length: StageShape, run_tokens: int) -> tuple[int, ...]:
     """After how many batches of a stage the run's tokens reach multiples of an interval; at most
     one evaluation a batch, and one more than MAX_EVALUATIONS in all.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from ncamix.errors import fail
@@ -24,6 +25,20 @@ def write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_drawn(file: Path, draw: Callable[[], bytes]) -> None:
+    """Draw a picture into a file that `--plot` names, and make its folder.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, draw())
+    except (OSError, ValueError) as error:  # "." has no name
+        reason = f"{file} cannot be written ({getattr(error, 'strerror', error)})"
+        raise fail(reason, "choose another file with --plot") from None
 
 
 def make_folder(path: Path, lock: str) -> Path | None:

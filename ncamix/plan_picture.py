@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncamix import charts, drawings
-from ncamix.errors import fail
-from ncamix.files import write_whole
+from ncamix.files import write_drawn
 from ncamix.forecast import rate_batches
 from ncamix.plan import Plan, PlannedStage
 from ncamix.quantities import format_count
@@ -41,12 +40,7 @@ def write_plan_picture(plan: Plan, file: Path) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, plan_picture(plan))
-    except (OSError, ValueError) as error:  # "." has no name
-        reason = f"{file} cannot be written ({getattr(error, 'strerror', error)})"
-        raise fail(reason, "choose another file with --plot") from None
+    write_drawn(file, lambda: plan_picture(plan))
 
 
 def plan_picture(plan: Plan) -> bytes:

@@ -19,7 +19,6 @@ from ncamix.apportionment import Apportionment, apportion
 from ncamix.curriculum import Stage
 from ncamix.durations import (
     MAX_EVALUATIONS,
-    Length,
     Lengths,
     evaluation_batches,
     shape,
@@ -123,7 +122,7 @@ class _Planner:
 
     def decided(self, plan: Plan, ended: Mapping[str, int]) -> Plan:
         """A plan once evidence has ended stages. Its past stays, and its sources; they may grow."""
-        self.inventory.prepare({source.name for source in plan.sources.values()})
+        self.inventory.vocabulary = plan.vocabulary
         epochs, _ = self.epochs()
         planned = self.lengths(epochs, {})
         self.planned_tokens = planned.num_tokens
@@ -191,21 +190,24 @@ class _Planner:
                 continue
             shares = stage.mixture[0].value
             name = next(n for n in shares if self.c.sources[n].finite and shares[n])
-            source = self.inventory.source(name, shape(stage, self.t)[1], 0)
-            size = source.num_samples or source.estimated_samples if source else None
-            if source is not None and source.text and source.text.hub is not None:
-                size = None  # only as much of it is read as the run needs
-            if source is not None and size is None:
-                self.bad(
-                    ("stages", i, "duration"),
-                    f"how long an epoch of '{name}' is cannot be known ahead",
-                    "write a share, tokens or batches",
-                )
-            elif source is not None and source.num_samples is None:
-                estimated.append(stage.name)
-                self.warnings.append(
-                    f"stage '{stage.name}': its length is a guess until '{name}' is tokenized"
-                )
+            length = shape(stage, self.t)[1]
+            size = self.inventory.sizes.get(dataset_name(name, length, self.t.sequence_length))
+            if size is None:
+                source = self.inventory.source(name, length, 0)
+                size = source.num_samples or source.estimated_samples if source else None
+                if source is not None and source.text and source.text.hub is not None:
+                    size = None  # only as much of it is read as the run needs
+                if source is not None and size is None:
+                    self.bad(
+                        ("stages", i, "duration"),
+                        f"how long an epoch of '{name}' is cannot be known ahead",
+                        "write a share, tokens or batches",
+                    )
+                elif source is not None and source.num_samples is None:
+                    estimated.append(stage.name)
+                    self.warnings.append(
+                        f"stage '{stage.name}': its length is a guess until '{name}' is tokenized"
+                    )
             found[stage.name] = Fraction(size or 1) / shares[name]
         return found, tuple(estimated)
 
@@ -217,12 +219,9 @@ class _Planner:
         """All stages, for given lengths. planned: those that schedules refer to. lenient: a replay
         of what was never drawn, since a stage ended before, draws new samples."""
         blends = {n: s for n, s in self.c.sources.items() if isinstance(s, BlendSource)}
-        shapes = self.shapes(lengths)
+        reference = None if lengths is planned else planned.stages
         try:
-            if lengths is planned:
-                mixtures = resolve_mixtures(shapes, blends)
-            else:
-                mixtures = resolve_mixtures(shapes, blends, self.shapes(planned))
+            mixtures = resolve_mixtures(lengths.stages, blends, reference)
         except MixtureError as error:
             for problem in error.problems:
                 i = problem.stage
@@ -244,23 +243,8 @@ class _Planner:
         self.stop_if_bad()
         return out
 
-    def shapes(self, lengths: Lengths) -> list[StageShape]:
-        """The stages as their mixtures see them."""
-        return [
-            StageShape(
-                spec.mixture,
-                spec.cycle,
-                length.clock_batches,
-                length.num_batches,
-                length.batch_size,
-                length.sequence_length,
-                length.first_token,
-            )
-            for spec, length in zip(self.c.stages, lengths.stages, strict=True)
-        ]
-
     def stage(
-        self, index: int, length: Length, mixture: Mixture, left: Fraction | None
+        self, index: int, length: StageShape, mixture: Mixture, left: Fraction | None
     ) -> PlannedStage | None:
         """One stage, or None after a problem. left: the rate that the stage before ended with."""
         spec = self.c.stages[index]
@@ -334,7 +318,7 @@ class _Planner:
     def key(self, name: str, stage: PlannedStage) -> str:
         return dataset_name(name, stage.sequence_length, self.t.sequence_length)
 
-    def evaluations(self, length: Length) -> tuple[int, ...]:
+    def evaluations(self, length: StageShape) -> tuple[int, ...]:
         """The batches of a stage after which the model is evaluated."""
         found = evaluation_batches(self.c.evaluate.every, length, self.planned_tokens)
         if len(found) > MAX_EVALUATIONS:

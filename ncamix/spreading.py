@@ -16,8 +16,8 @@ from rich.text import Text
 
 from ncamix.automata import MEASURES, SPREAD_RULES, Automaton, Spread, measure_spread
 from ncamix.bands import spread_of
-from ncamix.errors import Problem, UserError, fail, nearest
-from ncamix.files import write_whole
+from ncamix.errors import Problem, UserError, nearest
+from ncamix.files import write_drawn
 from ncamix.waiting import Say
 
 if TYPE_CHECKING:
@@ -71,12 +71,7 @@ def write_plot(spread: Spread, file: Path) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, plot_spread(spread))
-    except (OSError, ValueError) as error:  # "." has no name
-        reason = f"{file} cannot be written ({getattr(error, 'strerror', error)})"
-        raise fail(reason, "choose another file with --plot") from None
+    write_drawn(file, lambda: plot_spread(spread))
 
 
 def spread_json(spread: Spread) -> dict[str, Any]:
