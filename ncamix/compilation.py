@@ -1,7 +1,7 @@
 """Compiling: a plan's sources as MDS datasets that any trainer can read.
 
     DIR/<source>/index.json, shard.00000.mds.zstd ...   tokens, in the source's own order
-    DIR/<source>/holdout/                               held-out text
+    DIR/<source>/validation/, DIR/<source>/test/        held-out text
     DIR/tokenizer.json, DIR/plan.json
 
 The samples are those that `ncamix run` generates on the fly, byte for byte. `plan.json` is written
@@ -36,6 +36,7 @@ from ncamix.shards import (
     write_dataset,
 )
 from ncamix.sources import open_generator
+from ncamix.splits import HELD_OUT
 from ncamix.text_compilation import prepare_text, tokenizer_file, with_sizes
 from ncamix.waiting import Say
 
@@ -71,7 +72,8 @@ def check_data(plan: Plan, data: Path) -> Plan:
         try:
             sizes[name] = count_samples(data / name)
             if source.spec.finite:
-                count_samples(data / name / "holdout")
+                for split in HELD_OUT:
+                    count_samples(data / name / split)
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise fail(f"{data / name} is not whole ({error})", way_out) from None
     exact = with_sizes(plan, {n: sizes[n] for n, s in plan.sources.items() if s.spec.finite})
@@ -132,7 +134,8 @@ def _compile_source(
         samples = count_samples(folder)
         if present["fingerprint"] == source.fingerprint and samples >= num_samples:
             if source.text is not None:
-                count_samples(folder / "holdout")
+                for split in HELD_OUT:
+                    count_samples(folder / split)
             done(source.dataset, samples)
             return
     except (OSError, ValueError, LookupError, TypeError):
@@ -140,7 +143,7 @@ def _compile_source(
     building = folder.with_name(f".building-{folder.name}")
     building.mkdir()
     width = width_of(source.first_id + source.num_ids)
-    form = ShardFormat(source.sequence_length + 1, width, ZSTD_LEVEL)
+    form = ShardFormat(source.sequence_length + 1, width, ZSTD_LEVEL, hashed=True)
 
     def told(samples: int) -> None:
         done(source.dataset, samples)
@@ -148,9 +151,10 @@ def _compile_source(
     try:
         write_dataset(building, form, shards_of(source, num_samples), told)
         if source.text is not None:
-            (building / "holdout").mkdir()
-            held = read_samples(cache.entry(source.fingerprint) / "holdout")
-            write_dataset(building / "holdout", form, [held] if len(held) else [])
+            for split in HELD_OUT:
+                (building / split).mkdir()
+                held = read_samples(cache.entry(source.fingerprint) / split)
+                write_dataset(building / split, form, [held] if len(held) else [])
         write_whole(building / cache.INFO, json.dumps(stamp).encode())
         (folder / cache.INFO).unlink(missing_ok=True)  # first, so that no torn folder is kept
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,8 +1,10 @@
 """MDS shards of fixed-size samples: their bytes, their index, and datasets made of them.
 
-A sample is one column, `tokens`, `ndarray:uint16:<length>` or uint32 by vocabulary. Because samples
-are of fixed size, a shard's size is known before it is made, and its bytes equal those of
-MosaicML's MDSWriter. Files appear whole or not at all.
+A sample is the column `tokens`, `ndarray:uint16:<length>` or uint32 by vocabulary; where a loss
+mask travels with the data, a column `loss_mask`, `ndarray:uint8:<length>`, is beside it: 1 where
+the id is a trained target. Because samples are of fixed size, a shard's size is known before it is
+made, and its bytes equal those of MosaicML's MDSWriter. Files appear whole or not at all. Indexes
+of hashed formats carry the xxh64 of every file, by which damage is found.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ from numpy.typing import NDArray
 
 from ncamix.files import write_whole
 
+MASK = "loss_mask"  # the column beside `tokens`
+HASH = "xxh64"
+INDEX = "index.json"
 SIZE_LIMIT = 1 << 26  # MDSWriter's default, part of every shard's embedded configuration
 
 
@@ -36,24 +41,30 @@ def width_of(num_ids: int) -> str:
 
 @dataclass(frozen=True)
 class ShardFormat:
-    """Layout of a shard: ids a sample, their dtype, and zstd level (None: not compressed)."""
+    """Layout of a shard: ids a sample, their dtype, zstd level (None: not compressed), whether a
+    loss mask stands beside the ids, and whether the index carries hashes."""
 
     length: int
     dtype: str
     zstd: int | None = None
+    masked: bool = False
+    hashed: bool = False
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """What MDS embeds in every shard and repeats in the index."""
+        columns = [("tokens", self.dtype)]
+        if self.masked:
+            columns.insert(0, (MASK, "uint8"))  # MDSWriter sorts them
         return {
             "version": 2,
             "format": "mds",
             "compression": None if self.zstd is None else f"zstd:{self.zstd}",
-            "hashes": [],
+            "hashes": [HASH] if self.hashed else [],
             "size_limit": SIZE_LIMIT,
-            "column_names": ["tokens"],
-            "column_encodings": [f"ndarray:{self.dtype}:{self.length}"],
-            "column_sizes": [self.length * np.dtype(self.dtype).itemsize],
+            "column_names": [name for name, _ in columns],
+            "column_encodings": [f"ndarray:{dtype}:{self.length}" for _, dtype in columns],
+            "column_sizes": [self.length * np.dtype(dtype).itemsize for _, dtype in columns],
         }
 
     @cached_property
@@ -62,36 +73,61 @@ class ShardFormat:
 
     def num_bytes(self, num_samples: int) -> int:
         """Size of an uncompressed shard in bytes."""
-        sample = self.length * np.dtype(self.dtype).itemsize
-        return 4 + 4 * (num_samples + 1) + len(self._config_bytes) + num_samples * sample
+        sample = sum(self.config["column_sizes"])
+        return 4 + 4 * (num_samples + 1) + len(self._config_bytes) + num_samples * int(sample)
 
-    def encode(self, tokens: NDArray[np.uint32]) -> bytes:
-        """The bytes of a shard; tokens: uint32 [num_samples, length]."""
+    def encode(self, tokens: NDArray[np.uint32], mask: NDArray[np.bool_] | None = None) -> bytes:
+        """The bytes of a shard, uncompressed; tokens: uint32 [num_samples, length], mask: bool of
+        that shape, for a masked format."""
         samples = np.ascontiguousarray(tokens, dtype=self.dtype)
         assert samples.shape[1] == self.length
         assert (samples == tokens).all(), "an id does not fit the shard's dtype"
+        assert self.masked == (mask is not None)
+        if mask is not None:
+            rows = np.empty(len(samples), _record(self.config))
+            rows["tokens"], rows[MASK] = samples, mask
+            samples = rows
         num = len(samples)
-        sample = self.length * samples.itemsize
+        sample = sum(self.config["column_sizes"])
         head = 4 + 4 * (num + 1) + len(self._config_bytes)
         offsets = (head + np.arange(num + 1, dtype=np.int64) * sample).astype("<u4")
         return b"".join(
             [np.uint32(num).tobytes(), offsets.tobytes(), self._config_bytes, samples.tobytes()]
         )
 
-    def entry(self, number: int, num_samples: int, zip_bytes: int | None = None) -> dict[str, Any]:
-        """The index entry of a shard."""
-        name = shard_name(number)
-        zipped = None
-        if zip_bytes is not None:
-            zipped = {"basename": f"{name}.zstd", "bytes": zip_bytes, "hashes": {}}
-        raw = {"basename": name, "bytes": self.num_bytes(num_samples), "hashes": {}}
-        return {**self.config, "samples": num_samples, "raw_data": raw, "zip_data": zipped}
+    def pack(
+        self, number: int, tokens: NDArray[np.uint32], mask: NDArray[np.bool_] | None = None
+    ) -> tuple[str, bytes, dict[str, Any]]:
+        """A shard's file name, the bytes of its file (compressed if the format says so) and its
+        index entry. Arrays as in `encode`."""
+        data = self.encode(tokens, mask)
+        entry = self.entry(number, len(tokens))
+        raw = entry["raw_data"]
+        raw["hashes"] = self._hashes(data)
+        if self.zstd is None:
+            return raw["basename"], data, entry
+        packed = zstandard.ZstdCompressor(level=self.zstd).compress(data)
+        name = f"{raw['basename']}.zstd"
+        entry["zip_data"] = {
+            "basename": name,
+            "bytes": len(packed),
+            "hashes": self._hashes(packed),
+        }
+        return name, packed, entry
+
+    def entry(self, number: int, num_samples: int) -> dict[str, Any]:
+        """The index entry of an uncompressed shard without hashes, known before it is made."""
+        raw = {"basename": shard_name(number), "bytes": self.num_bytes(num_samples), "hashes": {}}
+        return {**self.config, "samples": num_samples, "raw_data": raw, "zip_data": None}
+
+    def _hashes(self, data: bytes) -> dict[str, str]:
+        return {HASH: xxhash.xxh64_hexdigest(data)} if self.hashed else {}
 
 
 def write_index(folder: Path, entries: list[dict[str, Any]]) -> None:
     """Write a dataset's `index.json`."""
     write_whole(
-        folder / "index.json",
+        folder / INDEX,
         json.dumps({"version": 2, "shards": entries}, sort_keys=True).encode(),
     )
 
@@ -108,15 +144,9 @@ def write_dataset(
     """
     entries, total = [], 0
     for number, tokens in enumerate(shards):
-        data, zip_bytes = form.encode(tokens), None
-        path = folder / shard_name(number)
-        if form.zstd is None:
-            write_whole(path, data)
-        else:
-            packed = zstandard.ZstdCompressor(level=form.zstd).compress(data)
-            zip_bytes = len(packed)
-            write_whole(path.with_name(f"{path.name}.zstd"), packed)
-        entries.append(form.entry(number, len(tokens), zip_bytes))
+        name, data, entry = form.pack(number, tokens)
+        write_whole(folder / name, data)
+        entries.append(entry)
         total += len(tokens)
         done(len(tokens))
     write_index(folder, entries)
@@ -124,11 +154,16 @@ def write_dataset(
 
 
 def read_index(folder: Path) -> list[dict[str, Any]]:
-    """The shard entries of a dataset. Raises OSError or ValueError if there is no readable one."""
-    index = json.loads((folder / "index.json").read_text())
+    """The shard entries of a dataset. Raises OSError or ValueError if there is no readable one, or
+    if it names files outside its folder."""
+    index = json.loads((folder / INDEX).read_text())
     if not isinstance(index, dict) or not isinstance(index.get("shards"), list):
-        raise ValueError(f"{folder / 'index.json'} is not an index")
+        raise ValueError(f"{folder / INDEX} is not an index")
     entries: list[dict[str, Any]] = index["shards"]
+    for entry in entries:
+        for file in (entry["raw_data"], entry["zip_data"]):
+            if file is not None and Path(file["basename"]).name != file["basename"]:
+                raise ValueError(f"{folder / INDEX} names '{file['basename']}', outside its folder")
     return entries
 
 
@@ -144,19 +179,40 @@ def count_samples(folder: Path) -> int:
     return total
 
 
+def is_sound(folder: Path, entry: dict[str, Any]) -> bool:
+    """Whether a shard's file is there, of the size and (of a hashed format) with the hash that the
+    index says."""
+    file = entry["zip_data"] or entry["raw_data"]
+    try:
+        data = (folder / file["basename"]).read_bytes()
+    except OSError:
+        return False
+    wanted = file["hashes"].get(HASH)
+    return len(data) == file["bytes"] and wanted in (None, xxhash.xxh64_hexdigest(data))
+
+
 def read_samples(folder: Path, limit: int | None = None) -> NDArray[np.uint32]:
     """The first samples of a dataset, uint32 [num_samples, length]; few enough for memory."""
-    parts: list[NDArray[np.uint32]] = []
-    length, found = 1, 0
+    return _read(folder, "tokens", limit).astype(np.uint32)
+
+
+def read_masks(folder: Path, limit: int | None = None) -> NDArray[np.bool_] | None:
+    """The loss masks of the first samples, bool [num_samples, length]; None without such a
+    column."""
+    if any(MASK not in entry["column_names"] for entry in read_index(folder)):
+        return None
+    return _read(folder, MASK, limit).astype(np.bool_)
+
+
+def _read(folder: Path, column: str, limit: int | None) -> NDArray[Any]:
+    parts: list[NDArray[Any]] = []
+    found = 0
     for entry in read_index(folder):
-        stored = _stored(folder, entry)
-        length = stored.shape[1]
-        parts.append(stored.astype(np.uint32))
-        found += len(stored)
+        parts.append(read_shard(folder, entry)[column])
+        found += len(parts[-1])
         if limit is not None and found >= limit:
             break
-    samples = np.concatenate(parts) if parts else np.empty((0, length), np.uint32)
-    return samples[:limit]
+    return (np.concatenate(parts) if parts else np.empty((0, 1), np.uint32))[:limit]
 
 
 def read_chosen(folder: Path, numbers: NDArray[np.int64]) -> NDArray[np.uint32]:
@@ -166,18 +222,20 @@ def read_chosen(folder: Path, numbers: NDArray[np.int64]) -> NDArray[np.uint32]:
     shards = np.searchsorted(ends, numbers, side="right")
     rows: list[NDArray[np.uint32]] = [np.empty(0, np.uint32)] * len(numbers)
     for shard in np.unique(shards).tolist():
-        stored = _stored(folder, entries[shard])
+        stored = read_shard(folder, entries[shard])["tokens"]
         first = int(ends[shard]) - len(stored)
         for i in np.flatnonzero(shards == shard).tolist():
             rows[i] = stored[numbers[i] - first].astype(np.uint32)
     return np.stack(rows)
 
 
-def _stored(folder: Path, entry: dict[str, Any]) -> NDArray[Any]:
-    """A shard's samples as they are stored, [num_samples, length]; they are its last bytes."""
-    _, dtype, length = entry["column_encodings"][0].split(":")
-    shape = (int(entry["samples"]), int(length))
-    size = shape[0] * shape[1] * np.dtype(dtype).itemsize
+def read_shard(folder: Path, entry: dict[str, Any]) -> NDArray[Any]:
+    """A shard's samples, a structured array [num_samples] with a field [length] for each column.
+
+    Samples are the last bytes of a shard, all columns of fixed size.
+    """
+    record = _record(entry)
+    num = int(entry["samples"])
     raw = folder / entry["raw_data"]["basename"]
     if entry["zip_data"] is not None and not raw.exists():
         packed = (folder / entry["zip_data"]["basename"]).read_bytes()
@@ -185,7 +243,16 @@ def _stored(folder: Path, entry: dict[str, Any]) -> NDArray[Any]:
         data = zstandard.ZstdDecompressor().decompress(packed, max_output_size=whole)
     else:
         data = raw.read_bytes()
-    return np.frombuffer(data, dtype, offset=len(data) - size).reshape(shape)
+    return np.frombuffer(data, record, num, offset=len(data) - num * record.itemsize)
+
+
+def _record(config: dict[str, Any]) -> np.dtype[Any]:
+    """A sample's columns in the order in which they are stored."""
+    fields = []
+    for name, encoding in zip(config["column_names"], config["column_encodings"], strict=True):
+        _, dtype, length = encoding.split(":")
+        fields.append((name, dtype, (int(length),)))
+    return np.dtype(fields)
 
 
 def sample_digest(tokens: NDArray[Any]) -> int:

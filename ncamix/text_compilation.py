@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncamix import cache, tokenization
+from ncamix.documents import Document, read_documents
 from ncamix.errors import UserError, fail
 from ncamix.files import write_whole
 from ncamix.keys import derive_key, fingerprint
@@ -33,7 +34,8 @@ from ncamix.plan import Plan, PlannedSource, too_small
 from ncamix.planning import make_plan
 from ncamix.shards import ShardFormat, count_samples, width_of, write_dataset
 from ncamix.sources.base import shuffle
-from ncamix.sources.text import Document, TextSource, read_documents, split_of
+from ncamix.sources.text import TextSource
+from ncamix.splits import HELD_OUT, split_of
 from ncamix.waiting import Say, quiet
 
 if TYPE_CHECKING:
@@ -134,7 +136,7 @@ def _empty(plan: Plan, source: PlannedSource) -> UserError:
 
 
 def split_documents(source: PlannedSource) -> Iterator[tuple[Document, str]]:
-    """A text source's documents in order, each with its split, 'train' or 'holdout'."""
+    """A text source's documents in order, each with its split."""
     spec, text = source.spec, source.text
     assert isinstance(spec, TextSource) and text is not None
     holdout: tuple[Fraction, str] | None = None
@@ -164,16 +166,19 @@ def compile_text(plan: Plan, source: PlannedSource, say: Say = quiet) -> dict[st
 
 
 def _pack(plan: Plan, source: PlannedSource, folder: Path, file: Path, say: Say) -> dict[str, Any]:
-    """Tokenize, pack and write both splits of a source into `folder`."""
+    """Tokenize, pack and write all splits of a source into `folder`."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(file))
     end = tokenization.end_of_text_id(tokenizer)
     length = source.sequence_length
     limit = source.meaning.get("limit")
+    packers = {
+        split: _Packer(length, HOLDOUT_SAMPLES, shuffle_key(source.meaning, split))
+        for split in HELD_OUT
+    }
     train = _Packer(length, limit, shuffle_key(source.meaning, "train"))
-    held = _Packer(length, HOLDOUT_SAMPLES, shuffle_key(source.meaning, "holdout"))
-    packers = {"train": train, "holdout": held}
+    packers["train"] = train
     total = source.text.num_bytes if source.text and source.text.num_bytes else 0
     num_documents = read = 0
 
@@ -195,17 +200,19 @@ def _pack(plan: Plan, source: PlannedSource, folder: Path, file: Path, say: Say)
         yield from train.rest()
 
     width = width_of(source.first_id + source.num_ids)
-    form = ShardFormat(length + 1, width)
+    form = ShardFormat(length + 1, width, hashed=True)
     num_samples = write_dataset(folder, form, shards())
     if not num_samples:
         raise _empty(plan, source)
-    (folder / "holdout").mkdir()
-    num_held = write_dataset(folder / "holdout", form, held.rest())
-    if source.spec.holdout is not None and not num_held:  # type: ignore[attr-defined]
+    held = {}
+    for split in HELD_OUT:
+        (folder / split).mkdir()
+        held[split] = write_dataset(folder / split, form, packers[split].rest())
+    if source.spec.holdout is not None and not held["validation"]:  # type: ignore[attr-defined]
         raise UserError(
             plan.curriculum.document.problem(
                 ("sources", source.name, "holdout"),
-                "no whole sample of text is held out",
+                "no whole sample of text is held out for validation",
                 "raise the share, or add text",
             )
         )
@@ -214,7 +221,7 @@ def _pack(plan: Plan, source: PlannedSource, folder: Path, file: Path, say: Say)
         "name": source.name,
         "curriculum": plan.name,
         "num_samples": num_samples,
-        "holdout_samples": num_held,
+        **{f"{split}_samples": held[split] for split in HELD_OUT},
         "num_documents": num_documents,
         "num_tokens": train.num_ids,
         "sequence_length": length,
@@ -312,7 +319,8 @@ def _is_whole(digest: str) -> bool:
     if info is None or info.get("kind") != "text":
         return info is not None
     try:
-        count_samples(cache.entry(digest) / "holdout")
+        for split in HELD_OUT:
+            count_samples(cache.entry(digest) / split)
         return count_samples(cache.entry(digest)) == info["num_samples"]
     except (OSError, ValueError, LookupError, TypeError):
         return False

@@ -72,7 +72,7 @@ def test_the_samples_are_those_of_a_run(plan_of: Callable[..., Plan], tmp_path: 
             assert np.array_equal(samples, open_generator(source.meaning).samples(0, len(samples)))
             assert len(samples) == shards_needed(plan)[name] * PER_SHARD
         else:
-            for split in ("", "holdout"):
+            for split in ("", "validation", "test"):
                 own = read_samples(cache.entry(source.fingerprint) / split)
                 assert len(own) and np.array_equal(read_samples(out / name / split), own)
 
@@ -175,7 +175,7 @@ def test_only_the_finished_folder_of_the_same_curriculum_is_taken(
         "static: 1", "static: 1, more: 1"
     )
     refused("holds another", plan_of(other))
-    for file in ("alive/index.json", f"static/{shard_name(0)}.zstd", "words/holdout/index.json"):
+    for file in ("alive/index.json", f"static/{shard_name(0)}.zstd", "words/validation/index.json"):
         whole = (out / file).read_bytes()
         (out / file).write_bytes(whole[:-3])
         refused("is not whole")

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from ncamix import cache, inventory
 from ncamix.automata import UnreachableBand, search
+from ncamix.collation import Collate
 from ncamix.compilation import prepare
 from ncamix.dataset import CurriculumDataset, FlatSpanner
 from ncamix.order import stage_order
@@ -29,7 +30,6 @@ from ncamix.plan import Plan
 from ncamix.shards import read_samples, sample_digest
 from ncamix.sources import open_generator
 from ncamix.streams import (
-    Collate,
     make_dataset,
     make_stream,
     remote_of,

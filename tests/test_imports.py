@@ -30,6 +30,8 @@ automata
 cache tokenization
 bands
 sources
+documents
+splits
 validation
 evidence entry optimizer
 trainer
@@ -53,7 +55,7 @@ remote
 dataset
 text_compilation
 compilation
-streams
+collation streams
 run_folder
 training
 run_record

@@ -18,13 +18,14 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 
 from ncamix import cache, inventory, tokenization
+from ncamix import documents as text_source
+from ncamix.documents import Document, read_documents
 from ncamix.errors import UserError
 from ncamix.plan import Plan
 from ncamix.shards import read_samples
-from ncamix.sources import text as text_source
 from ncamix.sources.base import shuffle
 from ncamix.sources.corpus import CorpusFile, corpus_files, corpus_hash
-from ncamix.sources.text import Document, read_documents, split_of
+from ncamix.splits import HELD_OUT, SPLITS, split_of
 from ncamix.text_compilation import (
     _Packer,
     prepare_text,
@@ -140,15 +141,15 @@ def test_the_split_depends_on_the_document_or_its_package_alone(by: str) -> None
     documents = [Document(f"d{i}", f"p{i % 50}", f"text {i}") for i in range(2000)]
     holdout = (Fraction(1, 5), by)
     splits = {d: split_of(d, holdout) for d in documents}
-    share = sum(s == "holdout" for s in splits.values()) / 2000
+    share = sum(s != "train" for s in splits.values()) / 2000
     assert 0.15 < share < 0.25 if by == "document" else 0.05 < share < 0.4
     for d, split in splits.items():
         other = Document("elsewhere", d.package if by == "package" else "q", d.text)
         assert split_of(other, holdout) == split
         if by == "package":
             assert split_of(Document("x", d.package, "y"), holdout) == split
-        if split == "holdout":  # a larger share takes what a smaller one took
-            assert split_of(d, (Fraction(1, 2), by)) == "holdout"
+        if split != "train":  # a larger share takes what a smaller one took
+            assert split_of(d, (Fraction(1, 2), by)) == split
     assert split_of(documents[0], None) == "train"
     assert splits[documents[7]] == split_of(Document("d7", "p7", "text 7"), holdout)
 
@@ -160,7 +161,7 @@ def test_training_is_the_same_for_any_number_of_threads(tmp_path: Path) -> None:
     code = """
         import hashlib
         from ncamix.sources.corpus import corpus_files
-        from ncamix.sources.text import read_documents
+        from ncamix.documents import read_documents
         from ncamix.tokenization import train_bpe
         from pathlib import Path
         files = corpus_files(("python-stdlib",), Path("."))[:150]
@@ -252,7 +253,7 @@ def test_compiled_samples_are_the_token_stream(corpus: Path, plan_of: Callable[.
     source = plan.sources["words"]
     folder = cache.entry(source.fingerprint)
     tokenizer = Tokenizer.from_file(str(tokenizer_file(plan)))
-    for split, place in (("train", folder), ("holdout", folder / "holdout")):
+    for split, place in [("train", folder), *((s, folder / s) for s in HELD_OUT)]:
         texts = [d.text for d, s in split_documents(source) if s == split]
         assert texts
         stream = [i for t in texts for i in (*tokenizer.encode(t).ids, 0)]
@@ -281,9 +282,9 @@ def test_shuffled_samples_are_the_samples_in_another_order(
     assert tokenizer_file(plan) == tokenizer_file(own)  # it is of the same text
     source = plan.sources["words"]
     keys = set()
-    for split in ("train", "holdout"):
+    for split in SPLITS:
         folders = [
-            cache.entry(p.sources["words"].fingerprint) / (split if split == "holdout" else "")
+            cache.entry(p.sources["words"].fingerprint) / ("" if split == "train" else split)
             for p in (own, plan)
         ]
         drawn, samples = map(read_samples, folders)
@@ -295,20 +296,20 @@ def test_shuffled_samples_are_the_samples_in_another_order(
         shuffle(drawn, 0, key)
         assert np.array_equal(drawn, samples)
         keys |= {key, shuffle_key({**source.meaning, "limit": 9}, split)}
-    assert len(keys) == 2
+    assert len(keys) == 3
 
 
 def test_the_holdout_is_out_of_training_and_of_the_tokenizer(
     corpus: Path, plan_of: Callable[..., Plan]
 ) -> None:
     secret = next(
-        d for d, s in split_documents(plan_of(CURRICULUM).sources["words"]) if s == "holdout"
+        d for d, s in split_documents(plan_of(CURRICULUM).sources["words"]) if s != "train"
     )
     tokenizer = Tokenizer.from_file(str(tokenizer_file(plan_of(CURRICULUM))))
     path = corpus / secret.name
     for i in range(10_000):  # another document with another text on the held-out side
         text = "qqqqzzzzxxxx" * 200 + str(i)
-        if split_of(Document("", "", text), (Fraction(1, 5), "document")) == "holdout":
+        if split_of(Document("", "", text), (Fraction(1, 5), "document")) != "train":
             break
     path.write_text(text)
     again = Tokenizer.from_file(str(tokenizer_file(plan_of(CURRICULUM))))
@@ -360,7 +361,7 @@ def test_a_cache_that_cannot_be_written_is_told(
 def test_without_a_network_the_hub_is_refused_at_once_in_one_line() -> None:
     code = """
         from ncamix.errors import UserError
-        from ncamix.sources.text import read_documents
+        from ncamix.documents import read_documents
         from ncamix.tokenization import pretrained_file
         from pathlib import Path
         hub = {"hub": "a/b", "config": None, "split": "train", "column": "text", "revision": None}

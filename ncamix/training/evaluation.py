@@ -1,9 +1,9 @@
 """Evaluation: losses on held-out samples, per source.
 
-Endless sources are evaluated on samples that no seed of the run reaches, text on its holdout. The
-loss is the mean over unmasked targets in nats, normalised over the ids that the source can emit
-(for text: the ids that the export keeps); over all rows of the vocabulary as well where asked.
-Bits per byte: the summed loss of text in bits over the UTF-8 bytes of its targets.
+Endless sources are evaluated on samples that no seed of the run reaches, text on its validation
+split. The loss is the mean over unmasked targets in nats, normalised over the ids that the source
+can emit (for text: the ids that the export keeps); over all rows of the vocabulary as well where
+asked. Bits per byte: the summed loss of text in bits over the UTF-8 bytes of its targets.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def evaluation_sets(
         num_bytes = None
         if source.text is not None:
             folder = cache.entry(source.fingerprint) if data is None else data / name
-            samples = read_samples(folder / "holdout", wanted.samples)
+            samples = read_samples(folder / "validation", wanted.samples)
             assert bytes_per_id is not None
             num_bytes = int(np.array(bytes_per_id)[samples[:, source.loss_start :]].sum())
         else:

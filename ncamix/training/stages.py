@@ -25,11 +25,12 @@ from composer.core import DataSpec
 from composer.utils import dist
 from torch.utils.data import DataLoader
 
+from ncamix.collation import Collate
 from ncamix.errors import fail
 from ncamix.plan import Plan, PlannedStage
 from ncamix.planning import decide
 from ncamix.run_folder import RunFolder, machine_wide
-from ncamix.streams import Collate, make_dataset
+from ncamix.streams import make_dataset
 from ncamix.training.checkpoints import Checkpointer, checkpoint_path, latest_checkpoint
 from ncamix.training.evaluation import EvaluationSet
 from ncamix.training.loss import ActiveIds

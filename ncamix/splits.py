@@ -1,0 +1,30 @@
+"""Splits: which documents are trained on, and which are kept from training.
+
+A document, or the whole package or repository that it belongs to, goes to one of three splits by a
+hash with a fixed salt. No seed changes it, and neither do other documents; a larger share takes
+what a smaller one took. Of what is held out, one half is for validation, the other for testing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from fractions import Fraction
+
+from ncamix.documents import Document
+
+HELD_OUT = ("validation", "test")
+SPLITS = ("train", *HELD_OUT)
+
+
+def split_of(document: Document, holdout: tuple[Fraction, str] | None) -> str:
+    """'train', 'validation' or 'test': a document's split depends on its content, package or
+    repository alone. holdout: the share that is held out (0 to 1), and by what."""
+    if holdout is None:
+        return "train"
+    share, by = holdout
+    group = document.package if by == "package" else document.text
+    digest = hashlib.blake2b(group.encode(), digest_size=8, person=b"ncamix-holdout").digest()
+    number = int.from_bytes(digest, "big")
+    if number >= share * (1 << 64):
+        return "train"
+    return HELD_OUT[number % 2]
