@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,6 +17,11 @@ _LINE_SECONDS = 10.0
 
 def quiet(what: str, share: float) -> None:
     """Say nothing."""
+
+
+def tell(line: str) -> None:
+    """Say what a reader should know even when nothing is being waited for: on stderr."""
+    print(line, file=sys.stderr, flush=True)
 
 
 class Waiting:
