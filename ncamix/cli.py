@@ -107,6 +107,7 @@ def compile(
     )
 
     from ncamix.compilation import compile_plan, compiled_samples
+    from ncamix.text_compilation import report_lines
 
     console = Console()
     made, why = plan_of(curriculum, trainer, settings)
@@ -135,6 +136,8 @@ def compile(
         totals = compiled_samples(made)  # exact now
         for name, task in tasks.items():
             progress.update(task, total=totals[name])
+    for line in report_lines(made):
+        console.print(line, highlight=False, markup=False)
     written = f"wrote {out}/plan.json and {len(made.sources)} datasets"
     console.print(written, highlight=False, markup=False)
 

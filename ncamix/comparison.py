@@ -174,7 +174,7 @@ def _rest(plan: Plan, name: str) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for key, source in plan.sources.items():
         if source.name == name:
-            known = {*type(source.spec).model_fields, "limit"}
+            known = type(source.spec).model_fields
             facts |= {k: v for k, v in source.meaning.items() if k not in known}
             facts[f"fingerprint{key.removeprefix(name)}"] = source.fingerprint
     texts = {k: v[:12] for k, v in facts.items() if isinstance(v, str)}

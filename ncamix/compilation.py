@@ -37,7 +37,7 @@ from ncamix.shards import (
 )
 from ncamix.sources import open_generator
 from ncamix.splits import HELD_OUT
-from ncamix.text_compilation import prepare_text, tokenizer_file, with_sizes
+from ncamix.text_compilation import held_out_samples, prepare_text, tokenizer_file, with_sizes
 from ncamix.waiting import Say
 
 ZSTD_LEVEL = 3
@@ -76,6 +76,12 @@ def check_data(plan: Plan, data: Path) -> Plan:
                     count_samples(data / name / split)
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise fail(f"{data / name} is not whole ({error})", way_out) from None
+        limit, there = source.limit, compiled[name].get("limit")
+        if limit is not None and there is not None:
+            if limit > there and sizes[name] >= there:
+                what = f"{data / name} has {sizes[name]:,} samples, {limit:,} are to be read"
+                raise fail(what, way_out)
+            sizes[name] = min(limit, sizes[name])
     exact = with_sizes(plan, {n: sizes[n] for n, s in plan.sources.items() if s.spec.finite})
     for name, needed in compiled_samples(exact).items():
         if not exact.sources[name].spec.finite and sizes[name] < needed:
@@ -153,7 +159,8 @@ def _compile_source(
         if source.text is not None:
             for split in HELD_OUT:
                 (building / split).mkdir()
-                held = read_samples(cache.entry(source.fingerprint) / split)
+                most = held_out_samples(source, split)
+                held = read_samples(cache.entry(source.fingerprint) / split, most)
                 write_dataset(building / split, form, [held] if len(held) else [])
         write_whole(building / cache.INFO, json.dumps(stamp).encode())
         (folder / cache.INFO).unlink(missing_ok=True)  # first, so that no torn folder is kept
@@ -168,7 +175,7 @@ def shards_of(source: PlannedSource, num_samples: int) -> Iterator[NDArray[np.ui
     sequence_length + 1] each."""
     per = source.samples_per_shard
     if source.text is not None:
-        samples = read_samples(cache.entry(source.fingerprint))
+        samples = read_samples(cache.entry(source.fingerprint), source.num_samples)
         for first in range(0, len(samples), per):
             yield samples[first : first + per]
         return

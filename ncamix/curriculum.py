@@ -31,6 +31,7 @@ from ncamix.schedule import is_name
 from ncamix.sources import KINDS, BlendSource, SourceSpec, Spec
 from ncamix.sources.base import plain
 from ncamix.sources.blend import Cycle, MixtureSchedule
+from ncamix.tokenization import END_OF_TEXT, NUM_BYTE_IDS
 from ncamix.trainer import Optimizer, Precision, SequenceLength
 
 
@@ -69,6 +70,7 @@ class Tokenizer:
     kind: Literal["bytes", "bpe", "pretrained"]
     size: int = 0  # bpe: ids, special ones included
     train_on: tuple[str, ...] = ()
+    special: tuple[str, ...] = ()  # bpe: further special tokens, which stand behind the end of text
     name: str = ""  # pretrained: a path or a hub id
 
 
@@ -83,14 +85,27 @@ def _tokenizer(written: Any) -> Tokenizer:
             raise refuse("a pretrained tokenizer is a path or a hub id alone", way_out)
         return Tokenizer("pretrained", name=written["pretrained"])
     for key in written:
-        if key not in ("bpe", "train_on"):
-            raise refuse(f"unknown key '{key}'", nearest(str(key), ["bpe", "train_on"]), (key,))
+        if key not in (known := ["bpe", "train_on", "special"]):
+            raise refuse(f"unknown key '{key}'", nearest(str(key), known), (key,))
     size, sources = written.get("bpe"), written.get("train_on")
     if isinstance(size, bool) or not isinstance(size, int) or not 257 <= size <= 1 << 20:
         raise refuse("the size of a BPE tokenizer is 257 to 1,048,576 ids", way_out, ("bpe",))
     if not isinstance(sources, list) or not sources or not all(isinstance(s, str) for s in sources):
         raise refuse("`train_on` lists the text sources it is trained on", way_out, ("train_on",))
-    return Tokenizer("bpe", size, tuple(sources))
+    return Tokenizer("bpe", size, tuple(sources), _special(written.get("special", []), size))
+
+
+def _special(written: Any, size: int) -> tuple[str, ...]:
+    way_out = 'write special: ["<|user|>", "<|assistant|>"]'
+    if not isinstance(written, list) or not all(isinstance(t, str) and t.strip() for t in written):
+        raise refuse("`special` lists tokens", way_out, ("special",))
+    if len({*written, END_OF_TEXT}) <= len(written):
+        what = f"a special token comes twice; {END_OF_TEXT} is there without being named"
+        raise refuse(what, "write each once", ("special",))
+    if size < NUM_BYTE_IDS + len(written):
+        what = f"{size:,} ids hold no {NUM_BYTE_IDS} bytes and end of text and {len(written)} more"
+        raise refuse(what, "raise the size", ("bpe",))
+    return tuple(written)
 
 
 WrittenTokenizer = Annotated[
@@ -107,6 +122,10 @@ WrittenTokenizer = Annotated[
                     ),
                     "train_on": forms.about(
                         forms.array({"type": "string"}), "The text sources that it is trained on."
+                    ),
+                    "special": forms.about(
+                        forms.array({"type": "string"}),
+                        "Further special tokens, for templates of pairs.",
                     ),
                 },
                 required=("bpe", "train_on"),

@@ -5,13 +5,15 @@ files, sorted by name | rows of the hub, as stored -> documents
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ncamix.errors import UserError, fail
 from ncamix.sources.corpus import CorpusFile
+from ncamix.sources.pairs import PairsSource
 from ncamix.tokenization import hub_reason
 
 
@@ -78,3 +80,28 @@ def _hub_rows(hub: dict[str, str | None]) -> Iterator[dict[str, Any]]:
     yield from datasets.load_dataset(
         hub["hub"], hub["config"], split=hub["split"], revision=hub["revision"], streaming=True
     )
+
+
+@dataclass(frozen=True)
+class Pair(Document):
+    """A prompt and its response; `text` is both, whatever the source's template."""
+
+    prompt: str = ""
+    response: str = ""
+
+
+def read_pairs(spec: PairsSource, files: Sequence[CorpusFile] | None) -> Iterator[Pair]:
+    """All pairs of a source in their fixed order.
+
+    Raises:
+        UserError: a row lacks one of the columns.
+    """
+    for file in files or ():
+        for number, line in enumerate(file.path.read_text(encoding="utf-8").splitlines(), 1):
+            row = json.loads(line)
+            name = f"{file.name}:{number}"
+            if not {spec.prompt, spec.response} <= row.keys():
+                raise fail(f"{name} lacks '{spec.prompt}' or '{spec.response}'")
+            prompt, response = str(row[spec.prompt]), str(row[spec.response])
+            text = f"{prompt}\n{response}"
+            yield Pair(name, file.name.split("/")[0], text, prompt=prompt, response=response)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from ncamix import cache, tokenization
+from ncamix import cache, packing, tokenization
 from ncamix.automata import Spread
 from ncamix.bands import spread_of
 from ncamix.errors import Problem, UserError, fail
@@ -64,6 +64,7 @@ class Inventory:
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
         self._documents: dict[str, Documents | None] = {}
+        self._special: dict[str, dict[str, int]] = {}
 
     def prepare(self, used: set[str]) -> None:
         """Find the texts of the used sources, and lay out tokenizer and vocabulary."""
@@ -117,6 +118,7 @@ class Inventory:
         wanted = self.c.tokenizer
         if wanted is None:
             return None
+        self._special = {"text": tokenization.trained_special(wanted.special)}
         if wanted.kind == "bytes":
             return {
                 "kind": "bytes",
@@ -127,9 +129,14 @@ class Inventory:
             if wanted.kind == "pretrained":
                 folder = self.loaded.document.folder_of(("tokenizer", "pretrained"))
                 file = tokenization.pretrained_file(wanted.name, folder)
-                size = tokenization.num_ids(file)
-                digest = fingerprint({"json": file.read_text(encoding="utf-8")})
-                return {"kind": "pretrained", "file": str(file), "content": digest, "size": size}
+                found = tokenization.read_pretrained(file)
+                self._special = {"text": found.special}
+                return {
+                    "kind": "pretrained",
+                    "file": str(file),
+                    "content": found.content,
+                    "size": found.num_ids,
+                }
         except UserError as error:
             problem = error.problems[0]
             self.bad(("tokenizer", "pretrained"), problem.what, problem.remedy)
@@ -142,11 +149,13 @@ class Inventory:
                     "use it in a stage, or train the tokenizer on one that is used",
                 )
         documents = {name: self.documents(name) for name in wanted.train_on}
+        special = {"special": list(wanted.special)} if wanted.special else {}
         return {
             "kind": "bpe",
             "version": tokenization.VERSION,
             "size": wanted.size,
-            "train_on": {name: found[1] for name, found in documents.items() if found},
+            **special,
+            "train_on": {name: it[1] for name, it in documents.items() if it},
         }
 
     def documents(self, name: str) -> Documents | None:
@@ -177,9 +186,11 @@ class Inventory:
         wanted = self.c.vocabulary
         sizes: dict[str, int] = {}
         specs = {name: self.c.sources[name] for name in used}
+        own: dict[str, dict[str, int]] = {}  # special ids, by their places in their range
         for spec in specs.values():
             if not isinstance(spec, FiniteSource):
                 sizes[spec.range_name()] = spec.num_ids()
+                own[spec.range_name()] = spec.special_ids()
         ranges: dict[str, tuple[int, int]] = {}
         end = 0
         if self.tokenizer is not None:
@@ -206,7 +217,14 @@ class Inventory:
                 f"{wanted.rows:,} rows are too few: the sources emit {needed:,} ids",
                 f"write at least {needed}, or leave it out",
             )
-        return VocabularyPlan(wanted.layout, wanted.softmax, wanted.rows or needed, ranges)
+        special = self._special if self.tokenizer is not None else {}
+        special |= {
+            name: {token: ranges[name][0] + i for token, i in ids.items()}
+            for name, ids in own.items()
+            if ids
+        }
+        rows = wanted.rows or needed
+        return VocabularyPlan(wanted.layout, wanted.softmax, rows, ranges, special)
 
     def source(self, name: str, length: int, needed: int) -> PlannedSource | None:
         """A source in samples of `length` tokens, of which the run needs so many; None if it cannot
@@ -242,12 +260,14 @@ class Inventory:
             return None
         files, documents = found
         shown = {k: v for k, v in tokenizer.items() if k != "file"}
-        meaning = {**documents, "tokenizer": fingerprint(shown)}
+        meaning = {**documents, "tokenizer": fingerprint(shown), "packing": packing.VERSION}
         num_bytes, hub = None, None
-        if files is None:  # of a data set on the hub, only what is needed is read
-            per = draft.samples_per_shard
-            meaning["limit"] = max(1, -(-draft.samples_needed // per)) * per
+        if files is None:
             hub = spec.data_set()
+            if isinstance(spec, TextSource):  # only what is needed is read; pairs are few
+                per = draft.samples_per_shard
+                limit = max(1, -(-draft.samples_needed // per)) * per
+                draft = replace(draft, limit=limit)
         else:
             num_bytes = sum(file.path.stat().st_size for file in files)
             share = spec.holdout.share if spec.holdout else 0
@@ -256,7 +276,7 @@ class Inventory:
             draft = replace(draft, estimated_samples=estimate)
         filed = _filed(draft, meaning)
         info = cache.entry_info(filed.fingerprint)
-        size = self.sizes.get(draft.dataset) or (info["num_samples"] if info else None)
+        size = self.sizes.get(draft.dataset) or draft.samples_in(info)
         return replace(filed, text=TextPlan(files, hub, num_bytes, tokenizer), num_samples=size)
 
     def _stored(self, draft: PlannedSource, spec: MdsSource) -> PlannedSource | None:

@@ -170,7 +170,8 @@ def _identity(plan: Plan, stage: PlannedStage, name: str) -> tuple[Any, ...]:
     twins = [s.name for s in plan.sources.values() if s.fingerprint == source.fingerprint]
     order = plan.order_key(name) if source.spec.finite or again else None
     weight = source.spec.loss_weight
-    return source.fingerprint, twins.index(name), order, again, source.loss_start, weight
+    samples = source.fingerprint, source.limit, twins.index(name)
+    return *samples, order, again, source.loss_start, weight
 
 
 def _other_samples(plans: Plans, stages: Stages, batch: int) -> str:

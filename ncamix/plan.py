@@ -10,6 +10,7 @@ sample counters are whole numbers, tokens are trained input positions.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -34,12 +35,23 @@ SYMBOL_SECONDS = 1e-7  # of one core, for a symbol of noise or a bracket
 
 @dataclass(frozen=True)
 class VocabularyPlan:
-    """Where ids stand: `ranges` maps a range's name to (first id, number of ids)."""
+    """Where ids stand: `ranges` maps a range's name to (first id, number of ids), and `special` to
+    the ids in it that have names of their own, such as the end of text."""
 
     layout: str
     softmax: str
     rows: int
     ranges: dict[str, tuple[int, int]]
+    special: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def id_map(self, names: Collection[str] | None = None) -> list[dict[str, Any]]:
+        """The ranges as plain JSON: name, first id, number of ids, special ids by name. names: of
+        the ranges wanted; None is all."""
+        return [
+            {"name": name, "first": first, "size": size, "special": self.special.get(name, {})}
+            for name, (first, size) in self.ranges.items()
+            if names is None or name in names
+        ]
 
     @property
     def text_rows(self) -> int:
@@ -65,7 +77,8 @@ class PlannedSource:
     length than the trainer's. meaning: plain JSON that determines every byte of the source;
     `fingerprint` is its hash. samples_needed: over the whole run, however early its stages end.
     num_samples: samples an epoch of a finite source has, None while that is unknown
-    (`estimated_samples` then guesses) or endless.
+    (`estimated_samples` then guesses) or endless. limit: samples of a data set on the hub that are
+    read at most, in whole shards; they are its epoch, however many more the cache holds.
     """
 
     name: str
@@ -81,6 +94,7 @@ class PlannedSource:
     text: TextPlan | None = None
     num_samples: int | None = None
     estimated_samples: int | None = None
+    limit: int | None = None
 
     @property
     def kind(self) -> str:
@@ -103,6 +117,16 @@ class PlannedSource:
     def evaluation_meaning(self) -> dict[str, Any]:
         """Full meaning of an endless source's held-out samples: no seed of the run reaches it."""
         return {**self.meaning, "seed": "evaluation"}
+
+    def samples_in(self, info: Mapping[str, Any] | None) -> int | None:
+        """Samples that it has in the entry of the cache that says so of itself; None where there is
+        no entry, or it has to grow."""
+        if not info:
+            return None
+        there = int(info["num_samples"])
+        if self.limit is None or info["exhausted"]:
+            return min(there, self.limit or there)
+        return self.limit if self.limit <= there else None
 
     def epochs(self) -> float | None:
         """Epochs over a finite source, a guess while its size is unknown; None if endless."""
@@ -206,7 +230,7 @@ class Plan:
                 "softmax": self.vocabulary.softmax,
                 "seeds": repr(self.seeds),
                 "evaluate": plain(self.curriculum.curriculum.evaluate),
-                "sources": {name: s.fingerprint for name, s in self.sources.items()},
+                "sources": {name: [s.fingerprint, s.limit] for name, s in self.sources.items()},
                 "stages": [_stage_meaning(self, stage) for stage in self.stages],
             }
         )

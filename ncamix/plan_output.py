@@ -54,10 +54,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             "rows": vocabulary.rows,
             "layout": vocabulary.layout,
             "softmax": vocabulary.softmax,
-            "ranges": [
-                {"name": name, "first": first, "size": size}
-                for name, (first, size) in vocabulary.ranges.items()
-            ],
+            "ranges": vocabulary.id_map(),
         },
         "evaluate": {
             "every": str(evaluate.every),
@@ -98,6 +95,7 @@ def _source(plan: Plan, key: str, source: PlannedSource, drawn: int) -> dict[str
         "kind": source.kind,
         "summary": source.spec.summary(),
         "fingerprint": source.fingerprint,
+        "limit": source.limit,
         "samples_needed": source.samples_needed,
         "tokens_needed": source.samples_needed * source.sequence_length,
         "samples_drawn": drawn,

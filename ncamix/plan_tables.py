@@ -25,6 +25,7 @@ from ncamix.plan_output import words
 from ncamix.quantities import format_bytes, format_count, format_seconds
 from ncamix.threads import count_threads
 
+SPECIAL_SHOWN = 6  # special ids of a range, at most; the JSON has all
 TRANSFORMS = {
     "reverse": "plays its mixture backwards",
     "flatten": "spreads the counts of its mixture evenly",
@@ -266,7 +267,11 @@ def _vocabulary_title(vocabulary: VocabularyPlan) -> Text:
 
 
 def _vocabulary_table(vocabulary: VocabularyPlan) -> Table:
-    table = new_table("range", "first id", "ids", text=1)
+    table = new_table("range", "special ids", "first id", "ids", text=2)
     for name, (first, size) in vocabulary.ranges.items():
-        add_row(table, name, f"{first:,}", f"{size:,}")
+        special = vocabulary.special.get(name, {})
+        told = [f"{token} {i:,}" for token, i in list(special.items())[:SPECIAL_SHOWN]]
+        if len(special) > SPECIAL_SHOWN:
+            told.append(f"and {len(special) - SPECIAL_SHOWN:,} more")
+        add_row(table, name, ", ".join(told), f"{first:,}", f"{size:,}")
     return table

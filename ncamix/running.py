@@ -23,6 +23,7 @@ from ncamix.planning import decide
 from ncamix.run_folder import RunFolder
 from ncamix.sources import NcaSource
 from ncamix.sources.nca import NcaGenerator
+from ncamix.text_compilation import report_lines
 from ncamix.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def run_plan(
             return dict(json.loads(finished.read_text()))
         with Waiting(console, "compiling text") as waiting:
             plan = decide(prepare(plan, waiting.say, data), folder.decisions())
+        for line in report_lines(plan) if data is None else ():
+            console.print(line, markup=False, highlight=False)
         for name, document in (("curriculum", plan.curriculum), ("trainer", plan.trainer)):
             write_whole(folder.file(f"{name}.yaml"), document.document.text.encode())
         write_plan(plan, folder)
@@ -128,9 +131,13 @@ def difference(before: dict[str, Any], plan: Plan) -> str:
             if item != "file" and before.get(key, {}).get(item) != value:
                 return f"{key}.{item} was {before.get(key, {}).get(item)}, is {value}"
     for name in sorted({*before["sources"], *now["sources"]}):
-        old, new = (p["sources"].get(name, {}).get("fingerprint") for p in (before, now))
+        then, is_now = (p["sources"].get(name, {}) for p in (before, now))
+        old, new = then.get("fingerprint"), is_now.get("fingerprint")
         if old != new:
             return f"the source '{name}' is not the same ({old} then, {new} now)"
+        old, new = then.get("limit"), is_now.get("limit")
+        if old != new:
+            return f"of the source '{name}' {old:,} samples were read, now {new:,} are"
     for old_stage, new_stage in zip(before["stages"], now["stages"], strict=False):
         for key, value in new_stage.items():
             if old_stage.get(key) != value:

@@ -1,48 +1,43 @@
 """Text -> tokenizer -> samples on disk: what must happen before a text source can be streamed.
 
-    documents -> exact duplicates dropped -> split -> tokenizer (trained on the training split)
-    -> ids, each document closed by the end of text -> samples that overlap by one id
-    -> shuffled, if the source is transformed -> shards
+    documents or pairs -> copies dropped -> split -> tokenizer (trained on the train split)
+    -> ids, each document closed by the end of text -> samples -> shards in the cache
 
-Every id but the first is a target exactly once, before any transform. Results go to the cache under
-their fingerprint and appear whole or not at all; a second process waits for the first.
+A source is compiled once for all runs of a user. Its entry appears when it is whole; what a killed
+process left is continued, a second process waits for the first, and damage is mended. Of a data
+set on the hub as much is compiled as a plan needs; a plan that needs more extends the entry, and
+what is there stays.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import json
-import os
-import shutil
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ncamix import cache, tokenization
-from ncamix.documents import Document, read_documents
+from ncamix.documents import Document, read_documents, read_pairs
 from ncamix.errors import UserError, fail
 from ncamix.files import write_whole
-from ncamix.keys import derive_key, fingerprint
+from ncamix.keys import fingerprint
 from ncamix.plan import Plan, PlannedSource, too_small
 from ncamix.planning import make_plan
-from ncamix.shards import ShardFormat, count_samples, width_of, write_dataset
-from ncamix.sources.base import shuffle
+from ncamix.shard_log import damaged, read_log
+from ncamix.shards import read_index
+from ncamix.sources.corpus import CorpusSource
+from ncamix.sources.pairs import PairsSource
 from ncamix.sources.text import TextSource
-from ncamix.splits import HELD_OUT, split_of
-from ncamix.waiting import Say, quiet
+from ncamix.splits import HELD_OUT, SPLITS, split_of
+from ncamix.text_entry import Report, TextEntry, empty, split_folder
+from ncamix.waiting import Say, quiet, tell
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as HubTokenizer
 
-HOLDOUT_SAMPLES = 4096  # held-out samples kept, at most
-_CHUNK_CHARACTERS = 1 << 22  # documents are encoded in chunks of about so many characters
+_hashed: set[tuple[str, int]] = set()  # entries whose hashes this process has compared, and sizes
 
 
 def prepare_text(plan: Plan, say: Say = quiet, names: Collection[str] | None = None) -> Plan:
@@ -87,21 +82,35 @@ def tokenizer_file(plan: Plan, say: Say = quiet) -> Path | None:
     shown = {k: v for k, v in meaning.items() if k != "file"}
     digest = fingerprint(shown)
     file = cache.entry(digest) / "tokenizer.json"
-    with _building(digest) as folder:
-        if folder is not None:
-            trained = _make_tokenizer(plan, meaning, say)
-            write_whole(folder / "tokenizer.json", trained.to_str().encode())
-            _finish(folder, digest, {"kind": "tokenizer", "meaning": shown})
+    cache.hold(digest)
+    if not _is_sound(file, digest):
+        with cache.building(digest, "the tokenizer", say):
+            if not _is_sound(file, digest):  # no other process was faster
+                if cache.entry_info(digest) is not None:
+                    tell("the tokenizer in the cache was damaged; made again")
+                data = _make_tokenizer(plan, meaning, say).to_str().encode()
+                write_whole(file, data)
+                info = {"kind": "tokenizer", "meaning": shown, "content": _hash(data)}
+                cache.write_info(digest, {**info, "ranges": plan.vocabulary.id_map(["text"])})
+    cache.note_use(digest, plan.name)
     return file
 
 
-def _make_tokenizer(plan: Plan, meaning: dict[str, Any], say: Say) -> HubTokenizer:
-    from tokenizers import Tokenizer
+def _is_sound(file: Path, digest: str) -> bool:
+    """Whether a tokenizer's entry is whole."""
+    info = cache.entry_info(digest)
+    return info is not None and file.is_file() and info.get("content") == _hash(file.read_bytes())
 
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _make_tokenizer(plan: Plan, meaning: dict[str, Any], say: Say) -> HubTokenizer:
     if meaning["kind"] == "bytes":
         return tokenization.byte_tokenizer()
     if meaning["kind"] == "pretrained":
-        return Tokenizer.from_file(meaning["file"])
+        return tokenization.open_pretrained(Path(meaning["file"]))
     say(f"training a tokenizer of {meaning['size']:,} ids", 0.0)
 
     def texts() -> Iterator[str]:
@@ -120,245 +129,168 @@ def _make_tokenizer(plan: Plan, meaning: dict[str, Any], say: Say) -> HubTokeniz
                     if size > tokenization.TRAIN_CHARACTERS:
                         break
             if not size:
-                raise _empty(plan, source)
+                raise empty(plan, source)
 
-    return tokenization.train_bpe(texts(), meaning["size"])
-
-
-def _empty(plan: Plan, source: PlannedSource) -> UserError:
-    return UserError(
-        plan.curriculum.document.problem(
-            ("sources", source.name),
-            "the corpus is empty: no document with any text is left to train on",
-            "check its files, and that `holdout` does not take everything",
-        )
-    )
+    return tokenization.train_bpe(texts(), meaning["size"], meaning.get("special", ()))
 
 
-def split_documents(source: PlannedSource) -> Iterator[tuple[Document, str]]:
-    """A text source's documents in order, each with its split."""
+def split_documents(
+    source: PlannedSource, report: Report | None = None
+) -> Iterator[tuple[Document, str]]:
+    """A text source's documents in order, each with its split. report: told what is left out."""
     spec, text = source.spec, source.text
     assert isinstance(spec, TextSource) and text is not None
-    holdout: tuple[Fraction, str] | None = None
-    if spec.holdout is not None:
-        holdout = (spec.holdout.share, spec.holdout.by)
+    files = list(text.files) if text.files is not None else None
+    for document in _without_copies(
+        read_documents(files, text.hub), spec.duplicates == "drop", report
+    ):
+        yield document, split_of(document, _holdout(spec))
+
+
+def split_pairs(
+    source: PlannedSource, report: Report | None = None
+) -> Iterator[tuple[Document, str]]:
+    """The pairs of a source in order, each with its split. A pair's prompt (or its package) decides
+    over that: no prompt is both trained and evaluated on. Exact copies come once."""
+    spec, text = source.spec, source.text
+    assert isinstance(spec, PairsSource) and text is not None
+    for pair in _without_copies(read_pairs(spec, text.files), True, report):
+        yield pair, split_of(replace(pair, text=pair.prompt), _holdout(spec))
+
+
+Kind = TypeVar("Kind", bound=Document)
+
+
+def _without_copies(documents: Iterator[Kind], drop: bool, report: Report | None) -> Iterator[Kind]:
     seen: set[bytes] = set()
-    for document in read_documents(list(text.files) if text.files is not None else None, text.hub):
-        if spec.duplicates == "drop":
-            digest = hashlib.blake2b(document.text.encode(), digest_size=12).digest()
-            if digest in seen:
-                continue
-            seen.add(digest)
-        yield document, split_of(document, holdout)
+    report = {} if report is None else report
+    report["exact_copies"] = 0
+    for document in documents:
+        digest = hashlib.blake2b(document.text.encode(), digest_size=12).digest()
+        if drop and digest in seen:
+            report["exact_copies"] += 1
+            continue
+        seen.add(digest)
+        yield document
+
+
+def _holdout(spec: CorpusSource) -> tuple[Fraction, str] | None:
+    return (spec.holdout.share, spec.holdout.by) if spec.holdout is not None else None
 
 
 def compile_text(plan: Plan, source: PlannedSource, say: Say = quiet) -> dict[str, Any]:
-    """Tokenize a text source into the cache, unless it is there; what its entry says."""
-    with _building(source.fingerprint) as folder:
-        if folder is not None:
-            file = tokenizer_file(plan, say)
-            assert file is not None
-            info = _pack(plan, source, folder, file, say)
-            _finish(folder, source.fingerprint, info)
-    info = cache.entry_info(source.fingerprint) or {}
-    assert info, "the entry was just finished"
-    return info
+    """Have a text or pairs source in the cache, compiled, extended or mended as far as it must be.
 
+    What the entry says of itself (its source.json), with the samples of each split that the source
+    has under its limit; the process holds the entry until it ends.
 
-def _pack(plan: Plan, source: PlannedSource, folder: Path, file: Path, say: Say) -> dict[str, Any]:
-    """Tokenize, pack and write all splits of a source into `folder`."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(file))
-    end = tokenization.end_of_text_id(tokenizer)
-    length = source.sequence_length
-    limit = source.meaning.get("limit")
-    packers = {
-        split: _Packer(length, HOLDOUT_SAMPLES, shuffle_key(source.meaning, split))
-        for split in HELD_OUT
-    }
-    train = _Packer(length, limit, shuffle_key(source.meaning, "train"))
-    packers["train"] = train
-    total = source.text.num_bytes if source.text and source.text.num_bytes else 0
-    num_documents = read = 0
-
-    def shards() -> Iterator[NDArray[np.uint32]]:
-        nonlocal num_documents, read
-        for chunk in _chunks(split_documents(source)):
-            encodings = tokenizer.encode_batch_fast(
-                [document.text for document, _ in chunk], add_special_tokens=False
-            )
-            for (document, split), encoding in zip(chunk, encodings, strict=True):
-                packers[split].add(encoding.ids, end)
-                num_documents += 1
-                read += len(document.text)
-            done = read / total if total else train.share_done()
-            say(f"tokenizing '{source.name}' ({train.num_ids / 1e6:.1f}M tokens)", min(done, 1.0))
-            yield from train.full(source.samples_per_shard)
-            if train.is_full:
-                break
-        yield from train.rest()
-
-    width = width_of(source.first_id + source.num_ids)
-    form = ShardFormat(length + 1, width, hashed=True)
-    num_samples = write_dataset(folder, form, shards())
-    if not num_samples:
-        raise _empty(plan, source)
-    held = {}
-    for split in HELD_OUT:
-        (folder / split).mkdir()
-        held[split] = write_dataset(folder / split, form, packers[split].rest())
-    if source.spec.holdout is not None and not held["validation"]:  # type: ignore[attr-defined]
-        raise UserError(
-            plan.curriculum.document.problem(
-                ("sources", source.name, "holdout"),
-                "no whole sample of text is held out for validation",
-                "raise the share, or add text",
-            )
-        )
-    return {
-        "kind": "text",
-        "name": source.name,
-        "curriculum": plan.name,
-        "num_samples": num_samples,
-        **{f"{split}_samples": held[split] for split in HELD_OUT},
-        "num_documents": num_documents,
-        "num_tokens": train.num_ids,
-        "sequence_length": length,
-        "meaning": source.meaning,
-    }
-
-
-def shuffle_key(meaning: dict[str, Any], split: str) -> int | None:
-    """Key of the order of ids in the samples of a split; None without a transform.
-
-    How much is read of a data set on the hub does not change the samples, nor their order.
+    Raises:
+        UserError: the corpus is empty or cannot be read, nothing is held out where something should
+            be, a pair is too long, or the cache cannot be written.
     """
-    if "transform" not in meaning:
-        return None
-    own = {key: value for key, value in meaning.items() if key not in ("transform", "limit")}
-    return derive_key(meaning["transform"], fingerprint(own), split)
-
-
-def _chunks(pairs: Iterator[tuple[Document, str]]) -> Iterator[list[tuple[Document, str]]]:
-    chunk: list[tuple[Document, str]] = []
-    size = 0
-    for pair in pairs:
-        chunk.append(pair)
-        size += len(pair[0].text)
-        if size >= _CHUNK_CHARACTERS:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
-
-
-class _Packer:
-    """Ids in, samples of `length + 1` ids out; neighbours share one id. At most `limit` samples.
-
-    key: shuffles the ids of each sample once it is cut, if given.
-    """
-
-    def __init__(self, length: int, limit: int | None, key: int | None = None) -> None:
-        self.length, self.limit, self.key = length, limit, key
-        self.num_ids = 0
-        self.num_samples = 0
-        self._parts: list[NDArray[np.uint32]] = []
-        self._held = 0
-
-    @property
-    def is_full(self) -> bool:
-        ready = self.num_samples + max(0, self._held - 1) // self.length
-        return self.limit is not None and ready >= self.limit
-
-    def share_done(self) -> float:
-        """Share of the limit that is packed."""
-        return self.num_ids / (self.limit * self.length) if self.limit else 0.0
-
-    def add(self, ids: list[int], end: int) -> None:
-        """Append a document and its end of text."""
-        if not self.is_full:
-            part = np.array([*ids, end], np.uint32)
-            self._parts.append(part)
-            self._held += len(part)
-            self.num_ids += len(part)
-
-    def full(self, per_shard: int) -> Iterator[NDArray[np.uint32]]:
-        """Whole shards that are ready."""
-        while self._held > per_shard * self.length and not self._exhausted():
-            yield self._take(per_shard)
-
-    def rest(self) -> Iterator[NDArray[np.uint32]]:
-        """What is left, as one last shard; less than a sample is dropped."""
-        num = max(0, self._held - 1) // self.length
-        if self.limit is not None:
-            num = min(num, self.limit - self.num_samples)
-        if num > 0:
-            yield self._take(num)
-
-    def _exhausted(self) -> bool:
-        return self.limit is not None and self.num_samples >= self.limit
-
-    def _take(self, num: int) -> NDArray[np.uint32]:
-        if self.limit is not None:
-            num = min(num, self.limit - self.num_samples)
-        ids = np.concatenate(self._parts)
-        starts = np.arange(num)[:, None] * self.length
-        samples = ids[starts + np.arange(self.length + 1)[None, :]]
-        self._parts = [ids[num * self.length :].copy()]
-        self._held = len(self._parts[0])
-        if self.key is not None:
-            shuffle(samples, self.num_samples, self.key)
-        self.num_samples += num
-        return samples
-
-
-def _is_whole(digest: str) -> bool:
-    """Whether an entry is there, with every shard that its index names."""
+    digest = source.fingerprint
+    cache.hold(digest)
     info = cache.entry_info(digest)
-    if info is None or info.get("kind") != "text":
-        return info is not None
+    if not _serves(source, info, say):
+        with cache.building(digest, f"the text '{source.name}'", say) as folder:
+            info = cache.entry_info(digest)
+            if not _serves(source, info, say):  # no other process was faster
+                info = _complete(plan, source, folder, info or {}, say)
+    assert info is not None
+    cache.note_use(digest, plan.name)
+    return {**info, **_samples_of_splits(source, info)}
+
+
+def held_out_samples(source: PlannedSource, split: str) -> int:
+    """Samples of a held-out split that a compiled source has: those of an entry that was extended
+    for another plan are no more than its own."""
+    info = cache.entry_info(source.fingerprint)
+    assert info is not None, "text is compiled before it is evaluated on"
+    return _samples_of_splits(source, info)[f"{split}_samples"]
+
+
+def _samples_of_splits(source: PlannedSource, info: Mapping[str, Any]) -> dict[str, int]:
+    """num_samples, validation_samples and test_samples under a source's limit."""
+    num_samples = source.samples_in(info)
+    assert num_samples is not None, "the entry is large enough by now"
+    held = [int(info[f"{split}_samples"]) for split in HELD_OUT]
+    if source.limit is not None and source.limit < info["num_samples"]:
+        before = 0
+        for shard in read_log(cache.entry(source.fingerprint))[0]:
+            before, held = before + shard.num_samples, list(shard.held)
+            if before >= source.limit:
+                break
+    named = zip(HELD_OUT, held, strict=True)
+    return {"num_samples": num_samples, **{f"{split}_samples": n for split, n in named}}
+
+
+def _serves(source: PlannedSource, info: Mapping[str, Any] | None, say: Say) -> bool:
+    """Whether an entry has what a source needs, undamaged. Sizes are compared always, hashes when
+    this process first uses it as it is."""
+    if info is None or source.samples_in(info) is None:
+        return False
+    folder = cache.entry(source.fingerprint)
+    this = (str(folder), int(info["num_samples"]))
+    checked = 0
+
+    def told(number: int) -> None:
+        nonlocal checked
+        checked += number
+        say(f"checking '{source.name}'", min(1.0, checked / total))
+
     try:
-        for split in HELD_OUT:
-            count_samples(cache.entry(digest) / split)
-        return count_samples(cache.entry(digest)) == info["num_samples"]
+        indexes = {split: read_index(split_folder(folder, split)) for split in SPLITS}
+        total = max(1, sum(map(len, indexes.values())))
+        for split, index in indexes.items():
+            place = split_folder(folder, split)
+            lines, torn = read_log(place)
+            key = "num_samples" if split == "train" else f"{split}_samples"
+            if torn or len(lines) < len(index) or sum(e["samples"] for e in index) < info[key]:
+                return False
+            if damaged(place, index, None if this in _hashed else told):
+                return False
     except (OSError, ValueError, LookupError, TypeError):
         return False
+    _hashed.add(this)
+    return True
 
 
-@contextmanager
-def _building(digest: str) -> Iterator[Path | None]:
-    """A fresh folder to build a cache entry in, or None if the entry exists. Locks others out."""
-    final = cache.entry(digest)
-    if _is_whole(digest):
-        yield None
-        return
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        lock = (final.parent / f".{digest}.lock").open("w")
-    except OSError as error:
-        raise fail(
-            f"the cache {final.parent} cannot be written ({error.strerror})",
-            "set NCAMIX_CACHE to a folder that can",
-        ) from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if _is_whole(digest):  # another process was faster
-            yield None
-            return
-        folder = final.parent / f".building-{digest}"
-        shutil.rmtree(folder, ignore_errors=True)  # what a killed process left; the lock is ours
-        shutil.rmtree(final, ignore_errors=True)
-        folder.mkdir()
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+def _complete(
+    plan: Plan, source: PlannedSource, folder: Path, known: Mapping[str, Any], say: Say
+) -> dict[str, Any]:
+    """Mend an entry, add what it lacks, and say what it holds. known: what it says now."""
+    from tokenizers import Tokenizer
 
+    file = tokenizer_file(plan, say)
+    assert file is not None
 
-def _finish(folder: Path, digest: str, info: dict[str, Any]) -> None:
-    write_whole(folder / cache.INFO, json.dumps(info, sort_keys=True, default=str).encode())
-    os.replace(folder, cache.entry(digest))
+    def documents(report: Report) -> Iterator[tuple[Document, str]]:
+        pairs = isinstance(source.spec, PairsSource)
+        return split_pairs(source, report) if pairs else split_documents(source, report)
+
+    tokenizer = Tokenizer.from_file(str(file))
+    entry = TextEntry(plan, source, folder, tokenizer, documents, say)
+    names = {split: f"{split}_samples" for split in HELD_OUT} | {"train": "num_samples"}
+    entry.check({split: int(known.get(name, 0)) for split, name in names.items()})
+    kept = {name: known.get(name) for name in ("num_documents", "exhausted", "report")}
+    if source.samples_in(known) is None or not entry.num_samples("train"):
+        num_documents, exhausted = entry.fill()
+        kept = {"num_documents": num_documents, "exhausted": exhausted, "report": entry.report()}
+    entry.finish()
+    num_samples = entry.num_samples("train")
+    info = {
+        "kind": source.kind,
+        "name": source.name,
+        **{name: entry.num_samples(split) for split, name in names.items()},
+        **kept,
+        "num_tokens": num_samples * source.sequence_length,
+        "sequence_length": source.sequence_length,
+        "meaning": source.meaning,
+        "ranges": plan.vocabulary.id_map(["text"]),
+    }
+    cache.write_info(source.fingerprint, info)
+    _hashed.add((str(folder), num_samples))
+    return info
 
 
 @dataclass(frozen=True)
@@ -378,3 +310,30 @@ def text_facts(file: Path, size: int) -> TextFacts:
     return TextFacts(
         file, tokenization.end_of_text_id(tokenizer), tokenization.bytes_per_id(tokenizer, size)
     )
+
+
+def report_lines(plan: Plan) -> list[str]:
+    """What was left out of a plan's compiled texts, and found in them: a line a source."""
+    lines = {}
+    for source in plan.sources.values():
+        info = cache.entry_info(source.fingerprint) if source.text is not None else None
+        told = [_finding(*item) for item in sorted((info or {}).get("report", {}).items())]
+        if any(told):
+            lines[source.name] = f"{source.name}: " + ", ".join(filter(None, told))
+    return list(lines.values())
+
+
+def _finding(what: str, found: Any) -> str:
+    """One entry of a report in words; nothing for what was not found."""
+    words = what.replace("_", " ")
+    if isinstance(found, Mapping):
+        if "count" in found:
+            first = f" (first: {found['first']})" if found.get("first") else ""
+            return f"{found['count']:,} {words}{first}" if found["count"] else ""
+        inner = [_finding(str(key), value) for key, value in found.items()]
+        return f"{words}: " + ", ".join(filter(None, inner)) if any(inner) else ""
+    if isinstance(found, float):
+        return f"{found:.1%} {words}" if found else ""
+    if isinstance(found, int):
+        return f"{found:,} {words}" if found else ""
+    return f"{words} {found}" if found else ""

@@ -1,34 +1,43 @@
 """Tokenizers: bytes, a byte-level BPE trained on the curriculum's own text, or a pretrained one.
 
+    documents                     -> BPE -> tokenizer.json
+    tokenizer.json of others      --------> tokenizer.json
+    vocab.json + merges.txt (GPT-2's) ----> tokenizer.json
+
 Every tokenizer is one `tokenizer.json` of the `tokenizers` library, so that the export needs
 nothing else. Its end-of-text token closes every document. The declared size of a BPE tokenizer
 fixes the vocabulary before it is trained; a small corpus that yields fewer merges leaves ids
-unused.
+unused. Ids and special tokens of pretrained ones are found without the library, for the plan.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ncamix.errors import fail
+from ncamix.keys import fingerprint
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as HubTokenizer
 
 END_OF_TEXT = "<|endoftext|>"
+END_NAME = "end_of_text"  # of the id that closes documents, in maps of ids
 NUM_BYTE_IDS = 257  # 256 bytes and the end of text
 TRAIN_CHARACTERS = 1 << 30  # a BPE tokenizer is trained on about so much of each source
 VERSION = 1
+VOCAB, MERGES = "vocab.json", "merges.txt"
 _ONE_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")  # SentencePiece's way to write a byte
 _KNOWN_ENDS = (END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>", "[SEP]")
 
 
 def pretrained_file(name: str, folder: Path) -> Path:
-    """The tokenizer.json behind a path (relative to `folder`) or a hub id.
+    """The tokenizer.json behind a path (relative to `folder`) or a hub id; the vocab.json of a
+    folder that has merges.txt beside it instead.
 
     Raises:
         UserError: there is none, or the hub cannot be reached.
@@ -36,6 +45,13 @@ def pretrained_file(name: str, folder: Path) -> Path:
     for path in (folder / name, folder / name / "tokenizer.json"):
         if path.is_file():
             return path
+    if (folder / name / VOCAB).is_file() and (folder / name / MERGES).is_file():
+        return folder / name / VOCAB
+    if (folder / name).is_dir():
+        raise fail(
+            f"the folder {folder / name} holds no tokenizer",
+            f"put a tokenizer.json there, or {VOCAB} and {MERGES}",
+        )
     try:
         from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 
@@ -62,19 +78,76 @@ def hub_reason(error: Exception) -> str:
     return (str(error).strip().splitlines() or [repr(error)])[0][:200]
 
 
-def num_ids(file: Path) -> int:
-    """Ids of a tokenizer.json, found without the tokenizers library."""
+@dataclass(frozen=True)
+class Pretrained:
+    """What a plan knows of a pretrained tokenizer: its number of ids, the ids of its special tokens
+    (that of the end of text as `end_of_text`), and what determines it."""
+
+    num_ids: int
+    special: dict[str, int]
+    content: str
+
+
+def read_pretrained(file: Path) -> Pretrained:
+    """Look into a tokenizer.json, or a vocab.json with merges.txt beside it.
+
+    Raises:
+        UserError: it is neither, or it has no end-of-text token that we know.
+    """
     try:
-        data: dict[str, Any] = json.loads(file.read_text())
-        model = data["model"]["vocab"]
-        ids = list(model.values()) if isinstance(model, dict) else list(range(len(model)))
-        return 1 + max([*ids, *(t["id"] for t in data.get("added_tokens") or [])])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = file.read_text(encoding="utf-8")
+        data: dict[str, Any] = json.loads(text)
+        if file.name == VOCAB:
+            merges = (file.parent / MERGES).read_text(encoding="utf-8")
+            ids = {str(token): int(i) for token, i in data.items()}
+            ids.setdefault(END_OF_TEXT, 1 + max(ids.values()))
+            special = {END_OF_TEXT: ids[END_OF_TEXT]}
+            content = fingerprint({"vocab": text, "merges": merges})
+        else:
+            model, added = data["model"]["vocab"], data.get("added_tokens") or []
+            tokens = list(model) if isinstance(model, dict) else [piece[0] for piece in model]
+            ids = dict(model) if isinstance(model, dict) else {t: i for i, t in enumerate(tokens)}
+            ids |= {token["content"]: token["id"] for token in added}
+            special = {t["content"]: t["id"] for t in added if t.get("special")}
+            content = fingerprint({"json": text})
+        size = 1 + max(ids.values())
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise fail(f"not a tokenizer.json ({error!r})", file=str(file)) from None
+    end = _end_of(ids)
+    named = {token: i for token, i in special.items() if token != end}
+    return Pretrained(size, {END_NAME: ids[end], **named}, content)
 
 
-def train_bpe(documents: Iterator[str], size: int) -> HubTokenizer:
-    """Train a byte-level BPE tokenizer of at most `size` ids; id 0 is the end of text.
+def _end_of(ids: Mapping[str, int]) -> str:
+    """The token that closes a document."""
+    found = next((token for token in _KNOWN_ENDS if token in ids), None)
+    if found is None:
+        way_out = f"add one of: {', '.join(_KNOWN_ENDS)}"
+        raise fail("the tokenizer has no end-of-text token", way_out)
+    return found
+
+
+def trained_special(special: Sequence[str] = ()) -> dict[str, int]:
+    """The special ids of a tokenizer of ours: the end of text is 0, others follow in order."""
+    return {END_NAME: 0} | {token: i for i, token in enumerate(special, 1)}
+
+
+def open_pretrained(file: Path) -> HubTokenizer:
+    """The tokenizer of a file that `read_pretrained` has looked into."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    if file.name != VOCAB:
+        return Tokenizer.from_file(str(file))
+    tokenizer = Tokenizer(models.BPE.from_file(str(file), str(file.parent / MERGES)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([END_OF_TEXT])
+    return tokenizer
+
+
+def train_bpe(documents: Iterator[str], size: int, special: Sequence[str] = ()) -> HubTokenizer:
+    """Train a byte-level BPE tokenizer of at most `size` ids; id 0 is the end of text, those of
+    further special tokens follow.
 
     Raises:
         UserError: the corpus is empty.
@@ -86,7 +159,7 @@ def train_bpe(documents: Iterator[str], size: int) -> HubTokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=[END_OF_TEXT, *special],
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
@@ -105,11 +178,15 @@ def end_of_text_id(tokenizer: HubTokenizer) -> int:
     Raises:
         UserError: the tokenizer has no end-of-text token that we know.
     """
-    for token in _KNOWN_ENDS:
-        found = tokenizer.token_to_id(token)
-        if found is not None:
-            return int(found)
-    raise fail("the tokenizer has no end-of-text token", f"add one of: {', '.join(_KNOWN_ENDS)}")
+    return int(tokenizer.token_to_id(_end_of(tokenizer.get_vocab())))
+
+
+def special_tokens(tokenizer: HubTokenizer) -> dict[str, int]:
+    """The special tokens as they are written, and their ids; the end of text is among them."""
+    added = tokenizer.get_added_tokens_decoder()
+    found = {token.content: i for i, token in added.items() if token.special}
+    end = end_of_text_id(tokenizer)
+    return {tokenizer.id_to_token(end): end} | found
 
 
 def bytes_per_id(tokenizer: HubTokenizer, size: int) -> list[int]:

@@ -18,9 +18,10 @@ PACKAGE = Path(ncamix.__file__).parent
 # Each row may import rows above it and its own.
 RANKS = """
 ncamix
-errors keys random rerouting
+errors keys packing random rerouting
 files library threads tree waiting
 shards
+shard_log
 quantities reading
 rendering
 composition
@@ -30,7 +31,7 @@ automata
 cache tokenization
 bands
 sources
-documents
+documents encoding
 splits
 validation
 evidence entry optimizer
@@ -53,6 +54,7 @@ owners
 order
 remote
 dataset
+text_entry
 text_compilation
 compilation
 collation streams

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -27,13 +25,12 @@ from ncamix.sources.base import shuffle
 from ncamix.sources.corpus import CorpusFile, corpus_files, corpus_hash
 from ncamix.splits import HELD_OUT, SPLITS, split_of
 from ncamix.text_compilation import (
-    _Packer,
     prepare_text,
-    shuffle_key,
     split_documents,
     text_facts,
     tokenizer_file,
 )
+from ncamix.text_entry import shuffle_key
 
 CURRICULUM = """\
 tokenizer: {bpe: 300, train_on: [words]}
@@ -227,27 +224,6 @@ def test_text_that_looks_like_the_end_of_text_still_counts_its_bytes(
 # Packing
 
 
-@pytest.mark.parametrize("per_shard", [1, 3, 100])
-@pytest.mark.parametrize("limit", [None, 6])
-def test_every_id_is_a_target_exactly_once(per_shard: int, limit: int | None) -> None:
-    packer, stream, samples = _Packer(8, limit), [], []
-    rng = np.random.default_rng(1)
-    for _ in range(12):
-        ids = rng.integers(1, 99, rng.integers(0, 30)).tolist()
-        stream += [*ids, 0]
-        packer.add(ids, 0)
-        samples += [s for shard in packer.full(per_shard) for s in shard]
-        if packer.is_full:
-            break
-    samples += [s for shard in packer.rest() for s in shard]
-    joined = [samples[0][0], *(i for s in samples for i in s[1:])]
-    assert joined == stream[: len(joined)]
-    if limit is None:
-        assert len(stream) - len(joined) < 8
-    else:
-        assert len(samples) == limit
-
-
 def test_compiled_samples_are_the_token_stream(corpus: Path, plan_of: Callable[..., Plan]) -> None:
     plan = prepare_text(plan_of(CURRICULUM))
     source = plan.sources["words"]
@@ -275,7 +251,7 @@ def test_shuffled_samples_are_the_samples_in_another_order(
     per_shard: int,
 ) -> None:
     monkeypatch.setattr(inventory, "SHARD_TOKENS", per_shard * 33)  # no shard changes a sample
-    monkeypatch.setattr("ncamix.text_compilation._CHUNK_CHARACTERS", 1000)
+    monkeypatch.setattr("ncamix.encoding.CHUNK_CHARACTERS", 1000)
     own = prepare_text(plan_of(CURRICULUM))
     body = CURRICULUM.replace("repeat", "transform: shuffle_tokens, repeat")
     plan = prepare_text(plan_of(body))
@@ -295,7 +271,7 @@ def test_shuffled_samples_are_the_samples_in_another_order(
         assert key is not None and shuffle_key(own.sources["words"].meaning, split) is None
         shuffle(drawn, 0, key)
         assert np.array_equal(drawn, samples)
-        keys |= {key, shuffle_key({**source.meaning, "limit": 9}, split)}
+        keys.add(key)
     assert len(keys) == 3
 
 
@@ -326,7 +302,7 @@ def test_an_empty_corpus_is_named(corpus: Path, plan_of: Callable[..., Plan]) ->
         with pytest.raises(UserError, match=r"sources\.words.*empty"):
             prepare_text(plan_of(body))
     assert not any("words" in str(e[cache.INFO]) for e in entries().values())
-    assert not list(cache.cache_root().glob(".building*"))
+    assert [e.kind for e in cache.entries()] in (["tokenizer"], [])
 
 
 def test_a_text_that_is_too_small_is_told_in_epochs(
@@ -400,7 +376,7 @@ def test_of_a_hub_data_set_only_what_is_needed_is_packed(
     plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inventory, "SHARD_TOKENS", 16 * 33)
-    monkeypatch.setattr("ncamix.text_compilation._CHUNK_CHARACTERS", 1000)
+    monkeypatch.setattr("ncamix.encoding.CHUNK_CHARACTERS", 1000)
     read: list[int] = []
 
     def rows(hub: dict[str, Any]) -> Any:
@@ -415,7 +391,7 @@ def test_of_a_hub_data_set_only_what_is_needed_is_packed(
     need = plan.sources["words"].samples_needed
     plan = prepare_text(plan)
     source = plan.sources["words"]
-    assert source.num_samples == -(-need // 16) * 16 == source.meaning["limit"]
+    assert source.num_samples == -(-need // 16) * 16 == source.limit
     samples = read_samples(cache.entry(source.fingerprint))
     assert len(samples) == source.num_samples
     assert len(read) < 1500
@@ -434,67 +410,3 @@ def test_a_hub_that_breaks_off_is_told(
     with pytest.raises(UserError, match=r"a/b cannot be had .*'broken'"):
         prepare_text(plan_of(HUB))
     assert entries() == {}
-
-
-# Killed, and two at once
-
-COMPILE = """
-import sys, time
-from pathlib import Path
-from ncamix.loading import load_curriculum
-from ncamix.planning import make_plan
-from ncamix.trainer import load_trainer
-from ncamix.text_compilation import prepare_text
-plan = make_plan(load_curriculum(Path("c.yaml")), load_trainer(Path("small.yaml")))
-worked = []
-def say(what, share):
-    worked.append(what)
-    if sys.argv[1] == "stop" and "tokenizing" in what:
-        Path("reached").touch()
-        time.sleep(60)
-while Path("wait").exists():
-    time.sleep(0.01)
-prepare_text(plan, say)
-print("worked" if worked else "waited")
-"""
-
-
-def compiler(folder: Path, cache_folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", COMPILE, *arguments], cwd=folder, text=True,
-        stdout=subprocess.PIPE, env={**os.environ, "NCAMIX_CACHE": str(cache_folder)},
-    )  # fmt: skip
-
-
-def test_killed_while_compiling_then_run_again(
-    corpus: Path, tmp_path: Path, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prepare_text(plan_of(CURRICULUM))
-    whole = entries()
-    killed = compiler(tmp_path, tmp_path / "other", "stop")
-    while not (tmp_path / "reached").exists():
-        assert killed.poll() is None
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    monkeypatch.setenv("NCAMIX_CACHE", str(tmp_path / "other"))
-    digest = plan_of(CURRICULUM).sources["words"].fingerprint
-    assert digest not in entries()
-    assert (tmp_path / "other" / f".building-{digest}").is_dir()
-    prepare_text(plan_of(CURRICULUM))
-    assert entries() == whole
-    assert not list((tmp_path / "other").glob(".building*"))
-
-
-def test_two_at_once_and_one_does_the_work(
-    corpus: Path, tmp_path: Path, plan_of: Callable[..., Plan]
-) -> None:
-    plan_of(CURRICULUM)
-    (tmp_path / "wait").touch()
-    both = [compiler(tmp_path, tmp_path / "cache", "go") for _ in range(2)]
-    time.sleep(1)
-    (tmp_path / "wait").unlink()
-    said = sorted(process.communicate(timeout=100)[0].strip() for process in both)
-    assert [p.returncode for p in both] == [0, 0]
-    assert said == ["waited", "worked"]
-    assert len(entries()) == 2

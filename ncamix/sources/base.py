@@ -51,6 +51,10 @@ class SourceSpec(Spec):
         """Ids that the source can emit, for kinds that bring their own range."""
         raise NotImplementedError
 
+    def special_ids(self) -> dict[str, int]:
+        """Names of ids with a meaning of their own, and their places in the source's range."""
+        return {}
+
     def loss_start(self) -> int:
         """First position of a sample (1 .. sequence_length) whose id is a trained target."""
         return 1

@@ -199,6 +199,12 @@ class NcaSource(LeafSource):
     def num_ids(self) -> int:
         return self.automaton.num_symbols
 
+    def special_ids(self) -> dict[str, int]:
+        return {
+            "frame_start": self.automaton.frame_start,
+            "frame_end": self.automaton.frame_end,
+        }
+
     def loss_start(self) -> int:
         return max(1, self.loss_from_frame * self.automaton.tokens_per_frame)
 

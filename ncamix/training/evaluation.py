@@ -23,6 +23,7 @@ from ncamix.plan import Plan, PlannedSource
 from ncamix.shards import read_samples
 from ncamix.sources import open_generator
 from ncamix.sources.base import MASKED
+from ncamix.text_compilation import held_out_samples
 from ncamix.training.loss import ActiveIds
 from ncamix.training.model import CurriculumModel
 
@@ -57,7 +58,10 @@ def evaluation_sets(
         num_bytes = None
         if source.text is not None:
             folder = cache.entry(source.fingerprint) if data is None else data / name
-            samples = read_samples(folder / "validation", wanted.samples)
+            most = wanted.samples
+            if data is None:  # an entry may hold more than the plan's own
+                most = min(most, held_out_samples(source, "validation"))
+            samples = read_samples(folder / "validation", most)
             assert bytes_per_id is not None
             num_bytes = int(np.array(bytes_per_id)[samples[:, source.loss_start :]].sum())
         else:

@@ -1,0 +1,509 @@
+"""Compiled text in the cache: killed, extended, damaged, out of room, and wanted by two at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ncamix import cache, encoding, inventory, text_compilation
+from ncamix import documents as text_source
+from ncamix.errors import UserError
+from ncamix.keys import fingerprint
+from ncamix.plan import Plan
+from ncamix.shard_log import LOG
+from ncamix.shards import read_index, read_samples
+from ncamix.splits import HELD_OUT
+from ncamix.text_compilation import (
+    compile_text,
+    held_out_samples,
+    prepare_text,
+    report_lines,
+)
+
+Planner = Callable[..., Plan]
+
+CURRICULUM = """\
+tokenizer: bytes
+sources:
+  words: {kind: text, files: ["corpus/*.txt"], holdout: {share: 0.2}, repeat: free}
+stages:
+  - {name: first, duration: 100%, mixture: {words: 1}}
+"""
+SETTINGS = """\
+from ncamix import encoding, inventory
+inventory.SHARD_TOKENS = 8 * 33
+encoding.CHUNK_CHARACTERS = 2000
+"""
+COMPILE = (
+    SETTINGS
+    + """
+import resource, sys, time
+from pathlib import Path
+from ncamix.errors import UserError
+from ncamix.loading import load_curriculum
+from ncamix.planning import make_plan
+from ncamix.trainer import load_trainer
+from ncamix.text_compilation import prepare_text
+said = []
+def say(what, share):
+    said.append(what)
+    time.sleep(float(sys.argv[1]))
+if len(sys.argv) > 2:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+plan = make_plan(load_curriculum(Path("c.yaml")), load_trainer(Path("small.yaml")))
+try:
+    prepare_text(plan, say)
+except UserError as error:
+    sys.exit(str(error))
+print(any("tokenizing" in what for what in said), any("waiting for" in what for what in said))
+"""
+)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """60 documents of 0.1 to 2 kB, in shards of 8 samples, encoded a few at a time."""
+    monkeypatch.setattr(inventory, "SHARD_TOKENS", 8 * 33)
+    monkeypatch.setattr(encoding, "CHUNK_CHARACTERS", 2000)
+    monkeypatch.setattr("ncamix.text_entry._SAY_EVERY", 1)
+    (tmp_path / "corpus").mkdir()
+    draw = random.Random(1)
+    for i in range(60):
+        text = " ".join(str(draw.randrange(10**6)) for _ in range(draw.randrange(20, 250)))
+        (tmp_path / f"corpus/{i:02}.txt").write_text(text)
+    return tmp_path / "corpus"
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """What an entry holds, but for who used it."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != cache.USES
+    }
+
+
+def compiler(folder: Path, cache_folder: Path, *arguments: object) -> subprocess.Popen[str]:
+    environment = {**os.environ, "NCAMIX_CACHE": str(cache_folder)}
+    return subprocess.Popen(
+        [sys.executable, "-c", COMPILE, *map(str, arguments)],
+        cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
+    )  # fmt: skip
+
+
+# Killed, and two at once
+
+
+def test_killed_again_and_again_it_ends_with_the_same_bytes(
+    corpus: Path, tmp_path: Path, plan_of: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = prepare_text(plan_of(CURRICULUM)).sources["words"]
+    whole = files_of(cache.entry(source.fingerprint))
+    assert len(read_index(cache.entry(source.fingerprint))) > 20
+    log = tmp_path / "other" / source.fingerprint / LOG
+    reached = [0]
+    for more in (1, 6, 9):
+        killed = compiler(tmp_path, tmp_path / "other", 0.02)
+        until = time.monotonic() + 100
+        while not log.exists() or log.read_bytes().count(b"\n") < reached[-1] + more:
+            assert killed.poll() is None and time.monotonic() < until
+            time.sleep(0.002)
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+        reached.append(log.read_bytes().count(b"\n"))
+        kept = {n: d for n, d in files_of(log.parent).items() if n.startswith("shard.0")}
+        monkeypatch.setenv("NCAMIX_CACHE", str(tmp_path / "other"))
+        assert plan_of(CURRICULUM).sources["words"].num_samples is None
+        assert kept.items() <= whole.items()
+    assert reached == sorted(set(reached))
+    encoded: list[int] = []
+    encode = encoding.PlainText.encode
+    monkeypatch.setattr(
+        encoding.PlainText,
+        "encode",
+        lambda self, texts: encoded.append(sum(map(len, texts))) or encode(self, texts),
+    )
+    prepare_text(plan_of(CURRICULUM))
+    assert files_of(log.parent) == whole
+    packed = reached[-1] * 8 * 32  # ids, each a byte; what is encoded again is of a few documents
+    assert source.text is not None and source.text.num_bytes is not None
+    assert sum(encoded) < source.text.num_bytes - packed + 4000
+
+
+def test_two_at_once_and_one_does_the_work(corpus: Path, tmp_path: Path, plan_of: Planner) -> None:
+    plan_of(CURRICULUM)
+    both = [compiler(tmp_path, tmp_path / "cache", 0.01) for _ in range(2)]
+    said = sorted(process.communicate(timeout=100)[0].strip() for process in both)
+    assert [p.returncode for p in both] == [0, 0]
+    assert said == ["False True", "True False"]
+    assert sorted(e.kind for e in cache.entries()) == ["text", "tokenizer"]
+
+
+# Damaged
+
+
+def damage(file: Path, how: str) -> None:
+    data = bytearray(file.read_bytes())
+    if how == "missing":
+        file.unlink()
+    elif how == "truncated":
+        file.write_bytes(data[:-100])
+    else:
+        data[-50] ^= 4
+        file.write_bytes(data)
+
+
+def forget() -> None:
+    """As in a process of its own: no hash was compared yet."""
+    text_compilation._hashed.clear()
+
+
+@pytest.mark.parametrize("transform", ["", "transform: shuffle_tokens, "])
+@pytest.mark.parametrize("how", ["missing", "truncated", "flipped"])
+def test_a_damaged_shard_is_made_again_and_said(
+    corpus: Path, plan_of: Planner, capsys: pytest.CaptureFixture[str], how: str, transform: str
+) -> None:
+    body = CURRICULUM.replace("repeat:", f"{transform}repeat:")
+    source = prepare_text(plan_of(body)).sources["words"]
+    folder = cache.entry(source.fingerprint)
+    whole, last = files_of(folder), len(read_index(folder)) - 1
+    hit = (f"shard.{last:05}.mds", "shard.00005.mds", "shard.00006.mds", "test/shard.00000.mds")
+    for name in hit:
+        damage(folder / name, how)
+    forget()
+    said: list[str] = []
+    exact = prepare_text(plan_of(body), lambda what, share: said.append(what))
+    assert exact.sources["words"] == source and files_of(folder) == whole
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and f"'words' in the cache: {len(hit)} of " in told
+    assert "shards were damaged or missing; made again" in told
+    assert any("checking 'words'" in what for what in said)
+    forget()
+    prepare_text(plan_of(body))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", [LOG, "index.json", "source.json", f"validation/{LOG}"])
+def test_other_damage_is_mended_as_well(corpus: Path, plan_of: Planner, name: str) -> None:
+    source = prepare_text(plan_of(CURRICULUM)).sources["words"]
+    folder = cache.entry(source.fingerprint)
+    whole = files_of(folder)
+    for harm in (b"", whole[name][: len(whole[name]) // 2], whole[name].replace(b"[", b"{")):
+        (folder / name).write_bytes(harm)
+        forget()
+        assert prepare_text(plan_of(CURRICULUM)).sources["words"] == source
+        assert files_of(folder) == whole
+
+
+def test_a_shard_that_comes_out_otherwise_is_compiled_with_all_others(
+    corpus: Path, plan_of: Planner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_of(CURRICULUM)
+    source = prepare_text(plan).sources["words"]
+    folder = cache.entry(source.fingerprint)
+    (folder / "shard.00003.mds").unlink()
+    for path in corpus.glob("*.txt"):  # behind the plan's back: it has been hashed already
+        path.write_text(path.read_text()[::-1])
+    compile_text(plan, source)
+    assert "compiled anew, all of it" in capsys.readouterr().err
+    forget()
+    info = compile_text(plan, source)
+    assert info["num_samples"] == len(read_samples(folder)) > 100
+
+
+# A disk that fills
+
+
+def test_a_full_disk_is_told_and_compiling_goes_on(
+    corpus: Path, tmp_path: Path, plan_of: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = prepare_text(plan_of(CURRICULUM)).sources["words"]
+    whole = files_of(cache.entry(source.fingerprint))
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(small)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("a tmpfs cannot be mounted here; a limit on file sizes is tested beside this")
+    try:
+        full = compiler(tmp_path, small, 0)
+        assert full.wait(100) == 1
+        said = full.stderr.read() if full.stderr else ""
+        assert "there is no room left for the text 'words' in the cache" in said
+        assert "No space left on device" in said and "NCAMIX_CACHE" in said
+        folder = small / source.fingerprint
+        left = files_of(folder)
+        assert not [name for name in left if "tmp" in name] and "source.json" not in left
+        shards = {n: d for n, d in left.items() if n.endswith(".mds")}
+        assert len(shards) > 5 and shards.items() <= whole.items()
+        remounted = ["mount", "-o", "remount,size=4m", str(small)]
+        subprocess.run(remounted, check=True)
+        monkeypatch.setenv("NCAMIX_CACHE", str(small))
+        prepare_text(plan_of(CURRICULUM))
+        assert files_of(folder) == whole
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_a_file_that_may_not_grow_is_told(corpus: Path, tmp_path: Path, plan_of: Planner) -> None:
+    plan = plan_of(CURRICULUM)
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
+    prepare_text(plan)
+    fingerprints = [e.fingerprint for e in cache.entries() if e.kind == "text"]
+    cache.note_use(fingerprints[0], "c")
+    limited = compiler(tmp_path, tmp_path / "other", 0, 1 << 9)
+    assert limited.wait(100) == 1
+    said = limited.stderr.read() if limited.stderr else ""
+    assert "there is no room left for" in said and "File too large" in said
+    assert "Traceback" not in said
+    assert not list((tmp_path / "other").rglob("*.tmp"))
+
+
+# Extended
+
+HUB = """\
+tokenizer: bytes
+sources:
+  words: {kind: text, hub: a/b, holdout: {share: 0.2}, repeat: free}
+stages:
+  - {name: first, duration: 100%, mixture: {words: 1}}
+"""
+
+
+@pytest.fixture
+def hub(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A data set of 400 rows; the numbers of those that were read."""
+    read: list[int] = []
+
+    def rows(hub: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        draw = random.Random(2)
+        for i in range(400):
+            read.append(i)
+            yield {"text": f"{i} " + "x" * draw.randrange(10, 700)}
+
+    monkeypatch.setattr(text_source, "_hub_rows", rows)
+    return read
+
+
+def of_limit(plan: Plan, limit: int) -> Plan:
+    source = plan.sources["words"]
+    return replace(plan, sources={"words": replace(source, limit=limit, num_samples=None)})
+
+
+def test_more_samples_extend_an_entry_and_rewrite_nothing(
+    hub: list[int], plan_of: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(HUB, name="hub")
+    source = plan.sources["words"]
+    assert source.limit is not None and "limit" not in source.meaning
+    assert source.limit % 8 == 0 and 0 <= source.limit - source.samples_needed < 8
+    folder = cache.entry(source.fingerprint)
+
+    def samples(limit: int) -> dict[str, Any]:
+        """What a plan with that limit sees in the cache."""
+        wanted = of_limit(plan, limit).sources["words"]
+        info = compile_text(plan, wanted)
+        seen = {"train": read_samples(folder, info["num_samples"]).tolist()}
+        for split in HELD_OUT:
+            most = held_out_samples(wanted, split)
+            assert most == info[f"{split}_samples"]
+            seen[split] = read_samples(folder / split, most).tolist()
+        return seen
+
+    first = samples(400)
+    assert len(first["train"]) == 400 and len(hub) < 150
+    before = files_of(folder)
+    more = samples(1200)
+    after = files_of(folder)
+    shards = {n: d for n, d in before.items() if n.endswith(".mds")}
+    assert shards.items() <= after.items() and len(more["train"]) == 1200
+    assert samples(400) == first and files_of(folder) == after
+    for split in HELD_OUT:
+        assert 0 < len(first[split]) < len(more[split])
+        assert more[split][: len(first[split])] == first[split]
+    everything = samples(10**6)
+    assert 1200 < len(everything["train"]) < 10**6
+    assert samples(10**6 + 8) == everything  # there is no more
+    monkeypatch.setenv("NCAMIX_CACHE", str(tmp_path / "other"))
+    folder = cache.entry(source.fingerprint)
+    assert samples(1200) == more  # at once
+    assert samples(400) == first
+    assert samples(10**6) == everything
+
+
+def test_a_limit_is_part_of_the_plan_and_of_the_epoch(hub: list[int], plan_of: Planner) -> None:
+    plan = plan_of(HUB, name="hub")
+    small, large = of_limit(plan, 400), of_limit(plan, 800)
+    assert small.fingerprint != large.fingerprint
+    assert small.sources["words"].fingerprint == large.sources["words"].fingerprint
+    sizes = [prepare_text(p).sources["words"].num_samples for p in (large, small)]
+    assert sizes == [800, 400]
+
+
+@pytest.mark.parametrize("shards", [51, 70, 99])
+def test_an_extension_that_breaks_off(
+    hub: list[int], plan_of: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
+) -> None:
+    plan = plan_of(HUB, name="hub")
+    small, large = (of_limit(plan, n).sources["words"] for n in (400, 800))
+    for name in ("whole", "broken"):
+        monkeypatch.setenv("NCAMIX_CACHE", str(tmp_path / name))
+        folder = cache.entry(small.fingerprint)
+        compile_text(plan, small)
+
+        def say(what: str, share: float, folder: Path = folder, name: str = name) -> None:
+            if name == "broken" and (folder / LOG).read_bytes().count(b"\n") >= shards:
+                raise RuntimeError("broken off")
+
+        before = (folder / "source.json").read_bytes()
+        if name == "broken":
+            with pytest.raises(RuntimeError):
+                compile_text(plan, large, say)
+            assert (folder / "source.json").read_bytes() == before
+            assert compile_text(plan, small)["num_samples"] == 400
+        compile_text(plan, large)
+    assert files_of(folder) == files_of(tmp_path / "whole" / small.fingerprint)
+
+
+# What an entry says
+
+
+def test_an_entry_says_its_ids_and_what_was_left_out(
+    corpus: Path, plan_of: Planner, tmp_path: Path
+) -> None:
+    (corpus / "copy.txt").write_bytes((corpus / "00.txt").read_bytes())
+    plan = prepare_text(plan_of(CURRICULUM))
+    info = cache.entry_info(plan.sources["words"].fingerprint)
+    assert info is not None and info["num_documents"] == 60
+    text = {"name": "text", "first": 0, "size": 257, "special": {"end_of_text": 0}}
+    assert info["ranges"] == [text]
+    assert info["report"] == {"exact_copies": 1}
+    assert report_lines(plan) == ["words: 1 exact copies"]
+    info["report"] |= {
+        "not_utf8": {"count": 3, "first": "x.py"}, "binary": {"count": 0, "first": None},
+        "overlap": {"test": {"share": 0.25, "of": "web"}}, "padding": 0.031,
+    }  # fmt: skip
+    cache.write_info(plan.sources["words"].fingerprint, info)
+    assert report_lines(plan) == [
+        "words: 1 exact copies, 3 not utf8 (first: x.py), overlap: test: of web, 25.0% share, "
+        "3.1% padding"
+    ]
+
+
+# Pairs
+
+PAIRS = """\
+tokenizer: {bpe: 300, train_on: [words], special: ["<|user|>", "<|model|>"]}
+sources:
+  words: {kind: text, files: ["corpus/*.txt"], repeat: free}
+  answers:
+    kind: pairs
+    files: [pairs.jsonl]
+    prompt: q
+    response: a
+    template: "<|user|>{prompt}<|model|>{response}\\n"
+    holdout: {share: 0.3}
+    repeat: free
+stages:
+  - {name: first, duration: 100%, mixture: {words: 1, answers: 1}}
+"""
+
+
+@pytest.mark.parametrize("pack", ["isolated", "padded"])
+def test_pairs_are_compiled_with_their_loss_masks(
+    corpus: Path, plan_of: Planner, tmp_path: Path, pack: str
+) -> None:
+    from ncamix.shards import read_masks
+
+    rows = [{"q": f"q{i} <|user|>", "a": f"r{i}<|endoftext|>"} for i in range(60)]
+    rows += [rows[0], {"q": rows[1]["q"], "a": "another"}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    body = PAIRS.replace("    repeat", f"    pack: {pack}\n    too_long: truncate\n    repeat")
+    with pytest.raises(UserError, match=r"answers\.too_long[\s\S]* ids long, a sample\s+holds 33"):
+        long = {"q": "?", "a": " ".join(map(str, range(9999)))}
+        (tmp_path / "pairs.jsonl").open("a").write(json.dumps(long) + "\n")
+        prepare_text(plan_of(body.replace("truncate", "refuse")))
+    plan = prepare_text(plan_of(body))
+    source = plan.sources["answers"]
+    folder = cache.entry(source.fingerprint)
+    info = cache.entry_info(source.fingerprint)
+    special = {"end_of_text": 0, "<|user|>": 1, "<|model|>": 2}
+    assert info is not None and info["ranges"][0]["special"] == special
+    assert plan.vocabulary.special["text"] == special
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(text_compilation.tokenizer_file(plan)))
+    tokenizer.encode_special_tokens = True
+    seen: dict[str, list[tuple[str, str]]] = {}
+    for split in ("train", *HELD_OUT):
+        place = folder if split == "train" else folder / split
+        masks = read_masks(place)
+        assert masks is not None
+        seen[split] = []
+        for ids, mask in zip(read_samples(place), masks, strict=True):
+            starts = np.flatnonzero(ids == 1).tolist()
+            assert len(starts) == 1 or pack == "isolated"
+            for first, last in zip(starts, [*starts[1:], len(ids)], strict=True):
+                own = ids[first:last]
+                model, ends = int(np.flatnonzero(own == 2)[0]), np.flatnonzero(own == 0)
+                stop = int(ends[0]) if len(ends) else len(own)
+                prompt = tokenizer.decode(own[1:model].tolist())
+                answer = tokenizer.decode(own[mask[first:last]].tolist())
+                targets = np.zeros(len(own), bool)
+                targets[model + 1 : stop + 1] = True
+                if len(ends):  # the template's line break stands behind the response
+                    targets[stop - 1] = False
+                assert np.array_equal(targets, mask[first:last])
+                seen[split].append((prompt, answer))
+    found = [pair for split in seen.values() for pair in split]
+    assert len(found) == 62 and info["report"]["exact_copies"] == 1
+    assert info["report"]["truncated"] == 1 and 0 < info["report"]["padding"] < 0.9
+    assert {(r["q"], r["a"]) for r in rows} == {p for p in found if p[0] != "?"}
+    sides = {split: {q for q, _ in pairs} for split, pairs in seen.items()}
+    assert not sides["train"] & (sides["validation"] | sides["test"])
+    assert "padding" in report_lines(plan)[-1]
+
+
+# Fingerprints
+
+
+def test_a_tokenizer_is_the_same_whatever_stages_and_seeds(corpus: Path, plan_of: Planner) -> None:
+    body = CURRICULUM.replace("bytes", "{bpe: 300, train_on: [words]}")
+    meanings = []
+    for changed in (body, f"seed: 5\n{body}", body.replace("100%", "50%, batch_size: 4")):
+        text = plan_of(changed, name="c").sources["words"].text if "50" not in changed else None
+        if text is None:
+            more = changed + "  - {name: second, duration: rest, mixture: {words: 1}}\n"
+            text = plan_of(more).sources["words"].text
+        assert text is not None
+        meanings.append(fingerprint(text.tokenizer))
+    assert len(set(meanings)) == 1
+
+
+def test_compiled_datasets_serve_plans_of_a_smaller_limit(
+    hub: list[int], plan_of: Planner, tmp_path: Path
+) -> None:
+    from ncamix.compilation import check_data, compile_plan
+    from ncamix.waiting import quiet
+
+    plan = plan_of(HUB, name="hub")
+    compile_plan(of_limit(plan, 800), tmp_path / "data", quiet)
+    for limit in (400, 800):
+        exact = check_data(of_limit(plan, limit), tmp_path / "data")
+        assert exact.sources["words"].num_samples == limit
+    with pytest.raises(UserError, match="has 800 samples, 808 are to be read"):
+        check_data(of_limit(plan, 808), tmp_path / "data")
