@@ -31,6 +31,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/bench_automata.py
 	$(BIN)/python tests/benchmarks/bench_plan.py
 	$(BIN)/python tests/benchmarks/bench_throughput.py
+	$(BIN)/python tests/benchmarks/bench_text.py
 	$(BIN)/python tests/benchmarks/bench_order.py
 
 $(VENV)/.installed: pyproject.toml
