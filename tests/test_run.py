@@ -313,7 +313,7 @@ def test_killed_and_rerun_is_the_uninterrupted_run(
 ) -> None:
     runner = Runner(tmp_path / "work")
     ready = {
-        "compilation": lambda: any(runner.cache.glob(".building-*")),
+        "compilation": lambda: any(runner.cache.glob("*/shards.jsonl")),
         "first stage": lambda: runner.batches() >= 37,
         "second stage": lambda: runner.batches() >= FIRST_STAGE + 50,
     }[moment]
