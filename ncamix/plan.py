@@ -49,12 +49,17 @@ class VocabularyPlan:
 
 @dataclass(frozen=True)
 class TextPlan:
-    """What compiling a text source needs. `files` or `hub` says where the documents are."""
+    """What compiling a text source needs. `files` or `hub` says where the documents are.
+
+    num_bytes: of text in the files, about. most_bytes: what they cannot exceed, None where
+    compression leaves that open.
+    """
 
     files: tuple[CorpusFile, ...] | None
     hub: dict[str, str | None] | None
     num_bytes: int | None
     tokenizer: dict[str, Any]  # its meaning, which names its fingerprint
+    most_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,65 @@
+"""Omissions: what is left out of a corpus, counted, so that nothing vanishes unsaid.
+
+bytes -> text, or a count and the name of the first that was none
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ncamix.errors import fail
+
+WHY = {
+    "not_utf8": "not UTF-8",
+    "replaced": "not UTF-8, read with replacement characters",
+    "binary": "binary",
+    "empty": "empty",
+    "too_large": "too large for a document",
+    "not_a_file": "neither file nor folder in its archive",
+}
+
+
+class Omissions:
+    """Counts what is left out, by reason (a key of `WHY`), and remembers the first of each."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, dict[str, Any]] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        """Count one more that is left out."""
+        found = self._found.setdefault(reason, {"count": 0, "first": name})
+        assert reason in WHY, reason
+        found["count"] += 1
+
+    def plain(self) -> dict[str, dict[str, Any]]:
+        """Plain JSON: {reason: {"count": how many, "first": the name of the first}}."""
+        return {reason: dict(found) for reason, found in self._found.items()}
+
+
+def decoded(
+    value: bytes | str, policy: str, name: str, where: str, omissions: Omissions
+) -> str | None:
+    """Text of bytes, or of a string that may hold halves of characters; None if it is left out.
+
+    policy: skip, replace or refuse what is not UTF-8. where: what an error calls it.
+
+    Raises:
+        UserError: it is not UTF-8, and the policy is to refuse.
+    """
+    try:
+        if isinstance(value, bytes):
+            return value.decode("utf-8-sig")
+        value.encode()
+        return value
+    except UnicodeError:
+        if policy == "refuse":
+            raise fail(
+                f"{where} is not UTF-8",
+                "convert it, or write not_utf8: skip, or not_utf8: replace",
+            ) from None
+    if policy == "skip":
+        omissions.add("not_utf8", name)
+        return None
+    omissions.add("replaced", name)
+    data = value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass")
+    return data.decode("utf-8-sig", "replace")
