@@ -40,6 +40,18 @@ _BROKEN = (
 )
 _BUFFER_BYTES = 1 << 17
 
+
+class _Strict(tarfile.TarInfo):
+    """A broken or cut header in the middle of a tar is an error, not its end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Strict:
+        try:
+            return super().frombuf(buf, encoding, errors)  # type: ignore[return-value]
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(str(error)) from None
+
+
 Read = Callable[[IO[bytes], str], bytes | None]
 
 
@@ -103,7 +115,7 @@ def read_members(
         if form.holds == "zip":
             yield from _zip_members(path, name, omissions, read)
         elif form.compression is None:
-            with tarfile.open(path, "r:") as archive:
+            with tarfile.open(path, "r:", tarinfo=_Strict) as archive:
                 members = _regular(archive, name, omissions)
                 for member in (members[key][1] for key in sorted(members)):
                     data = _tar_read(archive, member, name, read)
@@ -169,8 +181,11 @@ def _streamed_members(
     A member out of turn is held if all that come before it by name, and are still to come, would
     fit into `HELD_BYTES` with it. Every pass gets past the next one at least.
     """
-    with opened(path, compression) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-        found = _regular(archive, name, omissions)
+    with opened(path, compression) as stream:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Strict) as tar:
+            found = _regular(tar, name, omissions)
+        while stream.read(_BUFFER_BYTES):  # what is broken is known only at the end
+            pass
     order = sorted(found)
     rank = {found[key][0]: i for i, key in enumerate(order)}
     ends = list(accumulate(found[key][1].size for key in order))

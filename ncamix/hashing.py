@@ -34,6 +34,8 @@ SETTLED = 2_000_000_000  # ns since its last change, after which a file is remem
 _TABLE = "CREATE TABLE IF NOT EXISTS hashes (path BLOB PRIMARY KEY, state TEXT, digest BLOB)"
 _CHUNK_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 23  # of small files that one thread reads in one go
+_ASKED = 500  # files that are asked for at once
+_TIMEOUT = 5.0  # seconds to wait for another process that writes
 _SAY_AFTER = 1.0  # seconds
 _KEEP_EVERY = 5.0  # seconds
 
@@ -137,7 +139,7 @@ def _transact(work: Callable[[sqlite3.Connection], None]) -> None:
 
     file = cache_root() / MEMORY
     try:
-        with closing(sqlite3.connect(file, timeout=5)) as memory, memory:
+        with closing(sqlite3.connect(file, timeout=_TIMEOUT)) as memory, memory:
             work(memory)
     except sqlite3.OperationalError:  # locked, full, or not to be written
         return
@@ -149,14 +151,17 @@ def _transact(work: Callable[[sqlite3.Connection], None]) -> None:
 def _recall(states: Mapping[Path, str]) -> dict[Path, bytes]:
     """The remembered hashes of those files that are as they were."""
     found: dict[Path, bytes] = {}
+    paths = {os.fsencode(path): path for path in states}
+    keys = list(paths)
 
     def ask(memory: sqlite3.Connection) -> None:
-        for path, state in states.items():
-            row = memory.execute(
-                "SELECT digest FROM hashes WHERE path = ? AND state = ?", (os.fsencode(path), state)
-            ).fetchone()
-            if row is not None:
-                found[path] = row[0]
+        for first in range(0, len(keys), _ASKED):
+            asked = keys[first : first + _ASKED]
+            places = ",".join("?" * len(asked))
+            rows = memory.execute(f"SELECT * FROM hashes WHERE path IN ({places})", asked)
+            for key, state, digest in rows:
+                if states[paths[key]] == state:
+                    found[paths[key]] = digest
 
     if (cache_root() / MEMORY).exists():
         _transact(ask)

@@ -58,7 +58,7 @@ def json_rows(file: CorpusFile, form: Format, policy: str, omissions: Omissions)
             if text is None or not text.strip():
                 continue
             try:
-                values = json.loads(text)
+                values = json.loads(text.rstrip())
             except (ValueError, RecursionError) as error:
                 reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
                 column = f":{error.colno}" if isinstance(error, json.JSONDecodeError) else ""
