@@ -20,6 +20,8 @@ RANKS = """
 ncamix
 errors keys random rerouting
 files library threads tree waiting
+words
+duplicates gram_index
 shards
 quantities reading
 rendering
@@ -42,7 +44,7 @@ variants
 counting mixture
 apportionment rates durations entering
 plan
-forecast limits remarks parting
+forecast limits remarks parting corpora
 inventory
 planning
 plans
@@ -53,6 +55,8 @@ owners
 order
 remote
 dataset
+curation
+overlap
 text_compilation
 compilation
 collation streams

@@ -23,7 +23,14 @@ class TextSource(CorpusSource):
     kind: Literal["text"] = Field(description="Documents from files or from the hub.")
     column: str = Field("text", description="The column of the hub's data set that holds the text.")
     duplicates: Literal["keep", "drop", "near"] = Field(
-        "drop", description="drop: exact copies come once; near: near copies too; keep: all come."
+        "drop",
+        description="drop: exact copies come once, and not where an earlier text has them; near: "
+        "near copies too; keep: all come.",
+    )
+    overlap: Literal["report", "refuse", "ignore"] = Field(
+        "report",
+        description="What becomes of runs of 13 words that training shares with evaluation sets: "
+        "report them, refuse the source, or ignore (do not look).",
     )
     attention: Literal["whole", "document"] = Field(
         "whole", description="Whether a token attends to the whole sample or to its document."
