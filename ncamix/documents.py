@@ -24,6 +24,11 @@ class Document:
     text: str
 
 
+def package_of(name: str) -> str:
+    """The package of a file by its name below its root: the first folder, or the file itself."""
+    return name.split("/")[0]
+
+
 def read_documents(
     files: list[CorpusFile] | None, hub: dict[str, str | None] | None
 ) -> Iterator[Document]:
@@ -41,7 +46,7 @@ def read_documents(
             except OSError as error:
                 raise fail(f"cannot read {file.path}: {error.strerror}") from None
             if text.strip():
-                yield Document(file.name, file.name.split("/")[0], text)
+                yield Document(file.name, package_of(file.name), text)
         return
     assert hub is not None
     column = str(hub["column"])

@@ -141,7 +141,8 @@ def _lines(file: CorpusFile) -> Iterator[tuple[str, str]]:
         with file.path.open(encoding="utf-8", errors="replace") as lines:
             for i, line in enumerate(lines, 1):
                 if line.strip():
-                    yield f"{file.name}:{i}", "\n".join(_strings(json.loads(line)))
+                    text = "\n".join(_strings(json.loads(line)))
+                    yield f"{file.name}:{i}", text.encode(errors="replace").decode()
     except OSError as error:
         raise fail(f"cannot read {file.path}: {error.strerror}") from None
     except (ValueError, RecursionError):

@@ -22,7 +22,11 @@ def split_of(document: Document, holdout: tuple[Fraction, str] | None) -> str:
     if holdout is None:
         return "train"
     share, by = holdout
-    group = document.package if by == "package" else document.text
+    return split_of_group(document.package if by == "package" else document.text, share)
+
+
+def split_of_group(group: str, share: Fraction) -> str:
+    """The split of all documents of a group, by its name, or by its text if it is a document."""
     digest = hashlib.blake2b(group.encode(), digest_size=8, person=b"ncamix-holdout").digest()
     number = int.from_bytes(digest, "big")
     if number >= share * (1 << 64):
