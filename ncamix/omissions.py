@@ -20,20 +20,19 @@ WHY = {
 
 
 class Omissions:
-    """Counts what is left out, by reason (a key of `WHY`), and remembers the first of each."""
+    """Counts what is left out, by reason (a key of `WHY`), and remembers the first of each.
 
-    def __init__(self) -> None:
-        self._found: dict[str, dict[str, Any]] = {}
+    found: what they are counted in, plain JSON: {reason: {"count": how many, "first": its name}}.
+    """
+
+    def __init__(self, found: dict[str, Any] | None = None) -> None:
+        self.found = {} if found is None else found
 
     def add(self, reason: str, name: str) -> None:
         """Count one more that is left out."""
-        found = self._found.setdefault(reason, {"count": 0, "first": name})
         assert reason in WHY, reason
-        found["count"] += 1
-
-    def plain(self) -> dict[str, dict[str, Any]]:
-        """Plain JSON: {reason: {"count": how many, "first": the name of the first}}."""
-        return {reason: dict(found) for reason, found in self._found.items()}
+        counted = self.found.setdefault(reason, {"count": 0, "first": name})
+        counted["count"] += 1
 
 
 def decoded(

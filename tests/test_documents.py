@@ -82,7 +82,7 @@ def test_a_corpus_of_every_format(tmp_path: Path) -> None:
         Document("p/d.jsonl.zst:1", "p", "text d"),
         Document("p/g.tgz/h.py", "p/g.tgz", "text h", "p/g.tgz"),
     ]
-    assert omissions.plain() == {}
+    assert omissions.found == {}
 
 
 def test_what_is_no_text_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_what_is_no_text_is_left_out_and_counted(tmp_path: Path) -> None:
         ("z.zip/late.bin", late),
         ("z.zip/rows.jsonl", files["rows.jsonl"].decode()),  # members are documents
     ]
-    assert omissions.plain() == {
+    assert omissions.found == {
         "empty": {"count": 4, "first": "blank.txt"},
         "binary": {"count": 2, "first": "image.png"},
         "not_utf8": {"count": 5, "first": "latin.py"},
@@ -119,7 +119,7 @@ def test_what_is_no_text_is_left_out_and_counted(tmp_path: Path) -> None:
     omissions = Omissions()
     replaced = {d.name: d.text for d in read(tmp_path, omissions, not_utf8="replace")}
     assert replaced["latin.py"] == "caf\ufffd" == replaced["z.zip/latin.py"]
-    assert omissions.plain()["replaced"] == {"count": 5, "first": "latin.py"}
+    assert omissions.found["replaced"] == {"count": 5, "first": "latin.py"}
     with pytest.raises(UserError, match=r"/latin\.py is not UTF-8"):
         read(tmp_path, not_utf8="refuse")
     with pytest.raises(UserError, match=r"^latin\.py in .*z\.zip is not UTF-8"):
@@ -200,7 +200,7 @@ def test_pairs_have_two_columns(tmp_path: Path) -> None:
         Pair("a.jsonl:2", "a.jsonl:2", "\nalone", None, "", "alone"),
         Pair("b.parquet:1", "b.parquet:1", "q\na", None, "q", "a"),
     ]
-    assert omissions.plain() == {
+    assert omissions.found == {
         "empty": {"count": 2, "first": "a.jsonl:3"},
         "not_utf8": {"count": 1, "first": "a.jsonl:5"},
     }

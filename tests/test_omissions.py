@@ -15,8 +15,8 @@ def test_each_reason_is_counted_with_its_first_name() -> None:
     for reason, name in (("binary", "a"), ("empty", "b"), ("binary", "c")):
         omissions.add(reason, name)
     expected = {"binary": {"count": 2, "first": "a"}, "empty": {"count": 1, "first": "b"}}
-    assert json.loads(json.dumps(omissions.plain())) == expected
-    assert Omissions().plain() == {}
+    assert json.loads(json.dumps(omissions.found)) == expected
+    assert Omissions().found == {}
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_each_reason_is_counted_with_its_first_name() -> None:
 def test_utf8_is_read_whatever_the_policy(value: bytes | str, text: str, policy: str) -> None:
     omissions = Omissions()
     assert decoded(value, policy, "a", "a", omissions) == text
-    assert omissions.plain() == {}
+    assert omissions.found == {}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_what_is_not_utf8_follows_the_policy(value: bytes | str, replaced: str) 
     assert decoded(value, "skip", "a", "x/a", omissions) is None
     assert decoded(value, "skip", "b", "x/b", omissions) is None
     assert decoded(value, "replace", "c", "x/c", omissions) == replaced
-    assert omissions.plain() == {
+    assert omissions.found == {
         "not_utf8": {"count": 2, "first": "a"},
         "replaced": {"count": 1, "first": "c"},
     }

@@ -79,7 +79,7 @@ def test_a_line_that_is_not_utf8_follows_the_policy(tmp_path: Path) -> None:
     path.write_bytes(b'{"text": "one"}\n{"text": "caf\xe9"}\n{"text": "three"}\n')
     omissions = Omissions()
     assert [name for name, _ in lines_of(path, "skip", omissions)] == ["a.jsonl:1", "a.jsonl:3"]
-    assert omissions.plain() == {"not_utf8": {"count": 1, "first": "a.jsonl:2"}}
+    assert omissions.found == {"not_utf8": {"count": 1, "first": "a.jsonl:2"}}
     assert lines_of(path, "replace")[1] == ("a.jsonl:2", {"text": "caf\ufffd"})
     with pytest.raises(UserError, match=r"a\.jsonl:2 is not UTF-8"):
         lines_of(path, "refuse")
