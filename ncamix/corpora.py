@@ -43,7 +43,9 @@ def earlier_texts(
     for earlier, other in sources.items():
         if earlier == name:
             break
-        known = read(earlier) if isinstance(other, TextSource) and other.files else None
+        if not isinstance(other, TextSource) or other.files is None:
+            continue
+        known = read(earlier)
         if known is not None and known[0] is not None:
             meaning = _as_read(known[1])
             found.setdefault(canonical(meaning), (EarlierText(earlier, other, known[0]), meaning))

@@ -43,7 +43,9 @@ SIZE = 13  # words of a run
 VERSION = 1  # raise it when a report changes
 MOST = 0.5  # of a document's runs: then most of it was seen
 NUM_WORST = 5  # examples in a report
-PLAIN = TextSource(kind="text", files=("*",), not_utf8="replace")  # how a benchmark is read
+PLAIN = TextSource.model_validate(
+    {"kind": "text", "files": "*", "not_utf8": "replace"}
+)  # how a benchmark is read
 
 Report = dict[str, dict[str, Any]]
 
