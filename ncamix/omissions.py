@@ -20,20 +20,19 @@ WHY = {
 
 
 class Omissions:
-    """Counts what is left out, by reason (a key of `WHY`), and remembers the first of each."""
+    """Counts what is left out, by reason (a key of `WHY`), with the name of the first of each.
 
-    def __init__(self) -> None:
-        self._found: dict[str, dict[str, Any]] = {}
+    report: plain JSON that is kept up to date, {reason: {"count": how many, "first": a name}}.
+    """
+
+    def __init__(self, report: dict[str, Any] | None = None) -> None:
+        self.report: dict[str, Any] = {} if report is None else report
 
     def add(self, reason: str, name: str) -> None:
         """Count one more that is left out."""
-        found = self._found.setdefault(reason, {"count": 0, "first": name})
         assert reason in WHY, reason
+        found = self.report.setdefault(reason, {"count": 0, "first": name})
         found["count"] += 1
-
-    def plain(self) -> dict[str, dict[str, Any]]:
-        """Plain JSON: {reason: {"count": how many, "first": the name of the first}}."""
-        return {reason: dict(found) for reason, found in self._found.items()}
 
 
 def decoded(

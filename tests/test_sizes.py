@@ -103,7 +103,7 @@ def test_the_bound_holds_for_any_text(
             tar.addfile(info, io.BytesIO(text.encode()))
     spec = TextSource.model_validate({"kind": "text", "files": "*", "not_utf8": "replace"})
     files = corpus_files(("*",), folder)
-    documents = list(read_documents(spec, files))
+    documents = list(read_documents(files, spec))
     most = corpus_size(files, ("text",))[1]
     assert most is not None
     ids = sum(len(d.text.encode()) + 1 for d in documents)
