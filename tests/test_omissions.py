@@ -12,8 +12,9 @@ from ncamix.omissions import Omissions, decoded
 
 def test_each_reason_is_counted_with_its_first_name() -> None:
     omissions = Omissions()
-    for reason, name in (("binary", "a"), ("empty", "b"), ("binary", "c")):
-        omissions.add(reason, name)
+    omissions.add("binary", "a")
+    omissions.add("empty", "b")
+    omissions.add("binary", "c")
     expected = {"binary": {"count": 2, "first": "a"}, "empty": {"count": 1, "first": "b"}}
     assert json.loads(json.dumps(omissions.report)) == expected
     known = {"exact_copies": 3}
