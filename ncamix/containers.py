@@ -182,7 +182,7 @@ def _streamed_members(
     fit into `HELD_BYTES` with it. Every pass gets past the next one at least.
     """
     with opened(path, compression) as stream:
-        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Strict) as tar:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Strict, bufsize=_BUFFER_BYTES) as tar:
             found = _regular(tar, name, omissions)
         while stream.read(_BUFFER_BYTES):  # what is broken is known only at the end
             pass
@@ -193,7 +193,10 @@ def _streamed_members(
     held: dict[int, bytes | None] = {}
     while due < len(order):
         begun = due
-        with opened(path, compression) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+        with (
+            opened(path, compression) as stream,
+            tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER_BYTES) as tar,
+        ):
             for place, member in enumerate(tar):
                 tar.members = []  # type: ignore[attr-defined]
                 own = rank.get(place, -1)

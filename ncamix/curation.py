@@ -17,7 +17,6 @@ from typing import Any
 from ncamix.documents import Document, read_documents, read_pairs
 from ncamix.duplicates import Digests, Signatures
 from ncamix.errors import fail
-from ncamix.omissions import Omissions
 from ncamix.plan import PlannedSource
 from ncamix.sources import CorpusSource, PairsSource, TextSource
 from ncamix.splits import split_of
@@ -40,19 +39,18 @@ def split_documents(
     spec, text = source.spec, source.text
     assert isinstance(spec, CorpusSource) and text is not None
     report = {} if report is None else report
-    omissions = Omissions(report)
     holdout = (spec.holdout.share, spec.holdout.by) if spec.holdout is not None else None
     copies = _Copies(spec.duplicates if isinstance(spec, TextSource) else "drop", report)
     for earlier in text.before:
-        for batch in batches(read_documents(earlier.spec, earlier.files)):
+        for batch in batches(read_documents(earlier.files, earlier.spec)):
             copies.without(batch)
     copies.forget_counts()
     num_read = num_left = 0
     if isinstance(spec, PairsSource):
-        documents: Iterator[Document] = read_pairs(spec, text.files, omissions)
+        documents: Iterator[Document] = read_pairs(text.files, spec, report)
     else:
         assert isinstance(spec, TextSource)
-        documents = read_documents(spec, text.files, omissions)
+        documents = read_documents(text.files, spec, report)
     for batch in batches(documents):
         left = copies.without(batch)
         num_read, num_left = num_read + len(batch), num_left + len(left)

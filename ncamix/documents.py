@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 from ncamix.containers import opened, read_members, readable
 from ncamix.errors import fail
@@ -22,6 +22,7 @@ from ncamix.sources.corpus import REPOSITORIES, CorpusFile, CorpusSource, no_rep
 from ncamix.sources.pairs import PairsSource
 from ncamix.sources.text import TextSource
 
+_ANY = TextSource.model_validate({"kind": "text", "files": "*"})
 _BINARY_HEAD = 1 << 13  # bytes in which a NUL means binary, as git has it
 
 
@@ -55,21 +56,22 @@ def package_of(name: str) -> str:
 
 
 def read_documents(
-    spec: TextSource,
     files: Sequence[CorpusFile] | None,
-    omissions: Omissions | None = None,
+    spec: TextSource | None = None,
+    report: dict[str, Any] | None = None,
     first_row: int = 0,
 ) -> Iterator[Document]:
     """All documents of a source in their fixed order; empty ones are left out.
 
-    files: of the corpus, None for the hub, whose rows are read from number `first_row` on.
-    omissions: counts what is left out.
+    files: of the corpus, None for the hub, whose rows are read from number `first_row` on. spec:
+    how they are read; None is as a text source without further keys. report: told what is left
+    out, see `Omissions`.
 
     Raises:
         UserError: a file cannot be read, a row is broken or lacks its column, the hub cannot be
             reached or has no such data set, or a document has no repository to be held out by.
     """
-    omissions = omissions or Omissions()
+    spec, omissions = spec or _ANY, Omissions(report)
     for file in files or ():
         form = format_of(file.name)
         if form.has_rows:
@@ -88,16 +90,16 @@ def read_documents(
 
 
 def read_pairs(
-    spec: PairsSource,
     files: Sequence[CorpusFile] | None,
-    omissions: Omissions | None = None,
+    spec: PairsSource,
+    report: dict[str, Any] | None = None,
     first_row: int = 0,
 ) -> Iterator[Pair]:
     """All pairs of a source in their fixed order; those without a response are left out.
 
     The rest is as for `read_documents`; every file has rows.
     """
-    omissions = omissions or Omissions()
+    omissions = Omissions(report)
     for file in files or ():
         rows = _file_rows(spec, file, format_of(file.name), omissions)
         yield from _pairs(spec, rows, file, omissions)

@@ -34,6 +34,7 @@ SETTLED = 2_000_000_000  # ns since its last change, after which a file is remem
 _TABLE = "CREATE TABLE IF NOT EXISTS hashes (path BLOB PRIMARY KEY, state TEXT, digest BLOB)"
 _CHUNK_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 23  # of small files that one thread reads in one go
+_SELECT = "SELECT path, state, digest FROM hashes WHERE path IN"
 _ASKED = 500  # files that are asked for at once
 _TIMEOUT = 5.0  # seconds to wait for another process that writes
 _SAY_AFTER = 1.0  # seconds
@@ -158,7 +159,7 @@ def _recall(states: Mapping[Path, str]) -> dict[Path, bytes]:
         for first in range(0, len(keys), _ASKED):
             asked = keys[first : first + _ASKED]
             places = ",".join("?" * len(asked))
-            rows = memory.execute(f"SELECT * FROM hashes WHERE path IN ({places})", asked)
+            rows = memory.execute(f"{_SELECT} ({places})", asked)
             for key, state, digest in rows:
                 if states[paths[key]] == state:
                     found[paths[key]] = digest

@@ -5,34 +5,27 @@ bytes -> text, or a count and the name of the first that was none
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from ncamix.errors import fail
 
-WHY = {
-    "not_utf8": "not UTF-8",
-    "replaced": "not UTF-8, read with replacement characters",
-    "binary": "binary",
-    "empty": "empty",
-    "too_large": "too large for a document",
-    "not_a_file": "neither file nor folder in its archive",
-}
+Reason = Literal["not_utf8", "replaced", "binary", "empty", "too_large", "not_a_file"]
 
 
 class Omissions:
-    """Counts what is left out, by reason (a key of `WHY`), and remembers the first of each.
+    """Counts what is left out, by reason, with the name of the first of each.
 
-    found: what they are counted in, plain JSON: {reason: {"count": how many, "first": its name}}.
+    `replaced` is not left out, but was not UTF-8 either; `not_a_file` is a link or a device in an
+    archive. report: plain JSON that is kept up to date, {reason: {"count": number, "first": name}}.
     """
 
-    def __init__(self, found: dict[str, Any] | None = None) -> None:
-        self.found = {} if found is None else found
+    def __init__(self, report: dict[str, Any] | None = None) -> None:
+        self.report: dict[str, Any] = {} if report is None else report
 
-    def add(self, reason: str, name: str) -> None:
+    def add(self, reason: Reason, name: str) -> None:
         """Count one more that is left out."""
-        assert reason in WHY, reason
-        counted = self.found.setdefault(reason, {"count": 0, "first": name})
-        counted["count"] += 1
+        found = self.report.setdefault(reason, {"count": 0, "first": name})
+        found["count"] += 1
 
 
 def decoded(

@@ -43,9 +43,6 @@ SIZE = 13  # words of a run
 VERSION = 1  # raise it when a report changes
 MOST = 0.5  # of a document's runs: then most of it was seen
 NUM_WORST = 5  # examples in a report
-PLAIN = TextSource.model_validate(
-    {"kind": "text", "files": "*", "not_utf8": "replace"}
-)  # how a benchmark is read
 
 Report = dict[str, dict[str, Any]]
 
@@ -138,7 +135,7 @@ def benchmark_documents(benchmark: Benchmark) -> Iterator[tuple[str, str]]:
         if form.holds == "jsonl":
             yield from _lines(file, form)
         else:
-            yield from ((d.name, d.text) for d in read_documents(PLAIN, [file]))
+            yield from ((d.name, d.text) for d in read_documents([file], None))
 
 
 def _lines(file: CorpusFile, form: Format) -> Iterator[tuple[str, str]]:

@@ -19,6 +19,7 @@ from ncamix.sources.corpus import CorpusFile
 
 NUM_OPENED = 64  # containers that are looked into; they speak for the others
 EXPANSION = 3  # of compressed text, about
+_MOST_EXPANSION = 1032  # of gzip
 _WRAPS_AT = 1 << 32  # what a gzip file tells of its size is modulo this
 _HEAD_BYTES = 32  # enough of a zstd frame to hold its header
 
@@ -92,7 +93,8 @@ def _told(path: Path, compression: str) -> int:
             if not 18 <= size < _WRAPS_AT // 4:  # too short to be one, or too long to tell
                 return 0
             file.seek(-4, os.SEEK_END)
-            return int.from_bytes(file.read(4), "little")
+            told = int.from_bytes(file.read(4), "little")
+            return told if told <= _MOST_EXPANSION * size else 0  # cut off, it tells nonsense
         if compression == "zstd":
             import zstandard
 

@@ -21,7 +21,6 @@ from pyarrow import parquet
 from ncamix import cache
 from ncamix.documents import Document, Pair, read_documents, read_pairs
 from ncamix.errors import UserError
-from ncamix.omissions import Omissions
 from ncamix.sources import PairsSource, TextSource
 from ncamix.sources.corpus import corpus_files
 from ncamix.splits import split_of
@@ -32,17 +31,17 @@ def text_source(**keys: Any) -> TextSource:
     return TextSource.model_validate({"kind": "text", "files": "**/*", **keys})
 
 
-def read(folder: Path, omissions: Omissions | None = None, **keys: Any) -> list[Document]:
+def read(folder: Path, report: dict[str, Any] | None = None, **keys: Any) -> list[Document]:
     spec = text_source(**keys)
     assert spec.files is not None
-    return list(read_documents(spec, corpus_files(spec.files, folder), omissions))
+    return list(read_documents(corpus_files(spec.files, folder), spec, report))
 
 
-def pairs(folder: Path, omissions: Omissions | None = None, **keys: Any) -> list[Pair]:
+def pairs(folder: Path, report: dict[str, Any] | None = None, **keys: Any) -> list[Pair]:
     written = {"kind": "pairs", "files": "**/*", "prompt": "p", "response": "r", **keys}
     spec = PairsSource.model_validate(written)
     assert spec.files is not None
-    return list(read_pairs(spec, corpus_files(spec.files, folder), omissions))
+    return list(read_pairs(corpus_files(spec.files, folder), spec, report))
 
 
 def by_repository(column: str | None = None) -> dict[str, Any]:
@@ -70,8 +69,8 @@ def mixed(folder: Path) -> None:
 
 def test_a_corpus_of_every_format(tmp_path: Path) -> None:
     mixed(tmp_path)
-    omissions = Omissions()
-    assert read(tmp_path, omissions) == [
+    report: dict[str, Any] = {}
+    assert read(tmp_path, report) == [
         Document("c.jsonl:1", "c.jsonl:1", "text c1"),
         Document("c.jsonl:2", "r", "text c2", "r"),
         Document("e.parquet:1", "e.parquet:1", "text e"),
@@ -82,7 +81,7 @@ def test_a_corpus_of_every_format(tmp_path: Path) -> None:
         Document("p/d.jsonl.zst:1", "p", "text d"),
         Document("p/g.tgz/h.py", "p/g.tgz", "text h", "p/g.tgz"),
     ]
-    assert omissions.found == {}
+    assert report == {}
 
 
 def test_what_is_no_text_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -100,8 +99,8 @@ def test_what_is_no_text_is_left_out_and_counted(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as made:
         for name, data in files.items():
             made.writestr(name, data)
-    omissions = Omissions()
-    kept = read(tmp_path, omissions)
+    report: dict[str, Any] = {}
+    kept = read(tmp_path, report)
     late = "x" * 8192 + "\0"
     assert [(d.name, d.text) for d in kept] == [
         ("bom.txt", "marked\r\n"),
@@ -111,15 +110,15 @@ def test_what_is_no_text_is_left_out_and_counted(tmp_path: Path) -> None:
         ("z.zip/late.bin", late),
         ("z.zip/rows.jsonl", files["rows.jsonl"].decode()),  # members are documents
     ]
-    assert omissions.found == {
+    assert report == {
         "empty": {"count": 4, "first": "blank.txt"},
         "binary": {"count": 2, "first": "image.png"},
         "not_utf8": {"count": 5, "first": "latin.py"},
     }
-    omissions = Omissions()
-    replaced = {d.name: d.text for d in read(tmp_path, omissions, not_utf8="replace")}
+    report = {}
+    replaced = {d.name: d.text for d in read(tmp_path, report, not_utf8="replace")}
     assert replaced["latin.py"] == "caf\ufffd" == replaced["z.zip/latin.py"]
-    assert omissions.found["replaced"] == {"count": 5, "first": "latin.py"}
+    assert report["replaced"] == {"count": 5, "first": "latin.py"}
     with pytest.raises(UserError, match=r"/latin\.py is not UTF-8"):
         read(tmp_path, not_utf8="refuse")
     with pytest.raises(UserError, match=r"^latin\.py in .*z\.zip is not UTF-8"):
@@ -194,13 +193,13 @@ def test_pairs_have_two_columns(tmp_path: Path) -> None:
     ]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     parquet.write_table(pa.table({"p": ["q"], "r": ["a"], "n": [1]}), tmp_path / "b.parquet")
-    omissions = Omissions()
-    assert pairs(tmp_path, omissions) == [
+    report: dict[str, Any] = {}
+    assert pairs(tmp_path, report) == [
         Pair("a.jsonl:1", "x", "ask {response}\ntell", "x", "ask {response}", "tell"),
         Pair("a.jsonl:2", "a.jsonl:2", "\nalone", None, "", "alone"),
         Pair("b.parquet:1", "b.parquet:1", "q\na", None, "q", "a"),
     ]
-    assert omissions.found == {
+    assert report == {
         "empty": {"count": 2, "first": "a.jsonl:3"},
         "not_utf8": {"count": 1, "first": "a.jsonl:5"},
     }
@@ -213,11 +212,11 @@ def test_documents_and_pairs_of_a_data_set(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     keys = {"hub": str(tmp_path)}
     spec = TextSource.model_validate({"kind": "text", "column": "r", **keys})
-    found = list(read_documents(spec, None))
+    found = list(read_documents(None, spec))
     assert found[3] == Document("3", "x3", "tell 3", "x3") and len(found) == 5
-    assert list(read_documents(spec, None, first_row=2)) == found[2:]
+    assert list(read_documents(None, spec, first_row=2)) == found[2:]
     asked = PairsSource.model_validate({"kind": "pairs", "prompt": "p", "response": "r", **keys})
-    assert list(read_pairs(asked, None, first_row=4)) == [
+    assert list(read_pairs(None, asked, first_row=4)) == [
         Pair("4", "x4", "ask 4\ntell 4", "x4", "ask 4", "tell 4")
     ]
 

