@@ -6,7 +6,7 @@
 Copies go before documents are split, so that no copy of a held-out document is trained on. `keep`
 drops none; `drop` exact ones; `near` near ones, too. What an earlier source holds counts as it is
 read, whatever that source itself drops, and whether or not a stage uses it. Memory is that of
-`duplicates`: 24 to 72 bytes a document that stays, and 224 to 320 more with `near`.
+`duplicates`: 24 to 72 bytes a document that stays, and 256 to 512 more with `near`.
 """
 
 from __future__ import annotations

@@ -11,9 +11,10 @@ agrees with the probability of their Jaccard similarity, the share of runs that 
 error of 0.035. Of pairs whose slots agree so often, about 19 in 20 meet in a band; of those at 0.9,
 all but one in ten thousand. Texts without a single word have exact copies only.
 
-Memory: 24 to 48 bytes a text that stays, 72 for a moment while the table of digests grows; near
-copies take 224 to 320 bytes more. A MinHash comes from the library `rensa`, over all cores; nothing
-here depends on threads, processes, instruction set or Python's hash seed.
+Memory: 24 to 48 bytes a text that stays, 72 for a moment while the table of digests grows. Near
+copies take 256 to 384 bytes more, and up to 512 while their tables grow. The MinHash is that of the
+library `rensa`, on all cores; nothing here depends on threads, processes, instruction set or
+Python's hash seed.
 """
 
 from __future__ import annotations
@@ -73,8 +74,11 @@ class Signatures:
         """Enter texts in order, but those that are near copies; which ones are: bool [N]."""
         fresh = sign(texts)
         while self.num_held + len(fresh) > len(self.signatures):
-            empty = np.zeros_like(self.signatures)
-            self.signatures = np.concatenate([self.signatures, empty])
+            held, self.signatures = (
+                self.signatures,
+                np.zeros((2 * len(self.signatures), BANDS), "u8"),
+            )
+            self.signatures[: len(held)] = held
             self.slots = np.full((BANDS, 2 * len(self.signatures)), ABSENT)
             enter_bands(self.slots, self.signatures, self.num_held)
         near = np.zeros(len(texts), np.bool_)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -180,16 +181,13 @@ class OverlapCounter:
             self._met[(met & -met).bit_length() - 1] += 1
             met &= met - 1
 
-    def keep(self, folder: Path, num_documents: int) -> Report:
-        """Write the report into an entry, finished or not, and return it.
+    def keep(self, folder: Path, num_documents: int) -> None:
+        """Write the report into an entry that is being made.
 
         num_documents: those of the source that were read for it, of all splits.
         """
-        report = self.report()
-        write_whole(
-            folder / _file_name(self.evaluation, num_documents), json.dumps(report).encode()
-        )
-        return report
+        file = folder / _file_name(self.evaluation, num_documents)
+        write_whole(file, json.dumps(self.report()).encode())
 
     def report(self) -> Report:
         """What each evaluation set shares with the documents so far.
@@ -247,33 +245,49 @@ def check_overlap(
     plan: Plan,
     source: PlannedSource,
     evaluation: Evaluation,
-    num_documents: int,
+    num_documents: int | None,
     say: Say = quiet,
 ) -> Report:
-    """What a compiled text source shares with each evaluation set; nothing where it says `ignore`.
+    """What a text source shares with each evaluation set; nothing where it says `ignore`.
 
-    num_documents: those of all splits that were read of it, in order. They are read again where its
-    entry has no report for them and these sets.
+    num_documents: those of all splits that were read of it when it was compiled, in order; None is
+    all there are, before that. They are read where its entry has no report for them and these sets.
 
     Raises:
         UserError: the source says `refuse`, and shares a run with a set.
     """
     if not _is_asked_for(source, evaluation):
         return {}
-    folder = cache.entry(source.fingerprint)
+    file = cache.entry(source.fingerprint) / _file_name(evaluation, num_documents)
     try:
-        file = folder / _file_name(evaluation, num_documents)
         report: Report = json.loads(file.read_text())
     except (OSError, ValueError):
         counter = OverlapCounter(evaluation)
         for i, (document, split) in enumerate(islice(split_documents(source), num_documents)):
-            say(f"comparing '{source.name}' with evaluation sets", i / num_documents)
+            share = i / num_documents if num_documents else 0.0
+            say(f"comparing '{source.name}' with evaluation sets", share)
             if split == "train":
                 counter.add(document.name, document.text)
-        report = counter.keep(folder, num_documents)
+        report = counter.report()
+        with suppress(OSError):  # no such entry yet or any more, or a cache that is only read
+            write_whole(file, json.dumps(report).encode())
     if source.spec.overlap == "refuse":  # type: ignore[attr-defined]
         _refuse(plan, source, report)
     return report
+
+
+def overlap_remarks(source: str, report: Report) -> Iterator[str]:
+    """Sentences on evaluation sets most of whose documents' runs a source has: on each that holds
+    such documents."""
+    for name, found in report.items():
+        if found["mostly_met"]:
+            worst = found["worst"][0]
+            yield (
+                f"training on '{source}' shows at least half of {found['mostly_met']:,} of the "
+                f"{found['documents']:,} documents of {name}: of {worst['document']}, "
+                f"{worst['share']:.0%} of all runs of {SIZE} words, most in "
+                f"{worst['training_document']}; drop them, or write `duplicates: near`"
+            )
 
 
 def _is_asked_for(source: PlannedSource, evaluation: Evaluation) -> bool:
@@ -281,7 +295,7 @@ def _is_asked_for(source: PlannedSource, evaluation: Evaluation) -> bool:
     return isinstance(spec, TextSource) and spec.overlap != "ignore" and bool(evaluation.names)
 
 
-def _file_name(evaluation: Evaluation, num_documents: int) -> str:
+def _file_name(evaluation: Evaluation, num_documents: int | None) -> str:
     """Of the report over so many documents of a source, in the source's entry."""
     meaning = [VERSION, num_documents, evaluation.fingerprint]
     return f"overlap.{fingerprint({'overlap': meaning})}.json"

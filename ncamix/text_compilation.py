@@ -29,7 +29,13 @@ from ncamix.documents import Document
 from ncamix.errors import UserError, fail
 from ncamix.files import write_whole
 from ncamix.keys import derive_key, fingerprint
-from ncamix.overlap import Evaluation, OverlapCounter, check_overlap, overlap_counter
+from ncamix.overlap import (
+    Evaluation,
+    OverlapCounter,
+    check_overlap,
+    overlap_counter,
+    overlap_remarks,
+)
 from ncamix.plan import Plan, PlannedSource, too_small
 from ncamix.planning import make_plan
 from ncamix.shards import ShardFormat, count_samples, width_of, write_dataset
@@ -45,7 +51,8 @@ _CHUNK_CHARACTERS = 1 << 22  # documents are encoded in chunks of about so many 
 
 
 def prepare_text(plan: Plan, say: Say = quiet, names: Collection[str] | None = None) -> Plan:
-    """Compile every text source of a plan that the cache lacks; the plan with exact sizes.
+    """Compile every text source of a plan that the cache lacks; the plan with exact sizes, and with
+    remarks on what texts share with evaluation sets.
 
     names: of the sources that matter; None is all.
 
@@ -53,12 +60,15 @@ def prepare_text(plan: Plan, say: Say = quiet, names: Collection[str] | None = N
         UserError: a corpus is empty, cannot be read, or is too small for its share.
     """
     evaluation = Evaluation(plan, say)
-    sizes = {
-        name: int(compile_text(plan, source, say, evaluation)["num_samples"])
+    infos = {
+        name: compile_text(plan, source, say, evaluation)
         for name, source in plan.sources.items()
         if source.text is not None and (names is None or source.name in names)
     }
-    return with_sizes(plan, sizes)
+    plan = with_sizes(plan, {name: int(info["num_samples"]) for name, info in infos.items()})
+    found = {plan.sources[name].name: info["report"]["overlap"] for name, info in infos.items()}
+    remarks = [text for name in found for text in overlap_remarks(name, found[name])]
+    return replace(plan, warnings=tuple(dict.fromkeys([*plan.warnings, *remarks])))
 
 
 def with_sizes(plan: Plan, sizes: Mapping[str, int]) -> Plan:
@@ -147,6 +157,8 @@ def compile_text(
     evaluation = evaluation or Evaluation(plan, say)
     with _building(source.fingerprint) as folder:
         if folder is not None:
+            if source.text and source.text.files and source.spec.overlap == "refuse":  # type: ignore[attr-defined]
+                check_overlap(plan, source, evaluation, None, say)  # hours before it is tokenized
             file = tokenizer_file(plan, say)
             assert file is not None
             counter = overlap_counter(source, evaluation)

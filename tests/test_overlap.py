@@ -57,7 +57,12 @@ def corpus(tmp_path: Path) -> Path:
     for i in range(40):
         (tmp_path / "corpus" / f"{i:02}.txt").write_text(prose(i))
     half = " ".join([*prose(1000).split()[:30], *prose(TWO).split()[:30]])
-    lines = [{"question": prose(1001), "choices": ["a", {"b": prose(ONE)}]}, [half], "too short", 7]
+    lines = [
+        {"question": prose(1001, 40), "choices": ["a", {"b": prose(ONE)}]},
+        [half],
+        "too short",
+        7,
+    ]
     (tmp_path / "bench" / "a.jsonl").write_text("\n\n".join(map(json.dumps, lines)) + "\n")
     (tmp_path / "bench" / "b.txt").write_text(prose(1002))
     return tmp_path / "corpus"
@@ -118,10 +123,13 @@ def test_what_is_shared_is_reported(corpus: Path, plan_of: Planner, own_cache: P
     met = {"a.jsonl:1": f"{ONE:02}.txt", "a.jsonl:3": f"{TWO:02}.txt"}
     assert {w["document"]: w["training_document"] for w in lines["worst"]} == met
     assert lines["documents_met"] == lines["training_documents"] == 2
-    assert (lines["grams"], lines["grams_met"]) == (121 - 12 + 48, 48 + 18)
+    assert (lines["grams"], lines["grams_met"]) == (101 - 12 + 48, 48 + 18)
     assert lines["share"] == lines["grams_met"] / lines["grams"] and text["grams_met"] == 0
     info = compile_text(plan, plan.sources["words"])
     assert info["report"]["overlap"] == found
+    (remark,) = [text for text in plan.warnings if "13 words" in text]
+    assert "1 of the 2 documents of benchmarks/bench/*.jsonl: of a.jsonl:1, " in remark
+    assert f"most in {ONE:02}.txt" in remark
 
 
 def test_other_sources_are_compared_too(corpus: Path, plan_of: Planner, own_cache: Path) -> None:
@@ -174,15 +182,18 @@ def test_counted_while_it_is_tokenized_or_read_again_for_it(
     assert report_of(plan, own_cache) == counted
 
 
-def test_what_is_shared_is_refused_where_asked(corpus: Path, plan_of: Planner) -> None:
+def test_what_is_shared_is_refused_where_asked(
+    corpus: Path, plan_of: Planner, own_cache: Path
+) -> None:
     body = CURRICULUM.replace("repeat", "overlap: refuse, repeat")
-    prepare_text(plan_of(body))  # shares nothing with what it holds out
     found = problem(prepare_text, plan_of(body + BENCHMARKS))
     assert found.path == "sources.words.overlap" and found.value == "refuse"
     assert "benchmarks/bench/*.jsonl: 2 of 2 documents" in found.what
     assert "a.jsonl:1 (" in found.what and f"in {ONE:02}.txt" in found.what
     assert "overlap: report" in found.remedy
+    assert not list(own_cache.glob("*/index.json"))  # told before anything is tokenized
     prepare_text(plan_of(CURRICULUM + BENCHMARKS))
+    prepare_text(plan_of(body))  # shares nothing with what it holds out
     found = problem(prepare_text, plan_of(body + BENCHMARKS))  # from the cache, too
     assert "a.jsonl:1 (" in found.what
 
