@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from ncamix import documents as document_readers
 from ncamix.curation import BATCH_CHARACTERS, BATCH_DOCUMENTS, batches, split_documents
 from ncamix.documents import Document
 from ncamix.errors import UserError
@@ -120,7 +119,8 @@ def test_which_documents_came_before_is_part_of_the_meaning(texts: Path, plan_of
 def test_a_lone_text_means_what_it_meant(texts: Path, plan_of: Planner) -> None:
     meaning = plan_of(curriculum("{a: 1}", a="")).sources["a"].meaning
     assert set(meaning) == {
-        "kind", "version", "holdout", "duplicates", "documents", "tokenizer", "sequence_length"
+        "kind", "version", "holdout", "duplicates", "documents", "tokenizer", "sequence_length",
+        "columns", "not_utf8"
     }  # fmt: skip
 
 
@@ -148,12 +148,10 @@ def test_a_tokenizer_is_trained_on_what_is_left(texts: Path, plan_of: Planner) -
     assert "before" not in meaning(curriculum(b="", a=""))
 
 
-def test_rows_of_the_hub_come_after_files_but_never_before(
-    texts: Path, plan_of: Planner, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_of_the_hub_come_after_files_but_never_before(texts: Path, plan_of: Planner) -> None:
     rows = [{"text": " ".join(prose(number))} for number in (1, 500, 500, 100)]
-    monkeypatch.setattr(document_readers, "_hub_rows", lambda hub: iter(rows))
-    hub = "  web: {kind: text, hub: a/b, repeat: free}\n"
+    write(texts, {"rows/a.jsonl": "\n".join(map(json.dumps, rows))})
+    hub = f"  web: {{kind: text, hub: '{texts}/rows', repeat: free}}\n"
     body = curriculum("{web: 1, b: 1}", a="", b="")
     plan = plan_of(body.replace("  b:", hub + "  b:"))
     assert names(plan, "web") == ["1", "3"]  # 100 is in b, which is declared later

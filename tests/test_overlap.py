@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plan_files import problem
 
-from ncamix import documents as document_readers
 from ncamix import overlap
 from ncamix.curation import split_documents
 from ncamix.errors import UserError
@@ -207,13 +206,15 @@ def test_nobody_looks_where_it_is_ignored(corpus: Path, plan_of: Planner, own_ca
 
 
 def test_rows_of_the_hub_are_compared_as_far_as_they_are_read(
-    corpus: Path, plan_of: Planner, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, plan_of: Planner, own_cache: Path, tmp_path: Path
 ) -> None:
-    def rows(hub: dict[str, Any]) -> Any:
-        yield from ({"text": prose(5000 + i) if i % 50 else prose(ONE)} for i in range(4000))
-
-    monkeypatch.setattr(document_readers, "_hub_rows", rows)
-    hub = "  web: {kind: text, hub: a/b, holdout: {share: 0.1}, duplicates: keep}\nstages:"
+    rows = [{"text": prose(5000 + i) if i % 50 else prose(ONE)} for i in range(4000)]
+    (tmp_path / "rows").mkdir()  # a folder is a data set, too
+    (tmp_path / "rows/a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    hub = (
+        f"  web: {{kind: text, hub: '{tmp_path}/rows', holdout: {{share: 0.1}}, duplicates: keep}}"
+    )
+    hub += "\nstages:"
     body = CURRICULUM.replace("stages:", hub).replace("{words: 1}", "{web: 1}")
     plan = prepare_text(plan_of(body + BENCHMARKS))
     info = compile_text(plan, plan.sources["web"])
