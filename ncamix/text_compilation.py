@@ -36,6 +36,7 @@ from ncamix.shards import ShardFormat, count_samples, width_of, write_dataset
 from ncamix.sources.base import shuffle
 from ncamix.sources.text import TextSource
 from ncamix.splits import HELD_OUT, split_of
+from ncamix.stored import stored_sizes
 from ncamix.waiting import Say, quiet
 
 if TYPE_CHECKING:
@@ -46,19 +47,21 @@ _CHUNK_CHARACTERS = 1 << 22  # documents are encoded in chunks of about so many 
 
 
 def prepare_text(plan: Plan, say: Say = quiet, names: Collection[str] | None = None) -> Plan:
-    """Compile every text source of a plan that the cache lacks; the plan with exact sizes.
+    """Compile every text source of a plan that the cache lacks, and fetch the indexes of stored
+    ones; the plan with exact sizes.
 
     names: of the sources that matter; None is all.
 
     Raises:
-        UserError: a corpus is empty, cannot be read, or is too small for its share.
+        UserError: a corpus is empty, cannot be read, or is too small for its share; an index cannot
+            be fetched.
     """
     sizes = {
         name: int(compile_text(plan, source, say)["num_samples"])
         for name, source in plan.sources.items()
         if source.text is not None and (names is None or source.name in names)
     }
-    return with_sizes(plan, sizes)
+    return with_sizes(plan, sizes | stored_sizes(plan, say, names))
 
 
 def with_sizes(plan: Plan, sizes: Mapping[str, int]) -> Plan:
@@ -81,7 +84,7 @@ def with_sizes(plan: Plan, sizes: Mapping[str, int]) -> Plan:
 
 def tokenizer_file(plan: Plan, say: Say = quiet) -> Path | None:
     """The plan's tokenizer.json, trained first if the cache lacks it; None without text."""
-    meaning = next((s.text.tokenizer for s in plan.sources.values() if s.text), None)
+    meaning = plan.tokenizer
     if meaning is None:
         return None
     shown = {k: v for k, v in meaning.items() if k != "file"}

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from ncamix import cache, inventory
 from ncamix.automata import UnreachableBand, search
-from ncamix.collation import Collate
+from ncamix.collation import Collate, Rows
 from ncamix.compilation import prepare
 from ncamix.dataset import CurriculumDataset, FlatSpanner
 from ncamix.order import stage_order
@@ -339,7 +339,7 @@ def test_digests_and_ids_do_not_depend_on_storage() -> None:
         rows = [
             {"tokens": r.astype(dtype), "source": i % 2, "sample": i} for i, r in enumerate(ids)
         ]
-        batches.append(Collate([1, 4])(rows))
+        batches.append(Collate([Rows(1), Rows(4)])(rows))
     narrow, wide = batches
     for key in ("input_ids", "labels", "source", "digest"):
         assert narrow[key].dtype == torch.int64
@@ -350,7 +350,7 @@ def test_digests_and_ids_do_not_depend_on_storage() -> None:
     assert narrow["source"].tolist() == [0, 1, 0]
     signed = [np.uint64(sample_digest(r)).astype(np.int64) for r in ids]
     assert narrow["digest"].tolist() == signed
-    mixed = Collate([1, 4])(
+    mixed = Collate([Rows(1), Rows(4)])(
         [{"tokens": r.astype((np.uint16, np.uint32)[i % 2]), "source": 0, "sample": 0}
          for i, r in enumerate(ids)]
     )  # fmt: skip

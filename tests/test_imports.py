@@ -42,7 +42,7 @@ variants
 counting mixture
 apportionment rates durations entering
 plan
-forecast limits remarks parting
+forecast limits remarks parting stored
 inventory
 planning
 plans

@@ -69,6 +69,9 @@ class PairsSource(CorpusSource):
             )
         return self
 
+    def attends_within_documents(self) -> bool:
+        return self.pack == "isolated"
+
     def own_meaning(self) -> Meaning:
         """Everything but the pairs themselves, whose hash the plan adds."""
         return {

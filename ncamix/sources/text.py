@@ -29,6 +29,9 @@ class TextSource(CorpusSource):
         "whole", description="Whether a token attends to the whole sample or to its document."
     )
 
+    def attends_within_documents(self) -> bool:
+        return self.attention == "document"
+
     def document_meaning(self) -> Meaning:
         """What chooses and splits the documents, whose hash the plan adds; of tokenizers too."""
         return {
