@@ -42,8 +42,8 @@ def test_all_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
     found = problems(refuse_untrained, plan)
     assert [p.path for p in found] == [
         "sources.hiss.loss_weight",
-        "sources.code.loss_weight",
         "sources.code.duplicates",
+        "sources.code.loss_weight",
     ]
 
 
