@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ def write(
     return ids
 
 
-def stored_plan(plan_of: Planner, *places: str, stages: Sequence[str] = ("",)) -> Plan:
+def stored_plan(plan_of: Planner, *places: str) -> Plan:
     """A plan of `mine`, and `mine2`, ... for further places."""
     names = ["mine", *(f"mine{i}" for i in range(2, len(places) + 1))]
     lines = ["tokenizer: bytes", "sources:"]
