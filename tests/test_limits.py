@@ -34,13 +34,12 @@ def test_keys_of_text(tmp_path: Path, more: str, path: str, value: str) -> None:
 
 def test_all_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
     sources = SOURCES.replace("symbols: 100", "symbols: 100, loss_weight: 2")
-    text = "  code: {kind: text, files: [a.txt], duplicates: near, loss_weight: 3}\n"
+    text = "  code: {kind: text, files: [a.txt], loss_weight: 3}\n"
     (tmp_path / "a.txt").write_text("words " * 20_000)
     plan = plan_of(tmp_path, curriculum(stage("{code: 1, hiss: 1}"), sources + text, BYTES))
     found = problems(refuse_untrained, plan)
     assert [p.path for p in found] == [
         "sources.hiss.loss_weight",
-        "sources.code.duplicates",
         "sources.code.loss_weight",
     ]
 
