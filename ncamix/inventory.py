@@ -9,23 +9,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from ncamix import cache, packing, tokenization
 from ncamix.automata import Spread
 from ncamix.bands import spread_of
+from ncamix.corpora import earlier_texts, find_benchmarks
 from ncamix.errors import Problem, UserError, fail
 from ncamix.keys import fingerprint
 from ncamix.loading import LoadedCurriculum
 from ncamix.plan import (
+    Benchmark,
     PlannedSource,
     PlannedStage,
+    StoredPlan,
     TextPlan,
     VocabularyPlan,
     dataset_name,
     too_small,
 )
-from ncamix.sources import LeafSource, MdsSource, NcaSource, TextSource
+from ncamix.sizes import corpus_size
+from ncamix.sources import LeafSource, MdsSource, NcaSource, PairsSource, TextSource
 from ncamix.sources.corpus import (
     CorpusFile,
     CorpusSource,
@@ -33,7 +38,9 @@ from ncamix.sources.corpus import (
     corpus_files,
     corpus_hash,
 )
+from ncamix.sources.mds import is_url
 from ncamix.sources.nca import Quantiles
+from ncamix.stored import known_index, misfit
 from ncamix.waiting import Say
 
 RARE = 0.01  # a band that fewer rules reach deserves a remark
@@ -65,6 +72,9 @@ class Inventory:
         self.warnings: list[str] = []
         self._documents: dict[str, Documents | None] = {}
         self._special: dict[str, dict[str, int]] = {}
+        self._bytes: dict[str, tuple[int, int | None]] = {}  # of text in files: about, at most
+        self.benchmarks: tuple[Benchmark, ...] = ()
+        self._kept: dict[Path, str] = {}  # where what is fetched is kept, and of which source
 
     def prepare(self, used: set[str]) -> None:
         """Find the texts of the used sources, and lay out tokenizer and vocabulary."""
@@ -73,6 +83,8 @@ class Inventory:
         for name in sorted(used):
             if isinstance(self.c.sources[name], CorpusSource):
                 self.documents(name)
+        self.benchmarks, problems = find_benchmarks(self.loaded)
+        self.problems += problems
 
     def bad(self, path: tuple[str | int, ...], what: str, remedy: str = "") -> None:
         self.problems.append(self.loaded.document.problem(path, what, remedy))
@@ -159,11 +171,22 @@ class Inventory:
         }
 
     def documents(self, name: str) -> Documents | None:
-        """A corpus's files, and what determines its documents; None where there is a problem."""
+        """A corpus's files, and what determines its documents; None where there is a problem.
+
+        The copies that a text drops depend on the texts before it, too.
+        """
+        found = self._read(name)
+        if found is None:
+            return None
+        before = [meaning for _, meaning in earlier_texts(name, self.c.sources, self._read)]
+        return (found[0], {**found[1], "before": before} if before else found[1])
+
+    def _read(self, name: str) -> Documents | None:
+        """As `documents`, of the corpus alone."""
         spec = self.c.sources[name]
         assert isinstance(spec, CorpusSource)
         if name not in self._documents:
-            own = spec.document_meaning() if isinstance(spec, TextSource) else {}
+            own = spec.document_meaning()
             if spec.hub is not None:
                 self._documents[name] = (None, {**own, "documents": spec.data_set()})
             else:
@@ -171,9 +194,14 @@ class Inventory:
                 try:
                     folder = self.loaded.document.folder_of(("sources", name, "files"))
                     files = corpus_files(spec.files, folder)
-                    if not any(file.path.stat().st_size for file in files):
+                    for path, what, remedy in spec.misfits(files):
+                        self.bad(("sources", name, *path), what, remedy)
+                    self._bytes[name] = corpus_size(files, spec.columns())
+                    if not self._bytes[name][0]:
                         raise fail(f"the text is empty ({len(files)} files)", "name other files")
-                    documents = {**own, "documents": corpus_hash(files)}
+                    documents = {**own, "documents": corpus_hash(files, self.say)}
+                    if spec.by_repository:
+                        documents["repositories"] = [file.repository for file in files]
                     self._documents[name] = (tuple(files), documents)
                 except UserError as error:
                     problem = error.problems[0]
@@ -261,7 +289,7 @@ class Inventory:
         files, documents = found
         shown = {k: v for k, v in tokenizer.items() if k != "file"}
         meaning = {**documents, "tokenizer": fingerprint(shown), "packing": packing.VERSION}
-        num_bytes, hub = None, None
+        num_bytes, most_bytes, hub = None, None, None
         if files is None:
             hub = spec.data_set()
             if isinstance(spec, TextSource):  # only what is needed is read; pairs are few
@@ -269,7 +297,7 @@ class Inventory:
                 limit = max(1, -(-draft.samples_needed // per)) * per
                 draft = replace(draft, limit=limit)
         else:
-            num_bytes = sum(file.path.stat().st_size for file in files)
+            num_bytes, most_bytes = self._bytes[draft.name]
             share = spec.holdout.share if spec.holdout else 0
             kept = num_bytes * float(1 - share) / BYTES_PER_TOKEN[str(tokenizer["kind"])]
             estimate = max(1, int(kept / draft.sequence_length))
@@ -277,29 +305,40 @@ class Inventory:
         filed = _filed(draft, meaning)
         info = cache.entry_info(filed.fingerprint)
         size = self.sizes.get(draft.dataset) or draft.samples_in(info)
-        return replace(filed, text=TextPlan(files, hub, num_bytes, tokenizer), num_samples=size)
+        before = earlier_texts(draft.name, self.c.sources, self._read)
+        earlier = tuple(text for text, _ in before)
+        text = TextPlan(files, hub, num_bytes, tokenizer, documents, earlier, most_bytes)
+        masked = isinstance(spec, PairsSource)
+        return replace(filed, text=text, masked=masked, num_samples=size)
 
     def _stored(self, draft: PlannedSource, spec: MdsSource) -> PlannedSource | None:
         """A source that exists as an MDS data set."""
         path = ("sources", draft.name)
+        if self.tokenizer is None:
+            return None
+        folder = self.loaded.document.folder_of(path)
+        local, remote = spec.places(folder)
+        if remote is not None and local is not None:
+            # Only one stream may fetch into a folder: other sources keep what they fetch apart.
+            local = local if self._kept.setdefault(local, draft.name) == draft.name else None
+        draft = replace(draft, stored=StoredPlan(local, remote, self.tokenizer))
         try:
-            index = spec.index(self.loaded.document.folder_of(path))
+            index = spec.index(folder)
         except UserError as error:
             problem = error.problems[0]
             self.bad((*path, problem.path), problem.what, problem.remedy)
             return None
+        # What lies on this machine is known by its index; the rest, by where it is fetched from.
+        here = index is not None and not (spec.remote and is_url(spec.remote))
+        filed = _filed(draft, {"index": index.digest} if here and index else {})
         if index is None:
-            return _filed(draft, {})
-        if index.length != draft.sequence_length + 1:
-            self.bad(
-                path,
-                f"its samples hold {index.length:,} ids, and sequences of "
-                f"{draft.sequence_length:,} tokens need {draft.sequence_length + 1:,}",
-                f"write sequence_length: {index.length - 1}, or name another data set",
-            )
-        # What lies only here is known by its index; what is fetched, by where it comes from.
-        digest = {} if spec.remote is not None else {"index": index.digest}
-        return replace(_filed(draft, digest), num_samples=index.num_samples)
+            index = known_index(filed)
+        if index is None:
+            return replace(filed, num_samples=self.sizes.get(draft.dataset), masked=True)
+        problem_found = misfit(self.loaded, filed, index)
+        if problem_found is not None:
+            self.problems.append(problem_found)
+        return replace(filed, num_samples=index.num_samples, masked=index.masked)
 
     def sources(
         self, lengths: Mapping[str, set[int]], needed: Mapping[str, int]
@@ -339,9 +378,9 @@ class Inventory:
         if allowed is None or not source.samples_needed:
             return
         at_most, text = source.num_samples, source.text
-        if at_most is None and text and text.num_bytes is not None and source.kind == "text":
+        if at_most is None and text and text.most_bytes is not None and source.kind == "text":
             # a token is a byte at least; a byte that is no UTF-8 becomes three, a file ends in one
-            ids = 3 * text.num_bytes + len(text.files or ())
+            ids = 3 * text.most_bytes + len(text.files or ())
             at_most = max(1, ids // source.sequence_length)
         exact = source.num_samples is not None
         problem = too_small(self.loaded, source, at_most, bound=not exact) if at_most else None

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from ncamix.apportionment import Apportionment
@@ -25,7 +26,7 @@ from ncamix.keys import derive_key, fingerprint
 from ncamix.loading import LoadedCurriculum
 from ncamix.mixture import Mixture
 from ncamix.rates import RateCurve
-from ncamix.sources import LeafSource, NcaSource
+from ncamix.sources import LeafSource, NcaSource, TextSource
 from ncamix.sources.base import plain
 from ncamix.sources.corpus import CorpusFile, FiniteSource
 from ncamix.trainer import LoadedTrainer, Optimizer
@@ -60,13 +61,57 @@ class VocabularyPlan:
 
 
 @dataclass(frozen=True)
+class EarlierText:
+    """A text source made of files and declared before another, which drops copies of it."""
+
+    name: str
+    spec: TextSource
+    files: tuple[CorpusFile, ...]
+
+
+@dataclass(frozen=True)
 class TextPlan:
-    """What compiling a text source needs. `files` or `hub` says where the documents are."""
+    """What compiling a text source needs. `files` or `hub` says where the documents are.
+
+    num_bytes: of text in the files, about. tokenizer: its meaning, which names its fingerprint.
+    documents: what determines the documents and their splits. before: the sources whose documents
+    this one drops copies of. most_bytes: what the files' text cannot exceed, None where compression
+    leaves that open.
+    """
 
     files: tuple[CorpusFile, ...] | None
     hub: dict[str, str | None] | None
     num_bytes: int | None
-    tokenizer: dict[str, Any]  # its meaning, which names its fingerprint
+    tokenizer: dict[str, Any]
+    documents: dict[str, Any]
+    before: tuple[EarlierText, ...] = ()
+    most_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """An evaluation set beside the sources: files named in `evaluate: benchmarks`, as written."""
+
+    name: str
+    files: tuple[CorpusFile, ...]
+    digest: str  # of the files' names and contents
+
+
+@dataclass(frozen=True)
+class StoredPlan:
+    """Where the samples of a data set lie that exists already.
+
+    local: its folder on this machine, or where what is fetched is kept. remote: the folder or URL
+    that it is fetched from. One of them is given.
+    """
+
+    local: Path | None
+    remote: str | None
+    tokenizer: dict[str, Any]  # as of a text
+
+    def described(self, name: str) -> str:
+        """The data set in words, of the source `name`."""
+        return f"the data set {self.remote or self.local} of the source '{name}'"
 
 
 @dataclass(frozen=True)
@@ -78,7 +123,9 @@ class PlannedSource:
     `fingerprint` is its hash. samples_needed: over the whole run, however early its stages end.
     num_samples: samples an epoch of a finite source has, None while that is unknown
     (`estimated_samples` then guesses) or endless. limit: samples of a data set on the hub that are
-    read at most, in whole shards; they are its epoch, however many more the cache holds.
+    read at most, in whole shards; they are its epoch, however many more the cache holds. masked: a
+    loss mask comes with every sample, or may, so that fewer targets are trained than `loss_tokens`.
+    text, stored: what a finite source is made from, one of them.
     """
 
     name: str
@@ -92,6 +139,8 @@ class PlannedSource:
     samples_needed: int
     samples_per_shard: int
     text: TextPlan | None = None
+    stored: StoredPlan | None = None
+    masked: bool = False
     num_samples: int | None = None
     estimated_samples: int | None = None
     limit: int | None = None
@@ -106,7 +155,7 @@ class PlannedSource:
 
     @property
     def loss_tokens(self) -> int:
-        """Unmasked targets of one sample."""
+        """Unmasked targets of one sample; the most of them, if the source is `masked`."""
         return self.sequence_length + 1 - self.loss_start
 
     @property
@@ -193,7 +242,8 @@ class Plan:
 
     sources: by dataset. ended: stages that evidence ended, and their batches; `undecided` is then
     the fingerprint of the plan as it was before any of that, which names the run. estimated:
-    stages whose length waits for the size of a text.
+    stages whose length waits for the size of a text. benchmarks: what texts are compared with
+    beside their own held-out documents.
     """
 
     curriculum: LoadedCurriculum
@@ -206,6 +256,7 @@ class Plan:
     estimated: tuple[str, ...] = ()
     ended: dict[str, int] = field(default_factory=dict)
     undecided: str | None = None
+    benchmarks: tuple[Benchmark, ...] = ()
 
     @property
     def name(self) -> str:
@@ -215,12 +266,22 @@ class Plan:
     def num_tokens(self) -> int:
         return sum(stage.num_tokens for stage in self.stages)
 
+    @property
+    def tokenizer(self) -> dict[str, Any] | None:
+        """The tokenizer's meaning; None where no source holds text."""
+        for source in self.sources.values():
+            place = source.text or source.stored
+            if place is not None:
+                return place.tokenizer
+        return None
+
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that decides which samples are trained on, and how."""
         if self.undecided is not None:
             return self.undecided
         trainer = self.trainer.trainer
+        evaluate = plain(self.curriculum.curriculum.evaluate)
         return fingerprint(
             {
                 "model": plain(trainer.model),
@@ -229,7 +290,7 @@ class Plan:
                 "ranges": self.vocabulary.ranges,
                 "softmax": self.vocabulary.softmax,
                 "seeds": repr(self.seeds),
-                "evaluate": plain(self.curriculum.curriculum.evaluate),
+                "evaluate": {k: v for k, v in evaluate.items() if k != "benchmarks"},
                 "sources": {name: [s.fingerprint, s.limit] for name, s in self.sources.items()},
                 "stages": [_stage_meaning(self, stage) for stage in self.stages],
             }

@@ -14,24 +14,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ncamix import cache, tokenization
-from ncamix.documents import Document, read_documents, read_pairs
+from ncamix.curation import split_documents
 from ncamix.errors import UserError, fail
 from ncamix.files import write_whole
 from ncamix.keys import fingerprint
+from ncamix.overlap import Evaluation, check_overlap, overlap_counter, overlap_remarks
 from ncamix.plan import Plan, PlannedSource, too_small
 from ncamix.planning import make_plan
 from ncamix.shard_log import damaged, read_log
 from ncamix.shards import read_index
-from ncamix.sources.corpus import CorpusSource
-from ncamix.sources.pairs import PairsSource
 from ncamix.sources.text import TextSource
-from ncamix.splits import HELD_OUT, SPLITS, split_of
-from ncamix.text_entry import Report, TextEntry, empty, split_folder
+from ncamix.splits import HELD_OUT, SPLITS
+from ncamix.stored import stored_sizes
+from ncamix.text_entry import TextEntry, empty, split_folder
 from ncamix.waiting import Say, quiet, tell
 
 if TYPE_CHECKING:
@@ -41,19 +40,26 @@ _hashed: set[tuple[str, int]] = set()  # entries whose hashes this process has c
 
 
 def prepare_text(plan: Plan, say: Say = quiet, names: Collection[str] | None = None) -> Plan:
-    """Compile every text source of a plan that the cache lacks; the plan with exact sizes.
+    """Compile every text source of a plan that the cache lacks, and fetch the indexes of stored
+    ones; the plan with exact sizes, and with remarks on what texts share with evaluation sets.
 
     names: of the sources that matter; None is all.
 
     Raises:
-        UserError: a corpus is empty, cannot be read, or is too small for its share.
+        UserError: a corpus is empty, cannot be read, or is too small for its share; an index cannot
+            be fetched.
     """
-    sizes = {
-        name: int(compile_text(plan, source, say)["num_samples"])
+    evaluation = Evaluation(plan, say)
+    infos = {
+        name: compile_text(plan, source, say, evaluation)
         for name, source in plan.sources.items()
         if source.text is not None and (names is None or source.name in names)
     }
-    return with_sizes(plan, sizes)
+    sizes = {name: int(info["num_samples"]) for name, info in infos.items()}
+    plan = with_sizes(plan, sizes | stored_sizes(plan, say, names))
+    found = {plan.sources[name].name: info["report"]["overlap"] for name, info in infos.items()}
+    remarks = [text for name in found for text in overlap_remarks(name, found[name])]
+    return replace(plan, warnings=tuple(dict.fromkeys([*plan.warnings, *remarks])))
 
 
 def with_sizes(plan: Plan, sizes: Mapping[str, int]) -> Plan:
@@ -76,7 +82,7 @@ def with_sizes(plan: Plan, sizes: Mapping[str, int]) -> Plan:
 
 def tokenizer_file(plan: Plan, say: Say = quiet) -> Path | None:
     """The plan's tokenizer.json, trained first if the cache lacks it; None without text."""
-    meaning = next((s.text.tokenizer for s in plan.sources.values() if s.text), None)
+    meaning = plan.tokenizer
     if meaning is None:
         return None
     shown = {k: v for k, v in meaning.items() if k != "file"}
@@ -134,51 +140,9 @@ def _make_tokenizer(plan: Plan, meaning: dict[str, Any], say: Say) -> HubTokeniz
     return tokenization.train_bpe(texts(), meaning["size"], meaning.get("special", ()))
 
 
-def split_documents(
-    source: PlannedSource, report: Report | None = None
-) -> Iterator[tuple[Document, str]]:
-    """A text source's documents in order, each with its split. report: told what is left out."""
-    spec, text = source.spec, source.text
-    assert isinstance(spec, TextSource) and text is not None
-    files = list(text.files) if text.files is not None else None
-    for document in _without_copies(
-        read_documents(files, text.hub), spec.duplicates == "drop", report
-    ):
-        yield document, split_of(document, _holdout(spec))
-
-
-def split_pairs(
-    source: PlannedSource, report: Report | None = None
-) -> Iterator[tuple[Document, str]]:
-    """The pairs of a source in order, each with its split. A pair's prompt (or its package) decides
-    over that: no prompt is both trained and evaluated on. Exact copies come once."""
-    spec, text = source.spec, source.text
-    assert isinstance(spec, PairsSource) and text is not None
-    for pair in _without_copies(read_pairs(spec, text.files), True, report):
-        yield pair, split_of(replace(pair, text=pair.prompt), _holdout(spec))
-
-
-Kind = TypeVar("Kind", bound=Document)
-
-
-def _without_copies(documents: Iterator[Kind], drop: bool, report: Report | None) -> Iterator[Kind]:
-    seen: set[bytes] = set()
-    report = {} if report is None else report
-    report["exact_copies"] = 0
-    for document in documents:
-        digest = hashlib.blake2b(document.text.encode(), digest_size=12).digest()
-        if drop and digest in seen:
-            report["exact_copies"] += 1
-            continue
-        seen.add(digest)
-        yield document
-
-
-def _holdout(spec: CorpusSource) -> tuple[Fraction, str] | None:
-    return (spec.holdout.share, spec.holdout.by) if spec.holdout is not None else None
-
-
-def compile_text(plan: Plan, source: PlannedSource, say: Say = quiet) -> dict[str, Any]:
+def compile_text(
+    plan: Plan, source: PlannedSource, say: Say = quiet, evaluation: Evaluation | None = None
+) -> dict[str, Any]:
     """Have a text or pairs source in the cache, compiled, extended or mended as far as it must be.
 
     What the entry says of itself (its source.json), with the samples of each split that the source
@@ -186,19 +150,22 @@ def compile_text(plan: Plan, source: PlannedSource, say: Say = quiet) -> dict[st
 
     Raises:
         UserError: the corpus is empty or cannot be read, nothing is held out where something should
-            be, a pair is too long, or the cache cannot be written.
+            be, a pair is too long, it shares what it must not with an evaluation set, or the cache
+            cannot be written.
     """
-    digest = source.fingerprint
+    digest, evaluation = source.fingerprint, evaluation or Evaluation(plan, say)
     cache.hold(digest)
     info = cache.entry_info(digest)
     if not _serves(source, info, say):
         with cache.building(digest, f"the text '{source.name}'", say) as folder:
             info = cache.entry_info(digest)
             if not _serves(source, info, say):  # no other process was faster
-                info = _complete(plan, source, folder, info or {}, say)
+                info = _complete(plan, source, folder, info or {}, say, evaluation)
     assert info is not None
     cache.note_use(digest, plan.name)
-    return {**info, **_samples_of_splits(source, info)}
+    info = {**info, **_under_limit(source, info)}
+    overlap = check_overlap(plan, source, evaluation, info["num_documents"], say)
+    return {**info, "report": {**info["report"], "overlap": overlap}}
 
 
 def held_out_samples(source: PlannedSource, split: str) -> int:
@@ -206,22 +173,24 @@ def held_out_samples(source: PlannedSource, split: str) -> int:
     for another plan are no more than its own."""
     info = cache.entry_info(source.fingerprint)
     assert info is not None, "text is compiled before it is evaluated on"
-    return _samples_of_splits(source, info)[f"{split}_samples"]
+    return _under_limit(source, info)[f"{split}_samples"]
 
 
-def _samples_of_splits(source: PlannedSource, info: Mapping[str, Any]) -> dict[str, int]:
-    """num_samples, validation_samples and test_samples under a source's limit."""
+def _under_limit(source: PlannedSource, info: Mapping[str, Any]) -> dict[str, int]:
+    """Samples of each split under a source's limit, and documents that were read for them."""
     num_samples = source.samples_in(info)
     assert num_samples is not None, "the entry is large enough by now"
     held = [int(info[f"{split}_samples"]) for split in HELD_OUT]
+    num_documents = int(info["num_documents"])
     if source.limit is not None and source.limit < info["num_samples"]:
         before = 0
         for shard in read_log(cache.entry(source.fingerprint))[0]:
             before, held = before + shard.num_samples, list(shard.held)
             if before >= source.limit:
+                num_documents = shard.after[0] + 1  # the mark lies in the last one
                 break
-    named = zip(HELD_OUT, held, strict=True)
-    return {"num_samples": num_samples, **{f"{split}_samples": n for split, n in named}}
+    named = {f"{split}_samples": n for split, n in zip(HELD_OUT, held, strict=True)}
+    return {"num_samples": num_samples, **named, "num_documents": num_documents}
 
 
 def _serves(source: PlannedSource, info: Mapping[str, Any] | None, say: Say) -> bool:
@@ -256,27 +225,36 @@ def _serves(source: PlannedSource, info: Mapping[str, Any] | None, say: Say) -> 
 
 
 def _complete(
-    plan: Plan, source: PlannedSource, folder: Path, known: Mapping[str, Any], say: Say
+    plan: Plan,
+    source: PlannedSource,
+    folder: Path,
+    known: Mapping[str, Any],
+    say: Say,
+    evaluation: Evaluation,
 ) -> dict[str, Any]:
     """Mend an entry, add what it lacks, and say what it holds. known: what it says now."""
     from tokenizers import Tokenizer
 
+    spec, text = source.spec, source.text
+    if text and text.files and isinstance(spec, TextSource) and spec.overlap == "refuse":
+        check_overlap(plan, source, evaluation, None, say)  # hours before it is tokenized
     file = tokenizer_file(plan, say)
     assert file is not None
-
-    def documents(report: Report) -> Iterator[tuple[Document, str]]:
-        pairs = isinstance(source.spec, PairsSource)
-        return split_pairs(source, report) if pairs else split_documents(source, report)
-
     tokenizer = Tokenizer.from_file(str(file))
-    entry = TextEntry(plan, source, folder, tokenizer, documents, say)
+    entry = TextEntry(plan, source, folder, tokenizer, say)
     names = {split: f"{split}_samples" for split in HELD_OUT} | {"train": "num_samples"}
     entry.check({split: int(known.get(name, 0)) for split, name in names.items()})
-    kept = {name: known.get(name) for name in ("num_documents", "exhausted", "report")}
+    kept: dict[str, Any] = {
+        name: known.get(name) for name in ("num_documents", "exhausted", "report")
+    }
+    counter = None
     if source.samples_in(known) is None or not entry.num_samples("train"):
-        num_documents, exhausted = entry.fill()
+        counter = None if entry.num_samples("train") else overlap_counter(source, evaluation)
+        num_documents, exhausted = entry.fill(counter)
         kept = {"num_documents": num_documents, "exhausted": exhausted, "report": entry.report()}
     entry.finish()
+    if counter is not None:
+        counter.keep(folder, kept["num_documents"])
     num_samples = entry.num_samples("train")
     info = {
         "kind": source.kind,

@@ -23,10 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ncamix import tokenization
+from ncamix.curation import split_documents
 from ncamix.documents import Document, Pair
 from ncamix.encoding import Encoded, Encoder, pair_encoder, text_encoder
 from ncamix.errors import UserError
 from ncamix.keys import derive_key, fingerprint
+from ncamix.overlap import OverlapCounter
 from ncamix.packing import Mark, Packed, Packer, PairPacker, StreamPacker
 from ncamix.plan import Plan, PlannedSource
 from ncamix.shard_log import ShardLog, damaged
@@ -44,7 +46,6 @@ HOLDOUT_SAMPLES = 4096  # held-out samples kept, at most
 _SAY_EVERY = 256  # documents
 
 Report = dict[str, Any]
-Documents = Callable[[Report], Iterator[tuple[Document, str]]]
 
 
 class Item(NamedTuple):
@@ -94,14 +95,12 @@ def shuffle_key(meaning: dict[str, Any], split: str) -> int | None:
 
 @dataclass
 class TextEntry:
-    """An entry being worked on; the caller holds its lock. documents: all of the source, in order,
-    with their splits, from the first one each time it is called; it fills in a report."""
+    """An entry being worked on; the caller holds its lock."""
 
     plan: Plan
     source: PlannedSource
     folder: Path
     tokenizer: HubTokenizer
-    documents: Documents
     say: Say
 
     def __post_init__(self) -> None:
@@ -184,8 +183,11 @@ class TextEntry:
 
     # -- what is lacking ------------------------------------------------------------------------
 
-    def fill(self) -> tuple[int, bool]:
-        """Go on until the source's limit; (documents read, whether there are no more)."""
+    def fill(self, counter: OverlapCounter | None) -> tuple[int, bool]:
+        """Go on until the source's limit; (documents read, whether there are no more).
+
+        counter: is shown the training documents, where nothing was compiled before.
+        """
         limit, train = self.source.limit, self.logs["train"]
         marks = {split: log.mark for split, log in self.logs.items()}
         packers = {
@@ -211,6 +213,8 @@ class TextEntry:
         last = train.mark[0] if enough() else None
         for item, encoded in self._encoder().stream(self._items(needed, last)):
             packers[item.split].add(item.number, *encoded)
+            if counter is not None and item.split == "train":
+                counter.add(item.document.name, item.document.text)
             while (packed := packers[item.split].shard()) is not None:
                 self._append(item.split, packed, held())
             if item.number % _SAY_EVERY == 0:
@@ -273,7 +277,7 @@ class TextEntry:
         """The documents that are needed, up to the number `last`."""
         self.num_read = self.characters = 0
         self.found = {}
-        for number, (document, split) in enumerate(self.documents(self.found)):
+        for number, (document, split) in enumerate(split_documents(self.source, self.found)):
             if last is not None and number > last:
                 return
             self.num_read += 1

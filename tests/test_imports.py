@@ -19,7 +19,9 @@ PACKAGE = Path(ncamix.__file__).parent
 RANKS = """
 ncamix
 errors keys packing random rerouting
-files library threads tree waiting
+files formats globs library threads tree waiting
+words
+duplicates gram_index
 shards
 shard_log
 quantities reading
@@ -29,8 +31,12 @@ schedule
 forms groups
 automata
 cache tokenization
+hashing
 bands
 sources
+omissions
+containers
+rows sizes
 documents encoding
 splits
 validation
@@ -43,7 +49,7 @@ variants
 counting mixture
 apportionment rates durations entering
 plan
-forecast limits remarks parting
+forecast limits remarks parting corpora stored
 inventory
 planning
 plans
@@ -54,6 +60,8 @@ owners
 order
 remote
 dataset
+curation
+overlap
 text_entry
 text_compilation
 compilation
@@ -138,7 +146,7 @@ def test_grammar_and_plan_import_no_heavy_library() -> None:
     code = (
         "import sys, ncamix.planning, ncamix.plan_output, ncamix.library\n"
         "heavy = {'torch', 'numba', 'streaming', 'composer', 'transformers', 'datasets',"
-        " 'tokenizers', 'matplotlib', 'scipy', 'pandas'}\n"
+        " 'tokenizers', 'matplotlib', 'scipy', 'pandas', 'pyarrow'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

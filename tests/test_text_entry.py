@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 
 from ncamix import cache, encoding, inventory, text_compilation
-from ncamix import documents as text_source
 from ncamix.errors import UserError
 from ncamix.keys import fingerprint
 from ncamix.plan import Plan
@@ -278,25 +277,20 @@ def test_a_file_that_may_not_grow_is_told(corpus: Path, tmp_path: Path, plan_of:
 HUB = """\
 tokenizer: bytes
 sources:
-  words: {kind: text, hub: a/b, holdout: {share: 0.2}, repeat: free}
+  words: {kind: text, hub: "HUB", holdout: {share: 0.2}, repeat: free}
 stages:
   - {name: first, duration: 100%, mixture: {words: 1}}
 """
 
 
 @pytest.fixture
-def hub(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A data set of 400 rows; the numbers of those that were read."""
-    read: list[int] = []
-
-    def rows(hub: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        draw = random.Random(2)
-        for i in range(400):
-            read.append(i)
-            yield {"text": f"{i} " + "x" * draw.randrange(10, 700)}
-
-    monkeypatch.setattr(text_source, "_hub_rows", rows)
-    return read
+def hub(corpus: Path, tmp_path: Path) -> Path:
+    """A data set of 400 rows: a folder is one, too."""
+    draw = random.Random(2)
+    rows = [{"text": f"{i} " + "x" * draw.randrange(10, 700)} for i in range(400)]
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows/a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "rows"
 
 
 def of_limit(plan: Plan, limit: int) -> Plan:
@@ -305,9 +299,9 @@ def of_limit(plan: Plan, limit: int) -> Plan:
 
 
 def test_more_samples_extend_an_entry_and_rewrite_nothing(
-    hub: list[int], plan_of: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Path, plan_of: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = plan_of(HUB, name="hub")
+    plan = plan_of(HUB.replace("HUB", str(hub)), name="hub")
     source = plan.sources["words"]
     assert source.limit is not None and "limit" not in source.meaning
     assert source.limit % 8 == 0 and 0 <= source.limit - source.samples_needed < 8
@@ -317,7 +311,8 @@ def test_more_samples_extend_an_entry_and_rewrite_nothing(
         """What a plan with that limit sees in the cache."""
         wanted = of_limit(plan, limit).sources["words"]
         info = compile_text(plan, wanted)
-        seen = {"train": read_samples(folder, info["num_samples"]).tolist()}
+        seen: dict[str, Any] = {"num_documents": info["num_documents"]}
+        seen["train"] = read_samples(folder, info["num_samples"]).tolist()
         for split in HELD_OUT:
             most = held_out_samples(wanted, split)
             assert most == info[f"{split}_samples"]
@@ -325,7 +320,7 @@ def test_more_samples_extend_an_entry_and_rewrite_nothing(
         return seen
 
     first = samples(400)
-    assert len(first["train"]) == 400 and len(hub) < 150
+    assert len(first["train"]) == 400 and first["num_documents"] < 150
     before = files_of(folder)
     more = samples(1200)
     after = files_of(folder)
@@ -345,8 +340,8 @@ def test_more_samples_extend_an_entry_and_rewrite_nothing(
     assert samples(10**6) == everything
 
 
-def test_a_limit_is_part_of_the_plan_and_of_the_epoch(hub: list[int], plan_of: Planner) -> None:
-    plan = plan_of(HUB, name="hub")
+def test_a_limit_is_part_of_the_plan_and_of_the_epoch(hub: Path, plan_of: Planner) -> None:
+    plan = plan_of(HUB.replace("HUB", str(hub)), name="hub")
     small, large = of_limit(plan, 400), of_limit(plan, 800)
     assert small.fingerprint != large.fingerprint
     assert small.sources["words"].fingerprint == large.sources["words"].fingerprint
@@ -356,9 +351,9 @@ def test_a_limit_is_part_of_the_plan_and_of_the_epoch(hub: list[int], plan_of: P
 
 @pytest.mark.parametrize("shards", [51, 70, 99])
 def test_an_extension_that_breaks_off(
-    hub: list[int], plan_of: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
+    hub: Path, plan_of: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
 ) -> None:
-    plan = plan_of(HUB, name="hub")
+    plan = plan_of(HUB.replace("HUB", str(hub)), name="hub")
     small, large = (of_limit(plan, n).sources["words"] for n in (400, 800))
     for name in ("whole", "broken"):
         monkeypatch.setenv("NCAMIX_CACHE", str(tmp_path / name))
@@ -391,7 +386,7 @@ def test_an_entry_says_its_ids_and_what_was_left_out(
     assert info is not None and info["num_documents"] == 60
     text = {"name": "text", "first": 0, "size": 257, "special": {"end_of_text": 0}}
     assert info["ranges"] == [text]
-    assert info["report"] == {"exact_copies": 1}
+    assert info["report"] == {"exact_copies": 1, "near_copies": 0}
     assert report_lines(plan) == ["words: 1 exact copies"]
     info["report"] |= {
         "not_utf8": {"count": 3, "first": "x.py"}, "binary": {"count": 0, "first": None},
@@ -495,12 +490,12 @@ def test_a_tokenizer_is_the_same_whatever_stages_and_seeds(corpus: Path, plan_of
 
 
 def test_compiled_datasets_serve_plans_of_a_smaller_limit(
-    hub: list[int], plan_of: Planner, tmp_path: Path
+    hub: Path, plan_of: Planner, tmp_path: Path
 ) -> None:
     from ncamix.compilation import check_data, compile_plan
     from ncamix.waiting import quiet
 
-    plan = plan_of(HUB, name="hub")
+    plan = plan_of(HUB.replace("HUB", str(hub)), name="hub")
     compile_plan(of_limit(plan, 800), tmp_path / "data", quiet)
     for limit in (400, 800):
         exact = check_data(of_limit(plan, limit), tmp_path / "data")
