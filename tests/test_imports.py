@@ -20,7 +20,7 @@ RANKS = """
 ncamix
 errors keys random rerouting
 files library threads tree waiting
-shards
+shards slots
 quantities reading
 rendering
 composition
@@ -42,7 +42,7 @@ variants
 counting mixture
 apportionment rates durations entering
 plan
-forecast limits remarks parting
+forecast limits remarks parting windows
 inventory
 planning
 plans
@@ -52,6 +52,7 @@ permutations
 owners
 order
 remote
+supplies
 dataset
 text_compilation
 compilation
