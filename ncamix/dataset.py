@@ -253,18 +253,17 @@ class CurriculumDataset(StreamingDataset):
         return self._cache_filelock
 
     def _evict_coldest_shard(self) -> None:
-        """Evict the shard that was used longest ago, of those that may go: not of what is read in
-        place, and not the last ones of a source, for a rare source stands in its shard for long."""
+        """Evict the shard that was used longest ago: never of what is read in place, and not the
+        last ones of a source, if others can go: a rare source stands in its shard for long."""
         local = np.flatnonzero(self._shard_states.numpy() == _ShardState.LOCAL)
         stream = self.stream_per_shard[local]
         going = ~np.array([s.in_place for s in self.streams])[stream]
         local, stream = local[going], stream[going]
         order = np.argsort(self._shard_access_times.numpy()[local], kind="stable")
         spare = np.bincount(stream, minlength=len(self.streams)) > 2 * self.order.shares.num_owners
-        coldest = next((i for i in order if spare[stream[i]]), None)
-        if coldest is None:
-            raise RuntimeError(f"a cache of {self.cache_limit:,} bytes holds too few shards")
-        self._evict_shard(int(local[coldest]))
+        if not len(order):
+            raise RuntimeError(f"a cache of {self.cache_limit:,} bytes does not hold a shard")
+        self._evict_shard(int(local[next((i for i in order if spare[stream[i]]), order[0])]))
 
     def _evict_shard(self, shard_id: int) -> None:
         if self.streams[self.stream_per_shard[shard_id]].in_place:

@@ -86,7 +86,7 @@ class UserError(Exception):
 
 
 def _original(text: str) -> str:
-    """The message in the text of an error of a DataLoader's worker, which puts a traceback first."""
+    """The message in the text of an error of a DataLoader's worker, where a traceback is first."""
     found = re.fullmatch(r"Caught .*\n[\w.]+: (.*)", text, re.DOTALL)
     return found[1].rstrip() if found else text
 

@@ -110,7 +110,7 @@ def make_dataset(
             stage_order(plan, stage),
             share,
             # Each worker looks as many of its own batches ahead.
-            predownload=-(-trainer.predownload // max(1, trainer.workers)) * share,
+            predownload=-(-int(trainer.predownload.value) // max(1, trainer.workers)) * share,
             cache_limit=cache_limit(plan, stage, in_place),
         )
     finally:

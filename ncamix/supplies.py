@@ -69,6 +69,10 @@ class Supply(Stream):
         raw = reader.raw_data
         return damage_of(Path(self.local) / raw.basename, raw.bytes, self.hash_of(reader, number))
 
+    def get_index_size(self) -> int:
+        """Nothing: a cache limit is one of shards."""
+        return 0
+
     def give_up(self, file: str, reason: str) -> UserError:
         """The error for a shard that cannot be had."""
         raise NotImplementedError
@@ -117,9 +121,6 @@ class GeneratedStream(Supply):
         """Begin with no shard: one that a dead run left may be torn."""
         shutil.rmtree(self.local, ignore_errors=True)
         os.makedirs(self.local, exist_ok=True)
-
-    def get_index_size(self) -> int:
-        return 0
 
 
 class FetchedStream(Supply):
@@ -248,6 +249,3 @@ class InPlaceStream(Supply):
     def set_up_local(self, shards: list[Any], cache_usage_per_shard: NDArray[np.int64]) -> None:
         """All shards are there, and count for nothing (a byte says that they are there)."""
         cache_usage_per_shard[:] = 1
-
-    def get_index_size(self) -> int:
-        return 0

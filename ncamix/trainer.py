@@ -127,11 +127,11 @@ def _cache_limit(written: Any) -> Quantity | None:
     return limit
 
 
-def _predownload(written: Any) -> int:
+def _predownload(written: Any) -> Quantity:
     ahead = quantity_of(written, ("ba",), "64ba")
     if ahead.value.denominator != 1 or ahead.value < 1:
         raise refuse("not a whole number of batches, 1 or more", "write 64ba")
-    return int(ahead.value)
+    return ahead
 
 
 def _generator_threads(written: Any) -> int | None:
@@ -205,11 +205,11 @@ class Trainer(Spec):
         Field(description="Bytes of shards that a run keeps on each node, such as 8GB, or auto."),
     ] = None
     predownload: Annotated[
-        int,
+        Quantity,
         PlainValidator(_predownload),
         WithJsonSchema(forms.quantity("ba")),
         Field(description="Global batches ahead of training whose shards are made ready."),
-    ] = 64
+    ] = Quantity(Fraction(64), "ba")
     generator_threads: Annotated[
         int | None,
         PlainValidator(_generator_threads),

@@ -29,7 +29,7 @@ def bytes_needed(plan: Plan, stage: PlannedStage, in_place: Collection[str] = ()
     """
     trainer, counts = plan.trainer.trainer, stage.apportionment.counts
     sums = np.concatenate([np.zeros((1, counts.shape[1]), np.int64), counts.cumsum(0, np.int64)])
-    ahead = min(trainer.predownload + 1, len(counts))
+    ahead = min(int(trainer.predownload.value) + 1, len(counts))
     windows = (sums[ahead:] - sums[:-ahead]).max(axis=0).tolist()
     owners, total, largest = trainer.canonical_nodes, 0, 0
     for name, window in zip(stage.sources, windows, strict=True):
