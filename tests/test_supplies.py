@@ -11,6 +11,7 @@ from typing import Any
 import boto3
 import numpy as np
 import pytest
+from conftest import TRAINER
 from faulty_store import FaultyStore, faulty_store
 from test_dataset import BATCH, ONE, expected, load, named, segments
 
@@ -273,3 +274,38 @@ def test_hashes_are_not_asked_of_a_dataset_without(made: Any, tmp_path: Path) ->
     stream = FetchedStream(str(tmp_path / "compiled"), str(tmp_path / "local"))
     assert named(load(opened(plan, [stream], 8))) == expected(plan)
     assert stream.validate_hash is None
+
+
+def resources() -> tuple[int, int, int]:
+    """Open files, threads, and resident kilobytes of this process."""
+    status = Path("/proc/self/status").read_text()
+    found = dict(line.split(":", 1) for line in status.splitlines())
+    descriptors = len(os.listdir("/proc/self/fd"))
+    return descriptors, int(found["Threads"]), int(found["VmRSS"].split()[0])
+
+
+def test_nothing_grows_with_the_shards_of_a_long_run(
+    plan_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inventory, "SHARD_TOKENS", 4 * 33)
+    body = CURRICULUM.replace("MIXTURE", "{static: 1}").split("  words:")[0]
+    body += "stages: [{name: first, duration: 100%, mixture: {static: 1}}]\n"
+    plan = plan_of(body, TRAINER.replace("10ktok", "320ktok"))
+    size = ShardFormat(33, "uint16").num_bytes(4)
+    needed = shards_needed(plan)["static"]
+    assert needed == 2500
+    (tmp_path / "data").mkdir()
+    stream = make_stream(plan.sources["static"], tmp_path / "data", None, needed, ONE)
+    dataset = opened(plan, [stream], 16, limit=20 * size)
+    memory = len(os.listdir("/dev/shm"))
+    batches = iter(load(dataset))
+    seen = []
+    for number, _ in enumerate(batches):
+        if number in (250, 1240):
+            seen.append(resources())
+            assert len(list((tmp_path / "data" / "static").glob("*.mds"))) <= 20
+    assert number == 1249
+    (files, threads, kilobytes), (later_files, later_threads, later_kilobytes) = seen
+    assert abs(later_files - files) <= 3 and abs(later_threads - threads) <= 2  # one at work
+    assert later_kilobytes - kilobytes < 4_000  # 2,000 shards at 2 kB each would be as much
+    assert len(os.listdir("/dev/shm")) <= memory + 20  # other tests may be at work beside this one
