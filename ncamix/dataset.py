@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from time import sleep, time_ns
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,15 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from streaming import StreamingDataset
 from streaming.base import dataset as streaming_dataset
-from streaming.base.dataset import _ShardState
+from streaming.base.constant import TICK
+from streaming.base.dataset import _Iterator, _ShardState
 from streaming.base.world import World
 
 from ncamix.order import StageOrder
 from ncamix.supplies import GeneratedStream, Supply, tell
 
 _BATCHES_KEPT = 160  # three threads ask for each index, at different times
+_WATCH_SECONDS = 0.25
 _CHECKS = 3  # of a shard that is damaged each time
 
 
@@ -271,18 +274,50 @@ class CurriculumDataset(StreamingDataset):
         super()._evict_shard(shard_id)
 
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
-        """Generate or fetch a shard unless it is there."""
+        """Generate or fetch a shard unless it is there, or another thread or process is at it.
+
+        While a shard is in preparation, the maker's process id stands in place of its access time.
+        """
+        stream, reader = self.streams[self.stream_per_shard[shard_id]], self.shards[shard_id]
+        raw = Path(stream.local) / reader.raw_data.basename
+        with self._lock:
+            state = self._shard_states[shard_id]
+            if state == _ShardState.LOCAL and raw.exists():
+                self._shard_access_times[shard_id] = time_ns()
+                return
+            if state == _ShardState.REMOTE and self.cache_limit:
+                while self.cache_limit < self.cache_usage + reader.get_max_size():
+                    self._evict_coldest_shard()
+            if state != _ShardState.PREPARING:
+                self._shard_access_times[shard_id] = os.getpid()
+                self._shard_states[shard_id] = _ShardState.PREPARING
+        if state == _ShardState.PREPARING:
+            while blocking and self._shard_states[shard_id] == _ShardState.PREPARING:
+                sleep(TICK)
+            return
         try:
-            super().prepare_shard(shard_id, blocking)
+            delta = stream.prepare_shard(reader)
         except BaseException:
-            # The stock method leaves the shard in preparation, or the cache locked, and others
-            # would wait for ever. Said to be there, it sends them to look; they meet the failure
-            # themselves.
-            if self._shard_states[shard_id] == _ShardState.PREPARING:
-                self._shard_states[shard_id] = _ShardState.LOCAL
-            while self._lock.is_locked:
-                self._lock.release()
+            # Said to be there, it sends others to look; they meet the failure themselves.
+            self._shard_states[shard_id] = _ShardState.LOCAL
             raise
+        with self._lock:
+            self.cache_usage += delta
+            self._shard_access_times[shard_id] = time_ns()
+            self._shard_states[shard_id] = _ShardState.LOCAL
+
+    def _ready_thread(self, it: _Iterator) -> None:
+        self._executor.submit(self._watch, it)
+        super()._ready_thread(it)
+
+    def _watch(self, it: _Iterator) -> None:
+        """While it is iterated, send on those who wait for a shard whose maker was killed."""
+        while not (it.should_exit() or self._event.is_set() or it.yield_index == it.total):
+            for shard_id in np.flatnonzero(self._shard_states.numpy() == _ShardState.PREPARING):
+                maker = int(self._shard_access_times[int(shard_id)])
+                if maker < 1 << 32 and not _is_alive(maker):
+                    self._shard_states[int(shard_id)] = _ShardState.LOCAL
+            sleep(_WATCH_SECONDS)
 
     def on_exception(self, future: Future[Any]) -> None:
         """Remember why a background thread failed; `__iter__` raises it."""
@@ -302,3 +337,12 @@ class CurriculumDataset(StreamingDataset):
         if getattr(self, "_event", None) is not None and self._event.is_set():
             # The stock iterator ends its epoch without a word here.
             raise self.failure or RuntimeError("a background thread of the dataset failed")
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process of this machine runs still; one that nobody has waited for does not."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return not Path("/proc/self/stat").exists()
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -343,6 +344,23 @@ def test_release_frees_who_waits_for_a_shard_whose_maker_was_killed(
     dataset.free_waiting()
     reader.join(60)
     assert named(found) == expected(plan)
+    dataset.release()
+
+
+def test_a_shard_whose_maker_was_killed_is_made_by_another(plan: Plan, tmp_path: Path) -> None:
+    dead = subprocess.Popen(["sleep", "60"])
+    dataset = open_dataset(plan, tmp_path / "data")
+    dataset._shard_access_times[0] = dead.pid
+    dataset._shard_states[0] = PREPARING
+    found: list[Any] = []
+    reader = threading.Thread(target=lambda: found.extend(load(dataset)), daemon=True)
+    reader.start()
+    reader.join(0.6)
+    assert reader.is_alive()  # it lives, and may be slow
+    dead.kill()  # a zombie, until it is waited for
+    reader.join(60)
+    assert named(found) == expected(plan)
+    dead.wait()
     dataset.release()
 
 

@@ -6,7 +6,7 @@ import pytest
 from torch._utils import ExceptionWrapper
 
 from ncamix.automata import UnreachableBand
-from ncamix.errors import LINE_WIDTH, Problem, UserError, excerpt, nearest
+from ncamix.errors import LINE_WIDTH, Problem, UserError, excerpt, fail, nearest
 
 
 def test_a_problem_says_where_what_and_the_way_out() -> None:
