@@ -125,6 +125,8 @@ class CurriculumDataset(StreamingDataset):
     """
 
     streams: Sequence[Supply]
+    shards: Any
+    cache_limit: Any  # bytes; the stock one may be text
 
     def __init__(
         self,
