@@ -167,9 +167,12 @@ def _train_stage(
             parallelism_config=_parallelism(trainer.parallelism, device),
         )
         runner.fit()
+        runner.close()
     except BaseException as error:
         for worker in multiprocessing.active_children():  # they ignore SIGTERM, and may wait
             worker.kill()
+        if runner is not None:  # not `runner.close`, which waits for ranks that may not fail
+            runner.engine.close()
         if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
             raise fail(
                 f"a process that loads data has died: {error}",
@@ -178,8 +181,6 @@ def _train_stage(
             ) from None
         raise
     finally:
-        if runner is not None:
-            runner.close()
         del runner, loader
         dataset.release()
         gc.collect()
