@@ -118,6 +118,7 @@ class _Planner:
             tuple(stages),
             (),
             estimated,
+            benchmarks=self.inventory.benchmarks,
         )
         if self.t.cache_limit is not None:
             for stage in plan.stages:
