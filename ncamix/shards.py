@@ -153,17 +153,17 @@ def write_dataset(
     return total
 
 
-def read_index(folder: Path) -> list[dict[str, Any]]:
+def read_index(folder: Path, name: str = INDEX) -> list[dict[str, Any]]:
     """The shard entries of a dataset. Raises OSError or ValueError if there is no readable one, or
     if it names files outside its folder."""
-    index = json.loads((folder / INDEX).read_text())
+    index = json.loads((folder / name).read_text())
     if not isinstance(index, dict) or not isinstance(index.get("shards"), list):
-        raise ValueError(f"{folder / INDEX} is not an index")
+        raise ValueError(f"{folder / name} is not an index")
     entries: list[dict[str, Any]] = index["shards"]
     for entry in entries:
         for file in (entry["raw_data"], entry["zip_data"]):
             if file is not None and Path(file["basename"]).name != file["basename"]:
-                raise ValueError(f"{folder / INDEX} names '{file['basename']}', outside its folder")
+                raise ValueError(f"{folder / name} names '{file['basename']}', outside its folder")
     return entries
 
 

@@ -28,7 +28,7 @@ from ncamix.sources.mds import COLUMN, INDEX, MASK, MdsIndex, is_url, read_mds_i
 from ncamix.waiting import Say, quiet
 
 if TYPE_CHECKING:
-    from streaming import Stream
+    pass
 
 ATTEMPTS = 3  # to fetch a file
 SECONDS = 60.0  # that one may take
@@ -153,34 +153,35 @@ def check_ids(what: str, ids: NDArray[Any], num_ids: int) -> None:
             )
 
 
-def stored_stream(source: PlannedSource, folder: Path) -> Stream:
-    """A stock stream of a stored source whose index is known.
+def stored_place(source: PlannedSource, folder: Path) -> tuple[str | None, str]:
+    """Where the shards of a stored source come from, None where they are read in place, and where
+    they are read. Its index is known.
 
     folder: of the caller's, for what is fetched or unpacked; a link beside it leads to what is read
     in place, since two sources may share a data set, but no two streams a path.
     """
-    from streaming import Stream
-
     stored, index = _stored(source), _index(source)
     place = _index_folder(source)
     assert place is not None
     if place == stored.local and all((place / name).is_file() for name, _ in index.shards):
         link = folder.with_name(f"{folder.name}.mds")
         replace_link(link, place)
-        return Stream(local=str(link))
+        return None, str(link)
     local = stored.local if stored.local is not None and stored.remote is not None else folder
     local.mkdir(parents=True, exist_ok=True)
     if not (local / INDEX).is_file():  # the one that the plan counts on
         write_whole(local / INDEX, (place / INDEX).read_bytes())
-    return Stream(remote=stored.remote or str(stored.local), local=str(local))
+    return stored.remote or str(stored.local), str(local)
 
 
 def _shards(source: PlannedSource, wanted: list[int] | None = None) -> Iterator[tuple[int, Any]]:
     """(number, samples by row) of wanted shards, of all without; each there until the next one."""
+    from streaming import Stream
     from streaming.base.world import World
 
     with tempfile.TemporaryDirectory(prefix="ncamix-") as scratch:
-        stream = stored_stream(source, Path(scratch) / "data")
+        origin, place = stored_place(source, Path(scratch) / "data")
+        stream = Stream(remote=origin, local=place)
         stream.apply_default(
             {
                 "split": None,

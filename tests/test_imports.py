@@ -22,7 +22,7 @@ errors keys random rerouting
 files formats globs library threads tree waiting
 words
 duplicates gram_index
-shards
+shards slots
 quantities reading
 rendering
 composition
@@ -48,7 +48,7 @@ variants
 counting mixture
 apportionment rates durations entering
 plan
-forecast limits remarks parting corpora stored
+forecast limits remarks parting corpora stored windows
 inventory
 planning
 plans
@@ -58,6 +58,7 @@ permutations
 owners
 order
 remote
+supplies
 dataset
 curation
 overlap

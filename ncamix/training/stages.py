@@ -173,13 +173,20 @@ def _train_stage(
             parallelism_config=_parallelism(trainer.parallelism, device),
         )
         runner.fit()
-    except BaseException:
+        runner.close()
+    except BaseException as error:
         for worker in multiprocessing.active_children():  # they ignore SIGTERM, and may wait
             worker.kill()
+        if runner is not None:  # not `runner.close`, which waits for ranks that may not fail
+            runner.engine.close()
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+            raise fail(
+                f"a process that loads data has died: {error}",
+                "the machine may have run out of memory: lower the trainer's `workers`, and run "
+                "the same command again to resume",
+            ) from None
         raise
     finally:
-        if runner is not None:
-            runner.close()
         del runner, loader
         dataset.release()
         gc.collect()
