@@ -18,11 +18,14 @@ from streaming.base import dataset as streaming_dataset
 from streaming.base.shared import prefix as shared_prefix
 
 from ncamix import cache
+from ncamix.compiled import Data, local_part
 from ncamix.dataset import CurriculumDataset, GeneratedStream
+from ncamix.files import write_whole
 from ncamix.order import stage_order
 from ncamix.owners import shards_needed
 from ncamix.plan import Plan, PlannedSource, PlannedStage
 from ncamix.remote import Remote
+from ncamix.shards import INDEX
 
 PREDOWNLOAD_BATCHES = 64  # shards are made ready this far ahead of training
 
@@ -33,7 +36,7 @@ def remote_of(source: PlannedSource, num_shards: int) -> Remote:
 
 
 def make_stream(
-    source: PlannedSource, folder: Path, data: Path | None, num_shards: int = 0
+    source: PlannedSource, folder: Path, data: Data | None, num_shards: int = 0
 ) -> Stream:
     """The stream of one source.
 
@@ -43,7 +46,9 @@ def make_stream(
     local = folder / source.dataset
     if data is not None:
         local.mkdir(parents=True, exist_ok=True)
-        return Stream(remote=str(data / source.dataset), local=str(local))
+        index = local_part(data) / source.dataset / INDEX  # checked; Streaming would fetch another
+        write_whole(local / INDEX, index.read_bytes())
+        return Stream(remote=f"{data}/{source.dataset}", local=str(local))
     if source.text is not None:  # two sources may share an entry, not a path
         link = folder / f"{source.dataset}.text"
         replace_link(link, cache.entry(source.fingerprint))
@@ -66,7 +71,7 @@ def make_dataset(
     plan: Plan,
     stage: PlannedStage,
     folder: Path,
-    data: Path | None,
+    data: Data | None,
     ranks: int,
     on_prefix: Callable[[int], None] = lambda prefix: None,
 ) -> CurriculumDataset:

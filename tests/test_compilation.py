@@ -20,7 +20,8 @@ from streaming import StreamingDataset
 from torch.utils.data import DataLoader
 
 from ncamix import cache, inventory
-from ncamix.compilation import check_data, compile_plan, compiled_samples, prepare
+from ncamix.compilation import Writing, compile_plan, prepare
+from ncamix.compiled import check_data, compiled_samples
 from ncamix.errors import UserError
 from ncamix.owners import shards_needed
 from ncamix.plan import Plan
@@ -28,6 +29,7 @@ from ncamix.shards import read_index, read_samples, sample_digest, shard_name
 from ncamix.sources import open_generator
 from ncamix.streams import make_dataset
 from ncamix.text_compilation import quiet
+from ncamix.writer import Watcher
 
 CURRICULUM = """\
 tokenizer: {bpe: 300, train_on: [words]}
@@ -50,6 +52,17 @@ def small_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "corpus" / f"{i}.txt").write_text(text)
 
 
+class Told(Watcher):
+    """Counts samples by dataset."""
+
+    def __init__(self, samples: dict[str, int], kept: bool | None = None) -> None:
+        self.samples, self.kept = samples, kept
+
+    def wrote(self, folder: str, samples: int, tokens: int, kept: bool) -> None:
+        if self.kept in (None, kept):
+            self.samples[folder] = self.samples.get(folder, 0) + samples
+
+
 def files_below(folder: Path) -> dict[str, bytes]:
     found = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".data.lock")
     return {str(p.relative_to(folder)): p.read_bytes() for p in found}
@@ -58,9 +71,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
 def test_the_samples_are_those_of_a_run(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
     told: dict[str, int] = {}
     out = tmp_path / "out"
-    plan = compile_plan(
-        plan_of(CURRICULUM), out, quiet, lambda n, s: told.update({n: told.get(n, 0) + s})
-    )
+    plan = compile_plan(plan_of(CURRICULUM), out, quiet, Told(told))
     tops = {"alive", "static", "words", "tokenizer.json", "plan.json", ".data.lock"}
     assert {p.name for p in out.iterdir()} == tops
     assert json.loads((out / "plan.json").read_text())["fingerprint"] == plan.fingerprint
@@ -225,6 +236,7 @@ from ncamix.compilation import compile_plan
 from ncamix.loading import load_curriculum
 from ncamix.planning import make_plan
 from ncamix.text_compilation import quiet
+from ncamix.writer import Watcher
 from ncamix.trainer import load_trainer
 inventory.SHARD_TOKENS = 16 * 33
 plan = make_plan(load_curriculum(Path("c.yaml")), load_trainer(Path("small.yaml")))

@@ -54,7 +54,14 @@ order
 remote
 dataset
 text_compilation
+samples stores ranks
+journal reuse
+places
+compiled
+jobs
+baking writer
 compilation
+compile_progress
 collation streams
 run_folder
 training
@@ -69,7 +76,7 @@ showing batch_pictures
 inspection
 batch_output
 options
-looking
+looking compiling
 cli
 __main__
 """
