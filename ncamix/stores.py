@@ -189,6 +189,8 @@ def _status(error: BaseException) -> int | None:
 
 def _is_hopeless(error: BaseException, status: int | None) -> bool:
     """Whether trying again cannot help."""
+    if type(error) in (ValueError, KeyError, TypeError):  # of what was asked
+        return True
     if any(type(one).__name__ in _HOPELESS for one in _chain(error)):
         return True
     if any(code in str(one) for one in _chain(error) for code in _MENDABLE_CODES):

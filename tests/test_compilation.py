@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -25,7 +24,6 @@ from ncamix import cache, inventory
 from ncamix.compilation import Writing, compile_plan, prepare
 from ncamix.compiled import check_data, compiled_samples
 from ncamix.errors import UserError
-from ncamix.files import write_whole
 from ncamix.owners import shards_needed
 from ncamix.plan import Plan
 from ncamix.shards import read_index, read_samples, sample_digest, shard_name
@@ -355,9 +353,9 @@ def test_a_second_compiler_is_refused(plan_of: Callable[..., Plan], tmp_path: Pa
 
 
 COMPILE = """
-import sys, time
+import os, signal, sys, time
 from pathlib import Path
-from ncamix import inventory
+from ncamix import inventory, places
 from ncamix.compilation import Writing, compile_plan
 from ncamix.loading import load_curriculum
 from ncamix.planning import make_plan
@@ -375,7 +373,16 @@ class Slow(Watcher):
             Path(out + ".reached").touch()
             time.sleep(60)
         time.sleep(0 if kept else wait)
-compile_plan(plan, Path(out), quiet, Slow(), Writing(threads=2))
+left = int(os.environ.get("DIES_AT_FILE", -1))  # files that are written when all shards are there
+write = places.write_whole
+def write_or_die(path, data):
+    global left
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    write(path, data)
+places.write_whole = write_or_die
+compile_plan(plan, out if "://" in out else Path(out), quiet, Slow(), Writing(threads=2))
 """
 
 
@@ -443,39 +450,18 @@ def test_killed_ten_times_it_writes_the_same(plan_of: Callable[..., Plan], tmp_p
     assert not list((tmp_path / "out").rglob("*.tmp"))
 
 
+@pytest.mark.parametrize("file", [0, 1, 5, 10, 11])
 def test_killed_in_the_merge_it_goes_on(
-    plan_of: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan_of: Callable[..., Plan], tmp_path: Path, file: int
 ) -> None:
-    """Between any two of the files that are written when all shards are there."""
+    """Before one of the 12 files that are written when all shards are there: source.json and
+    index.json of five datasets, tokenizer.json, plan.json."""
     compile_plan(plan_of(CURRICULUM), tmp_path / "whole", quiet)
-    whole, out, moments = files_below(tmp_path / "whole"), tmp_path / "out", 0
-
-    class Killed(BaseException):
-        pass
-
-    while True:
-        left = moments
-        shutil.rmtree(out, ignore_errors=True)
-
-        def write(path: Path, data: bytes) -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise Killed
-            write_whole(path, data)
-
-        with monkeypatch.context() as patch:
-            patch.setattr("ncamix.places.write_whole", write)
-            try:
-                compile_plan(plan_of(CURRICULUM), out, quiet)
-                break
-            except Killed:
-                assert not (out / "plan.json").exists()
-        made: dict[str, int] = {}
-        compile_plan(plan_of(CURRICULUM), out, quiet, Told(made, kept=False))
-        assert files_below(out) == whole and not made
-        moments += 1
-    assert moments == 2 * 5 + 2  # of five datasets, tokenizer.json and plan.json
+    assert started(tmp_path, "out", DIES_AT_FILE=str(file)).wait(60) == -signal.SIGKILL
+    assert not (tmp_path / "out" / "plan.json").exists()
+    made: dict[str, int] = {}
+    compile_plan(plan_of(CURRICULUM), tmp_path / "out", quiet, Told(made, kept=False))
+    assert files_below(tmp_path / "out") == files_below(tmp_path / "whole") and not made
 
 
 def test_two_ranks_write_what_one_does(plan_of: Callable[..., Plan], tmp_path: Path) -> None:

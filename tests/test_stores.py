@@ -43,9 +43,7 @@ def test_what_is_sent_is_fetched_and_listed(store: FaultyStore, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("fault", ["500", "503", "stall", "reset"])
-def test_a_fault_that_passes_is_not_noticed(
-    store: FaultyStore, tmp_path: Path, fault: str
-) -> None:
+def test_a_fault_that_passes_is_not_noticed(store: FaultyStore, tmp_path: Path, fault: str) -> None:
     left = {"PUT": 2, "GET": 2, "HEAD": 2}
 
     def faults(method: str, path: str) -> str | None:
@@ -62,7 +60,12 @@ def test_a_fault_that_passes_is_not_noticed(
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("500", "InternalError"), ("503", "SlowDown"), ("stall", "timeout|timed out"), ("reset", "onnection")],
+    [
+        ("500", "InternalError|500"),
+        ("503", "SlowDown|503"),
+        ("stall", "timeout|timed out"),
+        ("reset", "onnection"),
+    ],
 )
 def test_a_fault_that_stays_is_one_message(
     store: FaultyStore, tmp_path: Path, fault: str, reason: str
@@ -123,8 +126,10 @@ def test_what_no_patience_mends_is_said_at_once(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     with pytest.raises(UserError, match="credentials"):
         opened(tmp_path).send("sub/file")
+    with pytest.raises(UserError, match="Invalid Cloud provider prefix: ftp"):
+        opened(tmp_path, "ftp://folder/x").send("sub/file")
     with pytest.raises(UserError, match="library that is not installed") as caught:
-        opened(tmp_path, "azure://container/x").send("sub/file")
+        opened(tmp_path, "alipan:///folder/x").send("sub/file")
 
 
 def test_places_are_told_apart() -> None:
