@@ -49,7 +49,8 @@ dataset = StreamingDataset(
     local=folder, num_canonical_nodes=1, shuffle=False, batch_size=batch_size
 )
 def digest(rows):
-    return sum(xxhash.xxh64_intdigest(row["tokens"].astype("<u4").tobytes()) for row in rows) % 2**64
+    ids = [row["tokens"].astype("<u4").tobytes() for row in rows]
+    return sum(map(xxhash.xxh64_intdigest, ids)) % 2**64
 loader = DataLoader(dataset, batch_size=batch_size, num_workers=1, collate_fn=digest)
 print(json.dumps(list(loader)))
 """
