@@ -42,6 +42,9 @@ class Writing:
     bake: bool = False
 
 
+USUAL = Writing()
+
+
 def prepare(plan: Plan, say: Say, data: Data | None) -> Plan:
     """A plan with exact sizes: text compiled in the cache, or read off compiled datasets."""
     return prepare_text(plan, say) if data is None else check_data(plan, data)
@@ -52,7 +55,7 @@ def compile_plan(
     out: Path | str,
     say: Say,
     watcher: Watcher | None = None,
-    how: Writing = Writing(),  # noqa: B008
+    how: Writing = USUAL,
 ) -> Plan:
     """Write a plan's datasets into the folder or below the URL `out`; the plan with exact sizes.
 

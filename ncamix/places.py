@@ -158,6 +158,7 @@ class RemotePlace(Place):
         super().__init__(passage(url, "uploads"))
         self.store = Store(url, self.folder, self.stop)
         self._names: set[str] | None = None
+        self._there: dict[str, Path | None] = {}
 
     def __str__(self) -> str:
         return self.store.url
@@ -211,9 +212,11 @@ class RemotePlace(Place):
 
     def _fetched(self, folder: str) -> Path | None:
         """A folder with a dataset's source.json and index.json; None if it is not finished."""
-        to = self.folder / _THERE / folder
-        both = [self.store.fetch(f"{folder}/{name}", to / name) for name in (cache.INFO, INDEX)]
-        return to if all(both) else None
+        if folder not in self._there:
+            to = self.folder / _THERE / folder
+            both = [self.store.fetch(f"{folder}/{name}", to / name) for name in (cache.INFO, INDEX)]
+            self._there[folder] = to if all(both) else None
+        return self._there[folder]
 
 
 def place_of(out: Path | str) -> Place:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -184,6 +185,29 @@ def test_killed_in_an_upload_it_goes_on(
     assert objects() == files_below(tmp_path / "out") and not staged()
     again = {n.removeprefix("/bucket/some/where/") for n in store.sent()} & there
     assert len(again) <= 2 if journal else again == there
+
+
+def test_ranks_need_no_shared_folder(
+    store: FaultyStore, plan_of: Callable[..., Plan], tmp_path: Path
+) -> None:
+    plan_of(CURRICULUM)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    hosts = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    script = COMPILE.replace("Path(out + ", "Path('began' + ")
+    both = []
+    for rank in ("0", "1"):
+        env = {**os.environ, **hosts, "RANK": rank, "NCAMIX_CACHE": str(tmp_path / f"host{rank}")}
+        both.append(
+            subprocess.Popen([sys.executable, "-c", script, URL, "", "0"], cwd=tmp_path, env=env)
+        )
+    assert [process.wait(100) for process in both] == [0, 0]
+    compile_plan(plan_of(CURRICULUM), tmp_path / "out", quiet)
+    assert objects() == files_below(tmp_path / "out")
+    for rank in (0, 1):
+        left = (tmp_path / f"host{rank}" / "uploads").rglob("*")
+        assert [p.name for p in left if p.is_file() and p.name != ".data.lock"] == []
 
 
 def test_a_stage_is_the_same_from_a_store(

@@ -1,4 +1,4 @@
-"""Compile a curriculum in both layouts, with the ids that its batches hold, for LLM Foundry to read.
+"""Compile a curriculum in both layouts, and the ids of its batches, for LLM Foundry to read.
 
 .venv/bin/python tests/foundry/write_datasets.py FOLDER
 """
