@@ -120,9 +120,13 @@ class LocalPlace(Place):
             own.mkdir(parents=True, exist_ok=True)
             for left in own.glob(".*.tmp"):  # by a killed process; the lock is ours
                 left.unlink()
-            if _dataset_in(own) != dataset:
-                (own / cache.INFO).unlink(missing_ok=True)
+            there = _dataset_in(own)
+            if there is not None and there != dataset:
+                for old in own.glob(_SHARDS):
+                    old.unlink()
+            if there != dataset:
                 (own / INDEX).unlink(missing_ok=True)
+                (own / cache.INFO).unlink(missing_ok=True)  # last: killed before, it is done again
 
     def listed(self, folder: str, dataset: str) -> Entries:
         return _entries_in(self.folder / folder, dataset)
@@ -145,7 +149,7 @@ class LocalPlace(Place):
             if not (own / name).exists() or (own / name).read_bytes() != data:
                 write_whole(own / name, data)
         for file in own.glob(_SHARDS):
-            if file.name not in shards:
+            if not {file.name, f"{file.name}.zstd"} & set(shards):  # readers unpack them in place
                 file.unlink()
 
 

@@ -109,9 +109,7 @@ class _Desk:
         folder = self._place.folder / job.folder
         entry = self._elsewhere[job.folder].take(shard, job.samples_in(shard), folder)
         if entry is not None:
-            self._place.deliver(
-                f"{job.folder}/{(entry['zip_data'] or entry['raw_data'])['basename']}"
-            )
+            self._place.deliver(f"{job.folder}/{file_of(entry)['basename']}")
         return entry
 
     def _made(self, job: Job, shard: int) -> dict[str, Any]:

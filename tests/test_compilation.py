@@ -152,6 +152,7 @@ def test_what_is_complete_is_kept(plan_of: Callable[..., Plan], tmp_path: Path) 
     compile_plan(plan_of(CURRICULUM), out, quiet)
     assert times() == first and files_below(out) == whole
     changed = CURRICULUM.replace("symbols: 50", "symbols: 51")
+    (out / "static" / shard_name(0)).write_bytes(b"unpacked of what is replaced")
     compile_plan(plan_of(changed), out, quiet)
     again = times()
     assert {n for n in first if first[n] != again[n]} == {"static"}
@@ -183,7 +184,11 @@ def test_what_is_damaged_is_made_again_and_nothing_else(
     else:
         (out / "alive" / {"no index": "index.json"}.get(harm, "source.json")).unlink()
     made: dict[str, int] = {}
+    unpacked = out / "words" / shard_name(0)
+    unpacked.write_bytes(b"by a reader")
     compile_plan(plan_of(CURRICULUM), out, quiet, Told(made, kept=False))
+    assert unpacked.read_bytes() == b"by a reader"
+    unpacked.unlink()
     assert files_below(out) == whole
     alone = harm in ("gone", "cut", "flipped")
     assert made == {"alive": PER_SHARD if alone else len(read_samples(out / "alive"))}
