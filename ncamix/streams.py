@@ -20,21 +20,21 @@ from streaming.base import dataset as streaming_dataset
 from streaming.base.shared import prefix as shared_prefix
 
 from ncamix import cache
+from ncamix.compiled import Data, local_part
 from ncamix.dataset import CurriculumDataset
-from ncamix.files import replace_link
+from ncamix.files import replace_link, write_whole
 from ncamix.library import has_gpu
 from ncamix.order import stage_order
 from ncamix.owners import shards_needed
 from ncamix.plan import Plan, PlannedSource, PlannedStage
 from ncamix.remote import Remote
+from ncamix.shards import INDEX
 from ncamix.slots import Slots, split_cores
 from ncamix.stored import stored_place
 from ncamix.supplies import FetchedStream, GeneratedStream, InPlaceStream, Supply
 from ncamix.threads import count_threads
 from ncamix.trainer import Trainer
 from ncamix.windows import cache_limit
-
-PREDOWNLOAD_BATCHES = 64  # shards are made ready this far ahead of training
 
 
 def remote_of(source: PlannedSource, num_shards: int, slots: Slots) -> Remote:
@@ -53,7 +53,7 @@ def slots_of(trainer: Trainer) -> Slots:
 
 
 def make_stream(
-    source: PlannedSource, folder: Path, data: Path | None, num_shards: int, slots: Slots
+    source: PlannedSource, folder: Path, data: Data | None, num_shards: int, slots: Slots
 ) -> Supply:
     """The stream of one source.
 
@@ -63,7 +63,9 @@ def make_stream(
     local = folder / source.dataset
     if data is not None:
         local.mkdir(parents=True, exist_ok=True)
-        return FetchedStream(str(data / source.dataset), str(local))
+        index = local_part(data) / source.dataset / INDEX  # checked; Streaming would fetch another
+        write_whole(local / INDEX, index.read_bytes())
+        return FetchedStream(f"{data}/{source.dataset}", str(local))
     if source.text is not None:  # two sources may share an entry, not a path
         link = folder / f"{source.dataset}.text"
         replace_link(link, cache.entry(source.fingerprint))
@@ -81,7 +83,7 @@ def make_dataset(
     plan: Plan,
     stage: PlannedStage,
     folder: Path,
-    data: Path | None,
+    data: Data | None,
     ranks: int,
     on_prefix: Callable[[int], None] = lambda prefix: None,
 ) -> CurriculumDataset:

@@ -63,7 +63,14 @@ dataset
 curation
 overlap
 text_compilation
+samples stores ranks
+journal reuse
+places
+compiled
+jobs
+baking writer
 compilation
+compile_progress
 collation streams
 run_folder
 training
@@ -78,7 +85,7 @@ showing batch_pictures
 inspection
 batch_output
 options
-looking
+looking compiling
 cli
 __main__
 """

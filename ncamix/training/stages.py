@@ -26,6 +26,7 @@ from composer.utils import dist
 from torch.utils.data import DataLoader
 
 from ncamix.collation import Collate, rows_of
+from ncamix.compiled import Data
 from ncamix.errors import fail
 from ncamix.plan import Plan, PlannedStage
 from ncamix.planning import decide
@@ -70,7 +71,7 @@ def _final(folder: RunFolder, stage: PlannedStage) -> Path:
 def train(
     plan: Plan,
     folder: RunFolder,
-    data: Path | None,
+    data: Data | None,
     sets: list[EvaluationSet],
     end_of_text_id: int | None,
     device: str,
@@ -109,7 +110,7 @@ def _train_stage(
     plan: Plan,
     stage: PlannedStage,
     folder: RunFolder,
-    data: Path | None,
+    data: Data | None,
     sets: list[EvaluationSet],
     end_of_text_id: int | None,
     device: str,
