@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncamix import cache
-from ncamix.compilation import check_data, prepare
+from ncamix.compilation import prepare
+from ncamix.compiled import check_data
 from ncamix.errors import fail, nearest
 from ncamix.mixture import weights_as_floats
 from ncamix.order import stage_order
 from ncamix.plan import Plan, PlannedSource, PlannedStage
 from ncamix.run_folder import read_rows
-from ncamix.shards import read_chosen, sample_digest, shard_name
-from ncamix.sources import open_generator
-from ncamix.stored import stored_chosen, stored_rows
+from ncamix.samples import Stored, samples_of
+from ncamix.shards import sample_digest, shard_name
+from ncamix.stored import stored_rows
 from ncamix.text_compilation import prepare_text
 from ncamix.waiting import Say, quiet
 
@@ -207,16 +207,8 @@ def _read(
     source: PlannedSource, numbers: NDArray[np.int64], data: Path | None
 ) -> NDArray[np.uint32]:
     """Samples of one dataset, uint32 [len(numbers), sequence_length + 1]."""
-    if source.stored is not None and data is None:
-        return stored_chosen(source, numbers)
-    if source.spec.finite:
-        return read_chosen(
-            cache.entry(source.fingerprint) if data is None else data / source.dataset, numbers
-        )
-    generator = open_generator(source.meaning)
-    unique, inverse = np.unique(numbers, return_inverse=True)
-    runs = np.split(unique, np.flatnonzero(np.diff(unique) != 1) + 1)
-    return np.concatenate([generator.samples(int(run[0]), len(run)) for run in runs])[inverse]
+    stored = Stored(data / source.dataset) if source.spec.finite and data else samples_of(source)
+    return stored.chosen(numbers)[0]
 
 
 def digest_of(ids: Sequence[NDArray[np.uint32]]) -> int:

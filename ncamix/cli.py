@@ -10,13 +10,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
-from ncamix import looking
+from ncamix import compiling, looking
 from ncamix.errors import UserError, fail, nearest
 from ncamix.options import CurriculumArgument, SetOption, TrainerOption, plan_of
 
@@ -47,10 +46,10 @@ def run(
         ),
     ] = None,
     data: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--data",
-            metavar="DIR",
+            metavar="DIR|URL",
             show_default=False,
             help="Train from the datasets that `ncamix compile` wrote there, instead of generating "
             "them on the fly. The samples are the same.",
@@ -80,66 +79,6 @@ def run(
         raise typer.Exit(130) from None
     for line in summary_lines(summary, folder):
         console.print(line, highlight=False, markup=False)
-
-
-def compile(
-    curriculum: CurriculumArgument,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", metavar="DIR", help="Where the datasets go.", show_default=False
-        ),
-    ],
-    trainer: TrainerOption = None,
-    settings: SetOption = None,
-) -> None:
-    """Write a curriculum's sources as MosaicML Streaming (MDS) datasets, for any trainer.
-
-    DIR/SOURCE/index.json and zstd shards, DIR/tokenizer.json and DIR/plan.json. Sources that are
-    complete are kept. `ncamix run CURRICULUM --data DIR` trains from them.
-    """
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    from ncamix.compilation import compile_plan, compiled_samples
-    from ncamix.text_compilation import report_lines
-
-    console = Console()
-    made, why = plan_of(curriculum, trainer, settings)
-    console.print(f"compiling [bold]{made.name}[/] for {escape(why)}", highlight=False)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("samples"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        text = progress.add_task("text", total=1.0, visible=False)
-        tasks: dict[str, Any] = {}
-        totals = compiled_samples(made)
-
-        def done(name: str, samples: int) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=totals[name])
-            progress.advance(tasks[name], samples)
-
-        def say(what: str, share: float) -> None:
-            progress.update(text, description=what, completed=share, visible=True)
-
-        made = compile_plan(made, out, say, done)
-        totals = compiled_samples(made)  # exact now
-        for name, task in tasks.items():
-            progress.update(task, total=totals[name])
-    for line in report_lines(made):
-        console.print(line, highlight=False, markup=False)
-    written = f"wrote {out}/plan.json and {len(made.sources)} datasets"
-    console.print(written, highlight=False, markup=False)
 
 
 def report(
@@ -211,7 +150,7 @@ def help_(
 COMMANDS: dict[str, Callable[..., None]] = {
     "plan": looking.plan,
     "run": run,
-    "compile": compile,
+    "compile": compiling.compile,
     "batch": looking.batch,
     "show": looking.show,
     "bands": looking.bands,

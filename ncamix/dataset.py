@@ -1,9 +1,10 @@
 """CurriculumDataset: a StreamingDataset whose sample order is a pure function of the plan.
 
     StageOrder (positions) -> LazyWork (a worker's share, computed on demand)
-    -> shards generated or fetched ahead -> samples with their source and number
+    -> shards generated or fetched ahead, checked on opening -> samples with their source and number
 
-Shared memory, predownload, cache limits and eviction are MosaicML Streaming's own. Global batch t
+Shared memory, predownload and cache limits are MosaicML Streaming's own; what is evicted is chosen
+here: never what is read in place, nor the shards that a source stands in. Global batch t
 holds the same samples for any number of nodes, ranks and workers, and after any restart. Every rank
 makes ready what it reads itself, so a node generates the shards of its owners alone.
 """
@@ -12,67 +13,28 @@ from __future__ import annotations
 
 import atexit
 import os
-import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
+from time import sleep, time_ns
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
-from streaming import Stream, StreamingDataset
+from streaming import StreamingDataset
 from streaming.base import dataset as streaming_dataset
-from streaming.base.dataset import _ShardState
-from streaming.base.format.base.reader import FileInfo
-from streaming.base.format.mds.reader import MDSReader
+from streaming.base.constant import TICK
+from streaming.base.dataset import _Iterator, _ShardState
 from streaming.base.world import World
 
 from ncamix.order import StageOrder
-from ncamix.remote import Remote
-from ncamix.shards import SIZE_LIMIT, shard_name
+from ncamix.supplies import GeneratedStream, Supply, tell
 
 _BATCHES_KEPT = 160  # three threads ask for each index, at different times
-
-
-class GeneratedStream(Stream):
-    """A stream of an endless source; its readers are built without an index, when asked for."""
-
-    def __init__(self, source: Remote, url: str, local: str) -> None:
-        # One attempt: generation is pure, so what failed once fails again.
-        super().__init__(remote=url, local=local, download_retry=1)
-        self.source = source
-        self.config = source.form.config
-        self.num_bytes = source.form.num_bytes(source.samples_per_shard)
-
-    def reader(self, number: int) -> MDSReader:
-        """The reader of one shard."""
-        return MDSReader(
-            self.local,
-            "",
-            self.config["column_encodings"],
-            self.config["column_names"],
-            self.config["column_sizes"],
-            None,
-            [],
-            FileInfo(shard_name(number), self.num_bytes, {}),
-            self.source.samples_per_shard,
-            SIZE_LIMIT,
-            None,
-        )
-
-    def get_shards(self, world: World, allow_unsafe_types: bool) -> list[Any]:
-        os.makedirs(self.local, exist_ok=True)
-        return [self.reader(0)] * self.source.num_shards  # counted only: `ShardReaders` hands out
-
-    def set_up_local(self, shards: list[Any], cache_usage_per_shard: NDArray[np.int64]) -> None:
-        """Say which shards are there; they appear whole or not at all."""
-        for name in os.listdir(self.local):
-            found = re.fullmatch(r"shard\.(\d+)\.mds", name)
-            if found and int(found[1]) < len(shards):
-                cache_usage_per_shard[int(found[1])] = self.num_bytes
-
-    def get_index_size(self) -> int:
-        return 0
+_WATCH_SECONDS = 0.25
+_CHECKS = 3  # of a shard that is damaged each time
 
 
 class ShardReaders(Sequence[Any]):
@@ -154,24 +116,28 @@ class CurriculumDataset(StreamingDataset):
     """One stage's samples in the plan's order.
 
     streams: one a source, in the order of the stage's sources. batch_size: samples a rank takes of
-    each global batch. Yields {'tokens': uint16 or uint32 [length], 'source': int, 'sample': int}.
+    each global batch. predownload: samples ahead of each worker that are made ready. cache_limit:
+    bytes on this node. Yields {'tokens': uint16 or uint32 [length], 'source': int, 'sample': int}.
 
     Raises (while iterating):
-        the generator's own exception, when a background thread failed.
+        the generator's own exception, when a background thread failed. UserError: a shard cannot be
+        fetched, or is damaged where it lies.
     """
+
+    streams: Sequence[Supply]
+    shards: Any
+    cache_limit: Any  # bytes; the stock one may be text
 
     def __init__(
         self,
-        streams: Sequence[Stream],
+        streams: Sequence[Supply],
         order: StageOrder,
         batch_size: int,
         predownload: int | None = None,
-        cache_limit: int | str | None = None,
+        cache_limit: int | None = None,
     ) -> None:
         self.order = order
         self.failure: BaseException | None = None
-        if cache_limit and any(stream.remote is None for stream in streams):
-            raise ValueError("a cache limit would delete shards that are read in place")
         ranks = World.detect().num_ranks
         if order.batch_size != batch_size * ranks:
             raise ValueError(
@@ -186,11 +152,12 @@ class CurriculumDataset(StreamingDataset):
                 shuffle=False,
                 num_canonical_nodes=1,
                 predownload=predownload,
-                cache_limit=cache_limit,
             )
         finally:
             streaming_dataset.Spanner = stock  # type: ignore[misc]
         self.shards = ShardReaders(self)  # type: ignore[assignment]
+        self.cache_limit = cache_limit  # here, since the stock check counts what lies in place
+        self._checked = np.zeros(self.num_shards, np.int64)  # what this process found sound
         self.epoch_size = order.num_batches * order.batch_size
         self.length = order.num_batches * batch_size
 
@@ -235,16 +202,124 @@ class CurriculumDataset(StreamingDataset):
         sample["sample"] = int(at - self.sample_offset_per_stream[source])
         return sample
 
+    def get_item(self, sample_id: int, retry: int = 7) -> Any:
+        """A sample, of a shard that was checked since it was made."""
+        self._check(int(self.spanner[sample_id][0]))
+        return super().get_item(sample_id, retry)
+
+    def _check(self, shard_id: int) -> None:
+        """See that a shard is there and sound: once for each file that stands in its place."""
+        stream = self.streams[self.stream_per_shard[shard_id]]
+        number = shard_id - int(self.shard_offset_per_stream[self.stream_per_shard[shard_id]])
+        reader: Any = self.shards[shard_id]
+        file = Path(stream.local) / reader.raw_data.basename
+        reason, found = None, 0
+        while found < _CHECKS:
+            if self.failure is not None:
+                raise self.failure
+            try:
+                status = os.stat(file)
+                mark = hash((status.st_ino, status.st_mtime_ns, status.st_size))
+                if self._checked[shard_id] == mark:
+                    return
+                reason = stream.damage(reader, number)
+            except FileNotFoundError:
+                if stream.in_place:
+                    raise stream.give_up(file.name, "it is missing") from None
+                self.prepare_shard(shard_id)
+                continue
+            if reason is None:
+                self._checked[shard_id] = mark
+                return
+            if stream.in_place:
+                break
+            found += 1
+            self._drop(shard_id, reader, file, status)
+            tell(f"{file} is damaged: {reason}; it is made or fetched again")
+        raise stream.give_up(file.name, str(reason))
+
+    def _drop(self, shard_id: int, reader: Any, file: Path, status: os.stat_result) -> None:
+        """Delete a damaged file, unless it is another one by now."""
+        with self._lock:
+            try:
+                if not os.path.samestat(os.stat(file), status):
+                    return
+                file.unlink()
+            except FileNotFoundError:
+                return
+            if self._shard_states[shard_id] == _ShardState.LOCAL:  # else it is not counted yet
+                self.cache_usage -= reader.raw_data.bytes
+
+    @property
+    def _lock(self) -> FileLock:
+        """The lock over the cache, as the stock methods make it: late, and in each process."""
+        if not hasattr(self, "_cache_filelock"):
+            self._cache_filelock = FileLock(self._cache_filelock_path)
+        return self._cache_filelock
+
+    def _evict_coldest_shard(self) -> None:
+        """Evict the shard that was used longest ago: never of what is read in place, and not the
+        last ones of a source, if others can go: a rare source stands in its shard for long."""
+        local = np.flatnonzero(self._shard_states.numpy() == _ShardState.LOCAL)
+        stream = self.stream_per_shard[local]
+        going = ~np.array([s.in_place for s in self.streams])[stream]
+        local, stream = local[going], stream[going]
+        order = np.argsort(self._shard_access_times.numpy()[local], kind="stable")
+        spare = np.bincount(stream, minlength=len(self.streams)) > 2 * self.order.shares.num_owners
+        if not len(order):
+            raise RuntimeError(f"a cache of {self.cache_limit:,} bytes does not hold a shard")
+        self._evict_shard(int(local[next((i for i in order if spare[stream[i]]), order[0])]))
+
+    def _evict_shard(self, shard_id: int) -> None:
+        if self.streams[self.stream_per_shard[shard_id]].in_place:
+            raise ValueError(f"shard {shard_id} is read in place: it is nobody's to delete")
+        super()._evict_shard(shard_id)
+
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
-        """Generate or fetch a shard unless it is there."""
+        """Generate or fetch a shard unless it is there, or another thread or process is at it.
+
+        While a shard is in preparation, the maker's process id stands in place of its access time.
+        """
+        stream, reader = self.streams[self.stream_per_shard[shard_id]], self.shards[shard_id]
+        raw = Path(stream.local) / reader.raw_data.basename
+        with self._lock:
+            state = self._shard_states[shard_id]
+            if state == _ShardState.LOCAL and raw.exists():
+                self._shard_access_times[shard_id] = time_ns()
+                return
+            if state == _ShardState.REMOTE and self.cache_limit:
+                while self.cache_limit < self.cache_usage + reader.get_max_size():
+                    self._evict_coldest_shard()
+            if state != _ShardState.PREPARING:
+                self._shard_access_times[shard_id] = os.getpid()
+                self._shard_states[shard_id] = _ShardState.PREPARING
+        if state == _ShardState.PREPARING:
+            while blocking and self._shard_states[shard_id] == _ShardState.PREPARING:
+                sleep(TICK)
+            return
         try:
-            super().prepare_shard(shard_id, blocking)
+            delta = stream.prepare_shard(reader)
         except BaseException:
-            # The stock method leaves the shard in preparation, and other workers would wait for it
-            # for ever. Said to be there, it sends them to look; they meet the failure themselves.
-            if self._shard_states[shard_id] == _ShardState.PREPARING:
-                self._shard_states[shard_id] = _ShardState.LOCAL
+            # Said to be there, it sends others to look; they meet the failure themselves.
+            self._shard_states[shard_id] = _ShardState.LOCAL
             raise
+        with self._lock:
+            self.cache_usage += delta
+            self._shard_access_times[shard_id] = time_ns()
+            self._shard_states[shard_id] = _ShardState.LOCAL
+
+    def _ready_thread(self, it: _Iterator) -> None:
+        self._executor.submit(self._watch, it)
+        super()._ready_thread(it)
+
+    def _watch(self, it: _Iterator) -> None:
+        """While it is iterated, send on those who wait for a shard whose maker was killed."""
+        while not (it.should_exit() or self._event.is_set() or it.yield_index == it.total):
+            for shard_id in np.flatnonzero(self._shard_states.numpy() == _ShardState.PREPARING):
+                maker = int(self._shard_access_times[int(shard_id)])
+                if maker < 1 << 32 and not _is_alive(maker):
+                    self._shard_states[int(shard_id)] = _ShardState.LOCAL
+            sleep(_WATCH_SECONDS)
 
     def on_exception(self, future: Future[Any]) -> None:
         """Remember why a background thread failed; `__iter__` raises it."""
@@ -264,3 +339,12 @@ class CurriculumDataset(StreamingDataset):
         if getattr(self, "_event", None) is not None and self._event.is_set():
             # The stock iterator ends its epoch without a word here.
             raise self.failure or RuntimeError("a background thread of the dataset failed")
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process of this machine runs still; one that nobody has waited for does not."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return not Path("/proc/self/stat").exists()
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")

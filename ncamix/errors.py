@@ -8,6 +8,7 @@ into exit status 2. Anything else that is raised is a fault of ncamix or of the 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -78,10 +79,16 @@ class UserError(Exception):
 
     def __init__(self, problems: Problem | Sequence[Problem] | str) -> None:
         if isinstance(problems, str):  # an error that crossed processes comes back as its text
-            problems = Problem(problems)
+            problems = Problem(_original(problems))
         self.problems = [problems] if isinstance(problems, Problem) else list(problems)
         assert self.problems, "a UserError carries at least one problem"
         super().__init__("\n".join(map(str, self.problems)))
+
+
+def _original(text: str) -> str:
+    """The message in the text of an error of a DataLoader's worker, where a traceback is first."""
+    found = re.fullmatch(r"Caught .*\n[\w.]+: (.*)", text, re.DOTALL)
+    return found[1].rstrip() if found else text
 
 
 def fail(what: str, remedy: str = "", **where: object) -> UserError:

@@ -37,6 +37,7 @@ from ncamix.sources import BlendSource
 from ncamix.trainer import LoadedTrainer
 from ncamix.validation import in_order
 from ncamix.waiting import Say, quiet
+from ncamix.windows import cache_limit
 
 
 def make_plan(
@@ -119,6 +120,9 @@ class _Planner:
             estimated,
             benchmarks=self.inventory.benchmarks,
         )
+        if self.t.cache_limit is not None:
+            for stage in plan.stages:
+                cache_limit(plan, stage, [name for name, s in sources.items() if s.spec.finite])
         return replace(plan, warnings=tuple(dict.fromkeys([*self.warnings, *remarks(plan)])))
 
     def decided(self, plan: Plan, ended: Mapping[str, int]) -> Plan:

@@ -1,8 +1,8 @@
 """Numbers with units, exactly: `15%`, `164Mtok`, `500ba`, `0.2x`, `3e-4`.
 
 Everything becomes a `Fraction`; nothing is ever a binary float. `k M G T` are powers of 1000. `%`
-is a share of training time or of a mixture, `tok` trained input positions, `ba` global batches and
-`x` a multiple of the trainer's value.
+is a share of training time or of a mixture, `tok` trained input positions, `ba` global batches, `x`
+a multiple of the trainer's value and `B` bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import no_info_after_validator_function
 
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?"
-_PATTERN = re.compile(rf"\s*([-+]?{_NUMBER})\s*([kMGT]?)(%|tok|ba|ep|x)?\s*\Z", re.ASCII)
+_PATTERN = re.compile(rf"\s*([-+]?{_NUMBER})\s*([kMGT]?)(%|tok|ba|ep|x|B)?\s*\Z", re.ASCII)
 SMALLEST, LARGEST = Fraction(1, 10**30), 10**18  # anything beyond is a slip of the keyboard
 _POWERS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -67,7 +67,7 @@ class Refusals:
 
 @dataclass(frozen=True)
 class Quantity:
-    """An exact number and its unit: '' (bare), '%', 'tok', 'ba', 'ep' or 'x'.
+    """An exact number and its unit: '' (bare), '%', 'tok', 'ba', 'ep', 'x' or 'B'.
 
     A percentage keeps its written number: 15% has the value 15.
     """
@@ -76,7 +76,7 @@ class Quantity:
     unit: str
 
     def __str__(self) -> str:
-        if self.unit in ("tok", "ba"):
+        if self.unit in ("tok", "ba", "B"):
             for letter in "TGMk":
                 if self.value and self.value % _POWERS[letter] == 0:
                     return f"{self.value // _POWERS[letter]}{letter}{self.unit}"

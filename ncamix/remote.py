@@ -3,8 +3,9 @@
     ncamix:///path/to/source.json/shard.00012.mds
 
 `source.json` holds the source's full meaning, the samples of a shard and how many shards there are.
-A shard's bytes depend on the meaning and the shard's number alone. Importing this module registers
-the scheme with MosaicML Streaming, in whichever process.
+A shard's bytes depend on the meaning and the shard's number alone. Beside the shards lies the file
+`hashes`, with the xxh64 of shard i at byte 8 i, written before the shard appears. Importing this
+module registers the scheme with MosaicML Streaming, in whichever process.
 """
 
 from __future__ import annotations
@@ -16,21 +17,26 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from streaming.base.storage import download
 from streaming.base.storage.download import CloudDownloader
 
 from ncamix.files import write_whole
 from ncamix.shards import ShardFormat, shard_name, width_of
+from ncamix.slots import Slots
 from ncamix.sources import open_generator
 
 SCHEME = "ncamix"
+HASHES = "hashes"
+_HASH_BYTES = 8
 
 
 @dataclass(frozen=True)
 class Remote:
     """An endless source as a remote dataset of `num_shards` full shards.
 
-    num_threads: threads that generate one shard, at most.
+    num_threads: threads that generate one shard, at most. num_slots: shards that are generated at
+    once by all processes that share TMPDIR, behind training; without it nothing is limited.
     """
 
     meaning: dict[str, Any]
@@ -38,6 +44,7 @@ class Remote:
     samples_per_shard: int
     num_shards: int
     num_threads: int | None = None
+    num_slots: int | None = None
 
     @property
     def form(self) -> ShardFormat:
@@ -51,9 +58,15 @@ class Remote:
 
     def shard(self, number: int) -> bytes:
         """The bytes of a shard."""
-        generator = open_generator(self.meaning)
         per = self.samples_per_shard
-        return self.form.encode(generator.samples(number * per, per, self.num_threads))
+
+        def make(num_threads: int | None) -> bytes:
+            generator = open_generator(self.meaning)
+            return self.form.encode(generator.samples(number * per, per, num_threads))
+
+        if self.num_slots is None or self.num_threads is None:
+            return make(self.num_threads)
+        return Slots(self.num_slots, self.num_threads).make(make)
 
     def index(self) -> bytes:
         """The bytes of `index.json`, known before any shard exists."""
@@ -65,6 +78,24 @@ class Remote:
 def open_remote(path: str, modified: int) -> Remote:
     """The remote described at `path`; `modified` (ns) keeps the cache true."""
     return Remote(**json.loads(Path(path).read_text()))
+
+
+def read_hash(folder: Path, number: int) -> str | None:
+    """The xxh64 of a shard that was generated into `folder`, in hexadecimal."""
+    try:
+        with (folder / HASHES).open("rb") as file:
+            file.seek(_HASH_BYTES * number)
+            return file.read(_HASH_BYTES).hex()
+    except FileNotFoundError:
+        return None
+
+
+def _write_hash(folder: Path, number: int, data: bytes) -> None:
+    descriptor = os.open(folder / HASHES, os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        os.pwrite(descriptor, xxhash.xxh64_digest(data), _HASH_BYTES * number)
+    finally:
+        os.close(descriptor)
 
 
 class GeneratingDownloader(CloudDownloader):
@@ -86,6 +117,7 @@ class GeneratingDownloader(CloudDownloader):
             number = int(name.split(".")[1])
             assert name == shard_name(number)
             data = source.shard(number)
+            _write_hash(Path(local).parent, number, data)
         write_whole(Path(local), data)
 
 

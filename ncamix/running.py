@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from ncamix.compilation import prepare
+from ncamix.compiled import Data, local_part
 from ncamix.errors import UserError, fail
 from ncamix.files import write_whole
 from ncamix.library import has_gpu
@@ -34,7 +35,7 @@ PICTURED_FRAMES = 10
 
 
 def run_plan(
-    plan: Plan, path: Path, data: Path | None, fresh: bool, console: Console
+    plan: Plan, path: Path, data: Data | None, fresh: bool, console: Console
 ) -> dict[str, Any]:
     """Train a plan into the folder `path`; the summary. A rerun continues, or says it is finished.
 
@@ -148,7 +149,7 @@ def difference(before: dict[str, Any], plan: Plan) -> str:
 
 
 def _train(
-    plan: Plan, folder: RunFolder, data: Path | None, console: Console, first: bool
+    plan: Plan, folder: RunFolder, data: Data | None, console: Console, first: bool
 ) -> dict[str, Any]:
     """The part that needs torch: all ranks."""
     device = "gpu" if has_gpu() else "cpu"
@@ -168,11 +169,11 @@ def _train(
         if not first:
             plan = prepare(plan, lambda what, done: None, data)
         plan = decide(plan, held[0])
-        file = (data / "tokenizer.json") if data is not None else tokenizer_file(plan)
+        file = local_part(data) / "tokenizer.json" if data is not None else tokenizer_file(plan)
         facts = None
         if plan.vocabulary.text_rows and file is not None and file.is_file():
             facts = text_facts(file, plan.vocabulary.text_rows)
-        sets = evaluation_sets(plan, facts, data)
+        sets = evaluation_sets(plan, facts, local_part(data) if data is not None else None)
     if not is_finished(plan, folder):
         with RunProgress(plan.num_tokens, console, first) as progress:
             end_of_text_id = facts.end_of_text_id if facts is not None else None

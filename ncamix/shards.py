@@ -126,10 +126,12 @@ class ShardFormat:
 
 def write_index(folder: Path, entries: list[dict[str, Any]]) -> None:
     """Write a dataset's `index.json`."""
-    write_whole(
-        folder / INDEX,
-        json.dumps({"version": 2, "shards": entries}, sort_keys=True).encode(),
-    )
+    write_whole(folder / INDEX, index_bytes(entries))
+
+
+def index_bytes(entries: list[dict[str, Any]]) -> bytes:
+    """The bytes of an `index.json`."""
+    return json.dumps({"version": 2, "shards": entries}, sort_keys=True).encode()
 
 
 def write_dataset(
@@ -153,18 +155,25 @@ def write_dataset(
     return total
 
 
-def read_index(folder: Path) -> list[dict[str, Any]]:
+def read_index(folder: Path, name: str = INDEX) -> list[dict[str, Any]]:
     """The shard entries of a dataset. Raises OSError or ValueError if there is no readable one, or
     if it names files outside its folder."""
-    index = json.loads((folder / INDEX).read_text())
+    index = json.loads((folder / name).read_text())
     if not isinstance(index, dict) or not isinstance(index.get("shards"), list):
-        raise ValueError(f"{folder / INDEX} is not an index")
+        raise ValueError(f"{folder / name} is not an index")
     entries: list[dict[str, Any]] = index["shards"]
     for entry in entries:
-        for file in (entry["raw_data"], entry["zip_data"]):
-            if file is not None and Path(file["basename"]).name != file["basename"]:
-                raise ValueError(f"{folder / INDEX} names '{file['basename']}', outside its folder")
+        for file in filter(None, (entry["raw_data"], entry["zip_data"])):
+            base = file["basename"]
+            if base in ("", "..") or base != Path(base).name:
+                raise ValueError(f"{folder / name} names '{base}', outside its folder")
     return entries
+
+
+def file_of(entry: dict[str, Any]) -> dict[str, Any]:
+    """A shard's file as it is kept: its basename, bytes and hashes."""
+    file: dict[str, Any] = entry["zip_data"] or entry["raw_data"]
+    return file
 
 
 def count_samples(folder: Path) -> int:
@@ -172,7 +181,7 @@ def count_samples(folder: Path) -> int:
     is missing or not of the size that the index says."""
     total = 0
     for entry in read_index(folder):
-        file = entry["zip_data"] or entry["raw_data"]
+        file = file_of(entry)
         if (folder / file["basename"]).stat().st_size != file["bytes"]:
             raise ValueError(f"{folder / file['basename']} is not of {file['bytes']} bytes")
         total += entry["samples"]
@@ -182,7 +191,7 @@ def count_samples(folder: Path) -> int:
 def is_sound(folder: Path, entry: dict[str, Any]) -> bool:
     """Whether a shard's file is there, of the size and (of a hashed format) with the hash that the
     index says."""
-    file = entry["zip_data"] or entry["raw_data"]
+    file = file_of(entry)
     try:
         data = (folder / file["basename"]).read_bytes()
     except OSError:
@@ -215,20 +224,6 @@ def _read(folder: Path, column: str, limit: int | None) -> NDArray[Any]:
     return (np.concatenate(parts) if parts else np.empty((0, 1), np.uint32))[:limit]
 
 
-def read_chosen(folder: Path, numbers: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """Chosen samples of a dataset, uint32 [len(numbers), length]; no other shard is read."""
-    entries = read_index(folder)
-    ends = np.cumsum([entry["samples"] for entry in entries])
-    shards = np.searchsorted(ends, numbers, side="right")
-    rows: list[NDArray[np.uint32]] = [np.empty(0, np.uint32)] * len(numbers)
-    for shard in np.unique(shards).tolist():
-        stored = read_shard(folder, entries[shard])["tokens"]
-        first = int(ends[shard]) - len(stored)
-        for i in np.flatnonzero(shards == shard).tolist():
-            rows[i] = stored[numbers[i] - first].astype(np.uint32)
-    return np.stack(rows)
-
-
 def read_shard(folder: Path, entry: dict[str, Any]) -> NDArray[Any]:
     """A shard's samples, a structured array [num_samples] with a field [length] for each column.
 
@@ -241,9 +236,9 @@ def read_shard(folder: Path, entry: dict[str, Any]) -> NDArray[Any]:
         packed = (folder / entry["zip_data"]["basename"]).read_bytes()
         whole = entry["raw_data"]["bytes"]
         data = zstandard.ZstdDecompressor().decompress(packed, max_output_size=whole)
-    else:
-        data = raw.read_bytes()
-    return np.frombuffer(data, record, num, offset=len(data) - num * record.itemsize)
+        return np.frombuffer(data, record, num, offset=len(data) - num * record.itemsize)
+    first = raw.stat().st_size - num * record.itemsize
+    return np.memmap(raw, record, "r", first, (num,))  # only what is looked at is read
 
 
 def _record(config: dict[str, Any]) -> np.dtype[Any]:

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Collection, Iterator
+import threading
+from collections import OrderedDict
+from collections.abc import Collection
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +30,9 @@ from ncamix.plan import Plan, PlannedSource, StoredPlan
 from ncamix.sources.mds import COLUMN, INDEX, MASK, MdsIndex, is_url, read_mds_index
 from ncamix.waiting import Say, quiet
 
-if TYPE_CHECKING:
-    from streaming import Stream
-
 ATTEMPTS = 3  # to fetch a file
 SECONDS = 60.0  # that one may take
+SHARDS_KEPT = 8  # of what is fetched or unpacked to be read by number
 
 
 def known_index(source: PlannedSource) -> MdsIndex | None:
@@ -85,11 +86,6 @@ def stored_sizes(
     return sizes
 
 
-def has_masks(source: PlannedSource) -> bool:
-    """Whether a loss mask comes with the samples of a stored source, whose index is known."""
-    return _index(source).masked
-
-
 def stored_rows(source: PlannedSource, numbers: NDArray[np.int64]) -> list[tuple[str, int]]:
     """(shard's file, row in it) of samples of a stored source, by their numbers."""
     shards = _index(source).shards
@@ -97,46 +93,6 @@ def stored_rows(source: PlannedSource, numbers: NDArray[np.int64]) -> list[tuple
     at = np.searchsorted(ends, numbers, side="right")
     rows = numbers - np.concatenate([[0], ends])[at]
     return [(shards[i][0], int(row)) for i, row in zip(at.tolist(), rows, strict=True)]
-
-
-def stored_shards(source: PlannedSource) -> Iterator[NDArray[np.uint32]]:
-    """All samples of a stored source in order, uint32 [n, sequence_length + 1] a shard.
-
-    Raises:
-        UserError: a shard cannot be read, or holds an id that is none of the tokenizer's.
-    """
-    what = _stored(source).described(source.name)
-    for _, rows in _shards(source):
-        ids = np.stack([row[COLUMN] for row in rows])
-        check_ids(what, ids, source.num_ids)
-        yield ids.astype(np.uint32)
-
-
-def stored_masks(source: PlannedSource) -> Iterator[NDArray[np.bool_]]:
-    """The loss masks of all samples in order, bool [n, sequence_length + 1] a shard, of a stored
-    source that has masks."""
-    for _, rows in _shards(source):
-        yield np.stack([row[MASK] for row in rows]) != 0
-
-
-def stored_chosen(source: PlannedSource, numbers: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """Chosen samples of a stored source, uint32 [len(numbers), sequence_length + 1]; no other shard
-    is read.
-
-    Raises:
-        UserError: as of `stored_shards`.
-    """
-    what = _stored(source).described(source.name)
-    chosen = np.empty((len(numbers), source.sequence_length + 1), np.uint32)
-    ends = np.cumsum([samples for _, samples in _index(source).shards])
-    shards = np.searchsorted(ends, numbers, side="right")
-    for shard, rows in _shards(source, sorted(set(shards.tolist()))):
-        first = int(ends[shard]) - len(rows)
-        for i in np.flatnonzero(shards == shard).tolist():
-            ids = rows[int(numbers[i]) - first][COLUMN]
-            check_ids(what, ids, source.num_ids)
-            chosen[i] = ids
-    return chosen
 
 
 def check_ids(what: str, ids: NDArray[Any], num_ids: int) -> None:
@@ -153,34 +109,103 @@ def check_ids(what: str, ids: NDArray[Any], num_ids: int) -> None:
             )
 
 
-def stored_stream(source: PlannedSource, folder: Path) -> Stream:
-    """A stock stream of a stored source whose index is known.
+def stored_place(source: PlannedSource, folder: Path) -> tuple[str | None, str]:
+    """Where the shards of a stored source come from, None where they are read in place, and where
+    they are read. Its index is known.
 
     folder: of the caller's, for what is fetched or unpacked; a link beside it leads to what is read
     in place, since two sources may share a data set, but no two streams a path.
     """
-    from streaming import Stream
-
     stored, index = _stored(source), _index(source)
     place = _index_folder(source)
     assert place is not None
     if place == stored.local and all((place / name).is_file() for name, _ in index.shards):
         link = folder.with_name(f"{folder.name}.mds")
         replace_link(link, place)
-        return Stream(local=str(link))
+        return None, str(link)
     local = stored.local if stored.local is not None and stored.remote is not None else folder
     local.mkdir(parents=True, exist_ok=True)
     if not (local / INDEX).is_file():  # the one that the plan counts on
         write_whole(local / INDEX, (place / INDEX).read_bytes())
-    return Stream(remote=stored.remote or str(stored.local), local=str(local))
+    return stored.remote or str(stored.local), str(local)
 
 
-def _shards(source: PlannedSource, wanted: list[int] | None = None) -> Iterator[tuple[int, Any]]:
-    """(number, samples by row) of wanted shards, of all without; each there until the next one."""
-    from streaming.base.world import World
+class StoredSamples:
+    """Reads samples of a stored source by number; its index is known. Any thread may.
 
-    with tempfile.TemporaryDirectory(prefix="ncamix-") as scratch:
-        stream = stored_stream(source, Path(scratch) / "data")
+    What is fetched or unpacked lies in a temporary folder, a few shards of it at a time.
+    """
+
+    def __init__(self, source: PlannedSource) -> None:
+        self.source, self._index = source, _index(source)
+        self._ends = np.cumsum([samples for _, samples in self._index.shards])
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[int, Any] = OrderedDict()
+
+    @property
+    def num_samples(self) -> int:
+        return self._index.num_samples
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether a loss mask comes with the samples."""
+        return self._index.masked
+
+    def range(self, first: int, count: int) -> tuple[NDArray[np.uint32], NDArray[np.bool_] | None]:
+        """Samples first .. first + count - 1, as of `chosen`."""
+        return self.chosen(np.arange(first, first + count))
+
+    def chosen(
+        self, numbers: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint32], NDArray[np.bool_] | None]:
+        """Samples of any numbers, int64 [n]: uint32 [n, sequence_length + 1], and bool of that
+        shape if they are masked.
+
+        Raises:
+            UserError: a shard cannot be read, or holds an id that is none of the tokenizer's.
+        """
+        what = _stored(self.source).described(self.source.name)
+        tokens = np.empty((len(numbers), self.source.sequence_length + 1), np.uint32)
+        mask = np.empty(tokens.shape, np.bool_) if self.is_masked else None
+        shards = np.searchsorted(self._ends, numbers, side="right")
+        for shard in np.unique(shards).tolist():
+            with self._lock:
+                reader = self._reader(shard)
+                first = int(self._ends[shard]) - self._index.shards[shard][1]
+                for i in np.flatnonzero(shards == shard).tolist():
+                    row = reader[int(numbers[i]) - first]
+                    check_ids(what, row[COLUMN], self.source.num_ids)
+                    tokens[i] = row[COLUMN]
+                    if mask is not None:
+                        mask[i] = row[MASK] != 0
+        return tokens, mask
+
+    def _reader(self, shard: int) -> Any:
+        """The reader of a shard that is there."""
+        if shard in self._kept:
+            self._kept.move_to_end(shard)
+            return self._kept[shard]
+        readers, stream, is_scratch = self._opened
+        try:
+            stream.prepare_shard(readers[shard])
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _unreadable(self.source, str(error)) from error
+        self._kept[shard] = readers[shard]
+        if len(self._kept) > SHARDS_KEPT:
+            _, oldest = self._kept.popitem(last=False)
+            if is_scratch:
+                oldest.evict()
+        return readers[shard]
+
+    @cached_property
+    def _opened(self) -> tuple[list[Any], Any, bool]:
+        """The readers, their stream, and whether what is read is a copy of our own."""
+        from streaming import Stream
+        from streaming.base.world import World
+
+        self._scratch = tempfile.TemporaryDirectory(prefix="ncamix-")
+        origin, place = stored_place(self.source, Path(self._scratch.name) / "data")
+        stream = Stream(remote=origin, local=place)
         stream.apply_default(
             {
                 "split": None,
@@ -190,15 +215,8 @@ def _shards(source: PlannedSource, wanted: list[int] | None = None) -> Iterator[
                 "keep_zip": False,
             }
         )
-        readers = stream.get_shards(World.detect(), False)
-        for number in range(len(readers)) if wanted is None else wanted:
-            try:
-                stream.prepare_shard(readers[number])
-                yield number, readers[number]
-            except (OSError, ValueError, RuntimeError) as error:
-                raise _unreadable(source, str(error)) from error
-            if stream.local.startswith(scratch) and stream.remote is not None:
-                readers[number].evict()
+        is_scratch = place.startswith(self._scratch.name) and origin is not None
+        return stream.get_shards(World.detect(), False), stream, is_scratch
 
 
 def _fetch_index(plan: Plan, source: PlannedSource) -> MdsIndex:

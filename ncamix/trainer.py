@@ -118,6 +118,30 @@ def _microbatch(written: Any) -> int | None:
     raise refuse("not a microbatch", "write auto, or samples a device takes at once")
 
 
+def _cache_limit(written: Any) -> Quantity | None:
+    if written == "auto":
+        return None
+    limit = quantity_of(written, ("B",), "8GB, or auto")
+    if limit.value < 1:
+        raise refuse("a cache holds more than nothing", "write 8GB, or auto")
+    return limit
+
+
+def _predownload(written: Any) -> Quantity:
+    ahead = quantity_of(written, ("ba",), "64ba")
+    if ahead.value.denominator != 1 or ahead.value < 1:
+        raise refuse("not a whole number of batches, 1 or more", "write 64ba")
+    return ahead
+
+
+def _generator_threads(written: Any) -> int | None:
+    if written == "auto":
+        return None
+    if isinstance(written, int) and not isinstance(written, bool) and written >= 1:
+        return written
+    raise refuse("not a number of threads", "write auto, or the threads of a node, 1 or more")
+
+
 def _sequence_length(written: Any) -> int:
     length = positive(written)
     if length < 2:
@@ -137,6 +161,8 @@ class Trainer(Spec):
 
     canonical_nodes: owners that the samples of endless sources are split over; a run on any divisor
     of so many nodes generates each sample on one of them, and trains on the same batches.
+    cache_limit, predownload, generator_threads: where shards lie, when and on how many cores they
+    are made; no batch depends on them. None is auto.
     """
 
     later: ClassVar[tuple[str, ...]] = ("compile", "activation_checkpointing", "averaging")
@@ -172,6 +198,24 @@ class Trainer(Spec):
         Field(description="Whether devices hold the whole model or share it."),
     ] = "ddp"
     workers: Annotated[Whole, Field(description="Processes that load data, of each rank.")] = 0
+    cache_limit: Annotated[
+        Quantity | None,
+        PlainValidator(_cache_limit),
+        WithJsonSchema(forms.either(forms.choice("auto"), forms.quantity("B"))),
+        Field(description="Bytes of shards that a run keeps on each node, such as 8GB, or auto."),
+    ] = None
+    predownload: Annotated[
+        Quantity,
+        PlainValidator(_predownload),
+        WithJsonSchema(forms.quantity("ba")),
+        Field(description="Global batches ahead of training whose shards are made ready."),
+    ] = Quantity(Fraction(64), "ba")
+    generator_threads: Annotated[
+        int | None,
+        PlainValidator(_generator_threads),
+        WithJsonSchema(forms.either(forms.choice("auto"), forms.COUNT)),
+        Field(description="Threads that generate on each node, at most, or auto."),
+    ] = None
     canonical_nodes: Annotated[
         Positive, Field(description="Owners that the samples of endless sources are split over.")
     ] = 1

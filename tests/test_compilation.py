@@ -6,10 +6,11 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from streaming import StreamingDataset
 from torch.utils.data import DataLoader
 
 from ncamix import cache, inventory
-from ncamix.compilation import check_data, compile_plan, compiled_samples, prepare
+from ncamix.compilation import Writing, compile_plan, prepare
+from ncamix.compiled import check_data, compiled_samples
 from ncamix.errors import UserError
 from ncamix.owners import shards_needed
 from ncamix.plan import Plan
@@ -28,6 +30,7 @@ from ncamix.shards import read_index, read_samples, sample_digest, shard_name
 from ncamix.sources import open_generator
 from ncamix.streams import make_dataset
 from ncamix.text_compilation import quiet
+from ncamix.writer import Watcher
 
 CURRICULUM = """\
 tokenizer: {bpe: 300, train_on: [words]}
@@ -50,6 +53,17 @@ def small_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "corpus" / f"{i}.txt").write_text(text)
 
 
+class Told(Watcher):
+    """Counts samples by dataset."""
+
+    def __init__(self, samples: dict[str, int], kept: bool | None = None) -> None:
+        self.samples, self.kept = samples, kept
+
+    def wrote(self, folder: str, samples: int, tokens: int, kept: bool) -> None:
+        if self.kept in (None, kept):
+            self.samples[folder] = self.samples.get(folder, 0) + samples
+
+
 def files_below(folder: Path) -> dict[str, bytes]:
     found = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".data.lock")
     return {str(p.relative_to(folder)): p.read_bytes() for p in found}
@@ -58,9 +72,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
 def test_the_samples_are_those_of_a_run(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
     told: dict[str, int] = {}
     out = tmp_path / "out"
-    plan = compile_plan(
-        plan_of(CURRICULUM), out, quiet, lambda n, s: told.update({n: told.get(n, 0) + s})
-    )
+    plan = compile_plan(plan_of(CURRICULUM), out, quiet, Told(told))
     tops = {"alive", "static", "words", "tokenizer.json", "plan.json", ".data.lock"}
     assert {p.name for p in out.iterdir()} == tops
     assert json.loads((out / "plan.json").read_text())["fingerprint"] == plan.fingerprint
@@ -140,19 +152,147 @@ def test_what_is_complete_is_kept(plan_of: Callable[..., Plan], tmp_path: Path) 
     compile_plan(plan_of(CURRICULUM), out, quiet)
     assert times() == first and files_below(out) == whole
     changed = CURRICULUM.replace("symbols: 50", "symbols: 51")
+    (out / "static" / shard_name(0)).write_bytes(b"unpacked of what is replaced")
     compile_plan(plan_of(changed), out, quiet)
     again = times()
     assert {n for n in first if first[n] != again[n]} == {"static"}
     shorter = changed.replace("duration: 100%", "duration: 20ba")  # less is needed: enough is there
     compile_plan(plan_of(shorter), out, quiet)
     assert times() == again
-    (out / "alive" / f"{shard_name(1)}.zstd").unlink()  # torn
-    compile_plan(plan_of(changed), out, quiet)
-    assert {n for n in first if times()[n] != again[n]} == {"alive"}
-    check_data(plan_of(changed), out)
-    (out / ".building-gone").mkdir()  # of a killed process
+    for text in (changed, CURRICULUM):
+        compile_plan(plan_of(text), out, quiet)
+    assert files_below(out) == whole
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut", "flipped", "no index", "torn index", "no source"])
+def test_what_is_damaged_is_made_again_and_nothing_else(
+    plan_of: Callable[..., Plan], tmp_path: Path, harm: str
+) -> None:
+    out = tmp_path / "out"
     compile_plan(plan_of(CURRICULUM), out, quiet)
-    assert files_below(out) == whole and not (out / ".building-gone").exists()
+    whole, shard = files_below(out), out / "alive" / f"{shard_name(1)}.zstd"
+    data = bytearray(shard.read_bytes())
+    if harm == "gone":
+        shard.unlink()
+    elif harm == "cut":
+        shard.write_bytes(data[:-1])
+    elif harm == "flipped":
+        data[len(data) // 2] ^= 1
+        shard.write_bytes(data)
+    elif harm == "torn index":
+        (out / "alive" / "index.json").write_text('{"version": 2, "sha')
+    else:
+        (out / "alive" / {"no index": "index.json"}.get(harm, "source.json")).unlink()
+    made: dict[str, int] = {}
+    unpacked = out / "words" / shard_name(0)
+    unpacked.write_bytes(b"by a reader")
+    compile_plan(plan_of(CURRICULUM), out, quiet, Told(made, kept=False))
+    assert unpacked.read_bytes() == b"by a reader"
+    unpacked.unlink()
+    assert files_below(out) == whole
+    alone = harm in ("gone", "cut", "flipped")
+    assert made == {"alive": PER_SHARD if alone else len(read_samples(out / "alive"))}
+
+
+def test_more_samples_extend_a_source(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
+    """What exists is neither written again nor looked away from, also where less is asked for."""
+    out, long = tmp_path / "out", plan_of(CURRICULUM)
+    short = plan_of(CURRICULUM.replace("duration: 100%", "duration: 10ba"))
+    compile_plan(short, out, quiet)
+    before = {n: (out / n).stat().st_mtime_ns for n in files_below(out) if "shard" in n}
+    made: dict[str, int] = {}
+    compile_plan(long, out, quiet, Told(made, kept=False))
+    assert {n: (out / n).stat().st_mtime_ns for n in before} == before
+    had, has = compiled_samples(short), compiled_samples(long)
+    assert made == {n: has[n] - had[n] for n in ("alive", "static")}
+    compile_plan(long, tmp_path / "at once", quiet)
+    assert files_below(out) == files_below(tmp_path / "at once")
+    compile_plan(short, out, quiet)
+    check_data(long_again := plan_of(CURRICULUM), tmp_path / "at once")
+    assert len(read_samples(out / "alive")) == compiled_samples(long_again)["alive"]
+
+
+def test_another_curriculum_links_the_shards_it_shares(
+    plan_of: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = CURRICULUM.replace("duration: 100%", "duration: 20ba")
+    compile_plan(plan_of(short), tmp_path / "one", quiet)
+    victim = tmp_path / "one" / "static" / f"{shard_name(0)}.zstd"
+    victim.write_bytes(victim.read_bytes()[:-1] + b"?")  # found out, not passed on
+    compile_plan(plan_of(CURRICULUM, name="other"), tmp_path / "two", quiet)
+    monkeypatch.setenv("NCAMIX_CACHE", str(tmp_path / "empty"))
+    compile_plan(plan_of(CURRICULUM, name="other"), tmp_path / "alone", quiet)
+    assert files_below(tmp_path / "two") == files_below(tmp_path / "alone")
+    linked = {
+        name
+        for name in files_below(tmp_path / "one")
+        if "shard" in name and (tmp_path / "two" / name).stat().st_nlink == 2
+    }
+    assert f"alive/{shard_name(0)}.zstd" in linked
+    assert f"words/{shard_name(0)}.zstd" in linked
+    assert f"static/{shard_name(0)}.zstd" not in linked
+
+
+@pytest.mark.parametrize("zstd", [None, 9])
+def test_compression_is_a_setting(
+    plan_of: Callable[..., Plan], tmp_path: Path, zstd: int | None
+) -> None:
+    compile_plan(plan_of(CURRICULUM), tmp_path / "usual", quiet)
+    out, plan = tmp_path / "out", plan_of(CURRICULUM)
+    compile_plan(plan, out, quiet, how=Writing(zstd=zstd))
+    check_data(plan_of(CURRICULUM), out)
+    for name in plan.sources:
+        entries = read_index(out / name)
+        assert {e["compression"] for e in entries} == {zstd and f"zstd:{zstd}"}
+        assert np.array_equal(read_samples(out / name), read_samples(tmp_path / "usual" / name))
+    compile_plan(plan_of(CURRICULUM), out, quiet)  # another level: written anew
+    assert files_below(out) == files_below(tmp_path / "usual")
+
+
+def test_threads_change_nothing(
+    plan_of: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for threads in (1, 5):
+        monkeypatch.setenv("NCAMIX_CACHE", str(tmp_path / f"cache{threads}"))
+        compile_plan(
+            plan_of(CURRICULUM), tmp_path / str(threads), quiet, how=Writing(threads=threads)
+        )
+    assert files_below(tmp_path / "1") == files_below(tmp_path / "5")
+
+
+def test_what_goes_wrong_in_a_thread_ends_all(
+    plan_of: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ncamix.sources import NoiseGenerator
+
+    def fails(self: Any, first: int, count: int, num_threads: int | None) -> Any:
+        raise RuntimeError("no such symbol")
+
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(NoiseGenerator, "drawn", fails)
+        with pytest.raises(RuntimeError, match="no such symbol"):
+            compile_plan(plan_of(CURRICULUM), out, quiet)
+    assert not (out / "plan.json").exists()
+    compile_plan(plan_of(CURRICULUM), out, quiet)
+    compile_plan(plan_of(CURRICULUM), whole, quiet)
+    assert files_below(out) == files_below(whole)
+
+
+def test_every_folder_maps_its_ids(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
+    plan = compile_plan(plan_of(CURRICULUM), tmp_path / "out", quiet)
+    for name, source in plan.sources.items():
+        facts = json.loads((tmp_path / "out" / name / "source.json").read_text())
+        assert facts["fingerprint"] == source.fingerprint
+        assert (facts["first_id"], facts["num_ids"]) == (source.first_id, source.num_ids)
+        first, size = plan.vocabulary.ranges[
+            "text" if name == "words" else source.spec.range_name()
+        ]
+        assert {"first": first, "size": size} in facts["ranges"].values()
+        samples = read_samples(tmp_path / "out" / name)
+        for at in facts["special_ids"].values():
+            assert (samples == at).any() and first <= at < first + size
+    assert facts["special_ids"].keys() == {"end_of_text"}
 
 
 def test_only_the_finished_folder_of_the_same_curriculum_is_taken(
@@ -218,51 +358,165 @@ def test_a_second_compiler_is_refused(plan_of: Callable[..., Plan], tmp_path: Pa
 
 
 COMPILE = """
-import sys, time
+import os, signal, sys, time
 from pathlib import Path
-from ncamix import inventory
-from ncamix.compilation import compile_plan
+from ncamix import inventory, places
+from ncamix.compilation import Writing, compile_plan
 from ncamix.loading import load_curriculum
 from ncamix.planning import make_plan
-from ncamix.text_compilation import quiet
+from ncamix.waiting import quiet
 from ncamix.trainer import load_trainer
+from ncamix.writer import Watcher
 inventory.SHARD_TOKENS = 16 * 33
 plan = make_plan(load_curriculum(Path("c.yaml")), load_trainer(Path("small.yaml")))
-def done(name, samples):
-    if name == sys.argv[1]:
-        Path("reached").touch()
-        time.sleep(60)
-compile_plan(plan, Path("killed"), quiet, done)
+out, stop_at, wait = sys.argv[1], sys.argv[2], float(sys.argv[3])
+class Slow(Watcher):
+    def begin(self, num_tokens):
+        Path(out + ".began").touch()
+    def wrote(self, folder, samples, tokens, kept):
+        if folder == stop_at:
+            Path(out + ".reached").touch()
+            time.sleep(60)
+        time.sleep(0 if kept else wait)
+left = int(os.environ.get("DIES_AT_FILE", -1))  # files that are written when all shards are there
+write = places.write_whole
+def write_or_die(path, data):
+    global left
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    write(path, data)
+places.write_whole = write_or_die
+compile_plan(plan, out if "://" in out else Path(out), quiet, Slow(), Writing(threads=2))
 """
 
 
+def started(folder: Path, out: str, stop_at: str = "", wait: float = 0, **env: str) -> Any:
+    """A compilation in a process of its own. stop_at: a dataset that it does not get beyond;
+    wait: seconds that it takes longer for each shard."""
+    command = [sys.executable, "-c", COMPILE, out, stop_at, str(wait)]
+    return subprocess.Popen(command, cwd=folder, env={**os.environ, **env})
+
+
+def until(there: Callable[[], bool], process: Any) -> None:
+    end = time.monotonic() + 60
+    while not there():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.005)
+
+
 @pytest.mark.parametrize("source", ["alive", "words"])
-def test_killed_and_run_again_it_writes_the_same(
+def test_killed_and_run_again_it_goes_on(
     plan_of: Callable[..., Plan], tmp_path: Path, source: str
 ) -> None:
-    compile_plan(plan_of(CURRICULUM), tmp_path / "whole", quiet)
-    process = subprocess.Popen(
-        [sys.executable, "-c", COMPILE, source], cwd=tmp_path, env=dict(os.environ)
-    )
-    while not (tmp_path / "reached").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
+    plan = plan_of(CURRICULUM)
+    process = started(tmp_path, "killed", stop_at=source)
+    until(lambda: (tmp_path / "killed.reached").exists(), process)
     with pytest.raises(UserError, match="another process is compiling into"):
         compile_plan(plan_of(CURRICULUM), tmp_path / "killed", quiet)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert (tmp_path / "killed" / f".building-{source}").exists()
-    assert not (tmp_path / "killed" / source).exists()
     with pytest.raises(UserError, match="no finished compilation"):
-        check_data(plan_of(CURRICULUM), tmp_path / "killed")
-    compile_plan(plan_of(CURRICULUM), tmp_path / "killed", quiet)
+        check_data(plan, tmp_path / "killed")
+    (journal,) = (tmp_path / "killed").glob(".journal-*")
+    done = len(journal.read_text().splitlines())
+    with journal.open("a") as file:
+        file.write('{"dataset": "half a li')
+    made: dict[str, int] = {}
+    compile_plan(plan_of(CURRICULUM), tmp_path / "killed", quiet, Told(made, kept=False))
+    compile_plan(plan_of(CURRICULUM), tmp_path / "whole", quiet)
     assert files_below(tmp_path / "killed") == files_below(tmp_path / "whole")
+    shards = sum(len(e) for e in map(read_index, datasets_below(tmp_path / "whole")))
+    made_again = sum(-(-samples // PER_SHARD) for samples in made.values())
+    assert done >= (1 if source == "alive" else 11) and made_again == shards - done
 
 
-def test_a_folder_half_deleted_for_another_is_not_kept(
+def datasets_below(folder: Path) -> list[Path]:
+    return [p.parent for p in folder.rglob("index.json")]
+
+
+def test_killed_ten_times_it_writes_the_same(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
+    plan_of(CURRICULUM)
+    (tmp_path / "c.yaml").write_text(
+        (tmp_path / "c.yaml").read_text().replace("words: 2", "words: 1")
+    )
+    random, killed = np.random.default_rng(), 0
+    for _ in range(10):
+        (tmp_path / "out.began").unlink(missing_ok=True)
+        process = started(tmp_path, "out", wait=0.02)  # about 30 shards
+        until(lambda: (tmp_path / "out.began").exists(), process)  # noqa: B023
+        time.sleep(random.uniform(0, 0.15))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+    assert killed >= 5, "too late to kill it"
+    assert started(tmp_path, "out").wait(60) == 0
+    assert started(tmp_path, "whole", NCAMIX_CACHE=str(tmp_path / "other")).wait(60) == 0
+    assert files_below(tmp_path / "out") == files_below(tmp_path / "whole")
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("file", [0, 1, 5, 10, 11])
+def test_killed_in_the_merge_it_goes_on(
+    plan_of: Callable[..., Plan], tmp_path: Path, file: int
+) -> None:
+    """Before one of the 12 files that are written when all shards are there: source.json and
+    index.json of five datasets, tokenizer.json, plan.json."""
+    compile_plan(plan_of(CURRICULUM), tmp_path / "whole", quiet)
+    assert started(tmp_path, "out", DIES_AT_FILE=str(file)).wait(60) == -signal.SIGKILL
+    assert not (tmp_path / "out" / "plan.json").exists()
+    made: dict[str, int] = {}
+    compile_plan(plan_of(CURRICULUM), tmp_path / "out", quiet, Told(made, kept=False))
+    assert files_below(tmp_path / "out") == files_below(tmp_path / "whole") and not made
+
+
+def test_two_ranks_write_what_one_does(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
+    plan_of(CURRICULUM)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    both = [started(tmp_path, "two", RANK=str(rank), **env) for rank in range(2)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    assert started(tmp_path, "one", NCAMIX_CACHE=str(tmp_path / "other")).wait(60) == 0
+    assert files_below(tmp_path / "two") == files_below(tmp_path / "one")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this machine does not let us mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_told_and_goes_on_with_room(
+    plan_of: Callable[..., Plan], tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan_of(CURRICULUM)
+    command = [sys.executable, "-m", "ncamix", "compile", "c.yaml", "-t", "small.yaml"]
+    command += ["--out", str(small_disk / "out")]
+    full = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert full.returncode == 2 and "Traceback" not in full.stderr
+    assert full.stderr.count("\n") == 1 and "No space left on device" in full.stderr
+    assert "make room and run the same command again" in full.stderr
+    assert not list(small_disk.rglob("*.tmp")) and not (small_disk / "out/plan.json").exists()
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
+    monkeypatch.setenv("NCAMIX_CACHE", str(tmp_path / "other"))
+    command[-1] = "whole"
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
+    assert files_below(small_disk / "out") == files_below(tmp_path / "whole")
+
+
+def test_a_folder_given_to_another_and_back(
     plan_of: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed while the old datasets of a source make room, then compiled for the old again."""
+    """Killed while a dataset is replaced, then compiled for the old curriculum again."""
     out = tmp_path / "out"
     compile_plan(plan_of(CURRICULUM), out, quiet)
     whole = files_below(out)
@@ -270,14 +524,13 @@ def test_a_folder_half_deleted_for_another_is_not_kept(
     class Killed(BaseException):
         pass
 
-    def half(folder: Path, **keys: Any) -> None:
-        if folder == out / "static":
-            (folder / f"{shard_name(0)}.zstd").unlink()
-            raise Killed
+    class Kills(Watcher):
+        def wrote(self, folder: str, samples: int, tokens: int, kept: bool) -> None:
+            if folder == "static":
+                raise Killed
 
-    with monkeypatch.context() as patch:
-        patch.setattr("shutil.rmtree", half)
-        with pytest.raises(Killed):
-            compile_plan(plan_of(CURRICULUM.replace("symbols: 50", "symbols: 9")), out, quiet)
+    other = CURRICULUM.replace("symbols: 50", "symbols: 9")
+    with pytest.raises(Killed):
+        compile_plan(plan_of(other), out, quiet, Kills(), Writing(threads=1))
     compile_plan(plan_of(CURRICULUM), out, quiet)
     assert files_below(out) == whole

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,6 +28,7 @@ from ncamix.order import stage_order
 from ncamix.owners import shards_needed
 from ncamix.plan import Plan
 from ncamix.shards import read_samples, sample_digest
+from ncamix.slots import Slots
 from ncamix.sources import open_generator
 from ncamix.streams import (
     make_dataset,
@@ -49,6 +51,7 @@ stages:
 """
 multiprocessing.set_forkserver_preload(["ncamix.dataset"])  # imports take most of a worker's time
 NUM_BATCHES, BATCH = 39, 8
+ONE = Slots(1, 1)
 OPENED: list[tuple[Path, int]] = []  # segments of shared memory
 PREPARING = 2  # a shard's state in shared memory
 
@@ -74,7 +77,7 @@ def open_dataset(plan: Plan, folder: Path, ranks: int = 1, limit: int | None = N
     else:
         shards = shards_needed(plan)
         streams = [
-            make_stream(plan.sources[n], folder, None, shards.get(n, 0)) for n in stage.sources
+            make_stream(plan.sources[n], folder, None, shards.get(n, 0), ONE) for n in stage.sources
         ]
         dataset = CurriculumDataset(
             streams, stage_order(plan, stage), BATCH // ranks, predownload=8, cache_limit=limit
@@ -250,13 +253,25 @@ def test_a_small_cache_evicts_and_every_sample_is_right(
 
 
 def make_remote_size(plan: Plan, name: str) -> int:
-    remote = remote_of(plan.sources[name], 1)
+    remote = remote_of(plan.sources[name], 1, ONE)
     return remote.form.num_bytes(remote.samples_per_shard)
 
 
 def test_shards_that_are_read_in_place_are_never_evicted(plan: Plan, tmp_path: Path) -> None:
+    largest = max(make_remote_size(plan, n) for n in ("alive", "static"))
+    dataset = open_dataset(plan, tmp_path / "data", limit=6 * largest)
+    words = cache.entry(plan.sources["words"].fingerprint)
+    lying = {f: f.read_bytes() for f in words.glob("*.mds")}
+    assert named(load(dataset)) == expected(plan)
+    assert {f: f.read_bytes() for f in words.glob("*.mds")} == lying
+    made = [f for n in ("alive", "static") for f in (tmp_path / "data" / n).glob("*.mds")]
+    size = sum(f.stat().st_size for f in made)
+    assert len(made) < len(dataset.shards) - len(lying)  # some were evicted
+    assert size <= 6 * largest and 0 <= dataset.cache_usage - size <= len(lying)
+    in_place = int(dataset.shard_offset_per_stream[plan.stages[0].sources.index("words")])
     with pytest.raises(ValueError, match="read in place"):
-        open_dataset(plan, tmp_path / "data", limit=1 << 30)
+        dataset.evict_shard(in_place)
+    dataset.release()
 
 
 def test_two_sources_may_share_one_text(plan_of: Any, tmp_path: Path, plan: Plan) -> None:
@@ -273,7 +288,7 @@ def test_two_sources_may_share_one_text(plan_of: Any, tmp_path: Path, plan: Plan
 def test_the_batch_must_split_over_the_ranks(plan: Plan, tmp_path: Path) -> None:
     stage = plan.stages[0]
     (tmp_path / "data").mkdir()
-    streams = [make_stream(plan.sources[n], tmp_path / "data", None, 9) for n in stage.sources]
+    streams = [make_stream(plan.sources[n], tmp_path / "data", None, 9, ONE) for n in stage.sources]
     with pytest.raises(ValueError, match="does not split into 1 x 3"):
         CurriculumDataset(streams, stage_order(plan, stage), 3)
 
@@ -328,6 +343,23 @@ def test_release_frees_who_waits_for_a_shard_whose_maker_was_killed(
     dataset.free_waiting()
     reader.join(60)
     assert named(found) == expected(plan)
+    dataset.release()
+
+
+def test_a_shard_whose_maker_was_killed_is_made_by_another(plan: Plan, tmp_path: Path) -> None:
+    dead = subprocess.Popen(["sleep", "60"])
+    dataset = open_dataset(plan, tmp_path / "data")
+    dataset._shard_access_times[0] = dead.pid
+    dataset._shard_states[0] = PREPARING
+    found: list[Any] = []
+    reader = threading.Thread(target=lambda: found.extend(load(dataset)), daemon=True)
+    reader.start()
+    reader.join(0.6)
+    assert reader.is_alive()  # it lives, and may be slow
+    dead.kill()  # a zombie, until it is waited for
+    reader.join(60)
+    assert named(found) == expected(plan)
+    dead.wait()
     dataset.release()
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from torch._utils import ExceptionWrapper
 
-from ncamix.errors import LINE_WIDTH, Problem, UserError, excerpt, nearest
+from ncamix.automata import UnreachableBand
+from ncamix.errors import LINE_WIDTH, Problem, UserError, excerpt, fail, nearest
 
 
 def test_a_problem_says_where_what_and_the_way_out() -> None:
@@ -65,3 +67,14 @@ def test_long_lists_of_names_are_cut() -> None:
     shown = nearest("name_57", [f"name_{i}" for i in range(100)])
     assert shown.startswith("did you mean 'name_57'? known: name_0, name_1,")
     assert shown.endswith("name_23 and 76 more")
+
+
+def test_an_error_of_a_worker_process_is_its_message_alone() -> None:
+    for error in (fail("what is wrong", "the way out"), UnreachableBand("no rule")):
+        try:
+            raise error
+        except UserError:
+            crossing = ExceptionWrapper(where="in DataLoader worker process 0")
+        with pytest.raises(type(error)) as caught:
+            crossing.reraise()
+        assert str(caught.value) == str(error)

@@ -22,7 +22,7 @@ errors keys packing random rerouting
 files formats globs library threads tree waiting
 words
 duplicates gram_index
-shards
+shards slots
 shard_log
 quantities reading
 rendering
@@ -49,7 +49,7 @@ variants
 counting mixture
 apportionment rates durations entering
 plan
-forecast limits remarks parting corpora stored
+forecast limits remarks parting corpora stored windows
 inventory
 planning
 plans
@@ -59,12 +59,20 @@ permutations
 owners
 order
 remote
+supplies
 dataset
 curation
 overlap
 text_entry
 text_compilation
+samples stores ranks
+journal reuse
+places
+compiled
+jobs
+baking writer
 compilation
+compile_progress
 collation streams
 run_folder
 training
@@ -79,7 +87,7 @@ showing batch_pictures
 inspection
 batch_output
 options
-looking
+looking compiling
 cli
 __main__
 """

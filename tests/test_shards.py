@@ -14,7 +14,6 @@ from ncamix.shards import (
     SIZE_LIMIT,
     ShardFormat,
     count_samples,
-    read_chosen,
     read_index,
     read_samples,
     shard_name,
@@ -90,8 +89,6 @@ def test_samples_come_back(tmp_path: Path, zstd: int | None, dtype: str) -> None
     assert count_samples(tmp_path) == 50
     for limit in (None, 1, 16, 17, 50, 99):
         assert np.array_equal(read_samples(tmp_path, limit), samples[:limit])
-    numbers = np.array([49, 0, 16, 49, 15])
-    assert np.array_equal(read_chosen(tmp_path, numbers), samples[numbers])
     assert len(read_index(tmp_path)) == 4
 
 

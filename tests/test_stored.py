@@ -14,12 +14,9 @@ from ncamix.errors import UserError
 from ncamix.plan import Plan
 from ncamix.remote import Remote
 from ncamix.stored import (
-    has_masks,
+    StoredSamples,
     known_index,
-    stored_chosen,
-    stored_masks,
     stored_rows,
-    stored_shards,
     stored_sizes,
 )
 from ncamix.streams import make_dataset
@@ -99,20 +96,22 @@ def test_samples_are_those_of_the_data_set(
     before = {p.name: p.read_bytes() for p in (tmp_path / "data").iterdir()}
     plan = prepare_text(stored_plan(plan_of, f"{key}: data"))
     source = plan.sources["mine"]
-    assert source.num_samples == NUM and source.masked == masked == has_masks(source)
+    assert source.num_samples == NUM and source.masked == masked == StoredSamples(source).is_masked
     for place, sample, found, mask in read(plan, tmp_path / "stage"):
         assert place == 0 and found == ids[sample].tolist()
         assert mask == ((ids[sample] % 2).tolist() if masked else None)
-    shards = list(stored_shards(source))
-    assert len(shards) > 2 and {part.dtype for part in shards} == {np.dtype(np.uint32)}
-    assert np.array_equal(np.concatenate(shards), ids)
+    samples = StoredSamples(source)
+    found, mask = samples.range(0, NUM)
+    assert samples.num_samples == NUM and found.dtype == np.uint32
+    assert np.array_equal(found, ids)
     numbers = np.array([99, 0, 41, 0])
-    assert np.array_equal(stored_chosen(source, numbers), ids[numbers])
+    assert np.array_equal(samples.chosen(numbers)[0], ids[numbers])
     for number, (name, row) in zip(numbers, stored_rows(source, numbers), strict=True):
-        which = [name for name, _ in known_index(source).shards].index(name)  # type: ignore[union-attr]
-        assert np.array_equal(shards[which][row], ids[number])
-    if masked:
-        assert np.array_equal(np.concatenate(list(stored_masks(source))), ids % 2 == 1)
+        shards = known_index(source).shards  # type: ignore[union-attr]
+        which = [name for name, _ in shards].index(name)
+        assert sum(count for _, count in shards[:which]) + row == number
+    assert len(shards) > 2 and (mask is None) != masked
+    assert mask is None or np.array_equal(mask, ids % 2 == 1)
     after = {p.name: p.read_bytes() for p in (tmp_path / "data").iterdir()}
     assert after == before, "nothing is unpacked into a data set of somebody else's"
     assert tokenizer_file(plan) is not None, "there is text, if no source that is compiled"
@@ -149,7 +148,7 @@ def test_a_remote_is_fetched(tmp_path: Path, plan_of: Planner) -> None:
         "in the cache"
     )
     source = prepare_text(plan).sources["mine"]
-    ids = np.concatenate(list(stored_shards(source)))
+    ids = StoredSamples(source).range(0, 70)[0]
     assert ids.shape == (70, LENGTH + 1)
     for _, sample, found, _ in read(prepare_text(plan), tmp_path / "stage"):
         assert found == ids[sample].tolist()
@@ -185,16 +184,17 @@ def test_ids_that_the_tokenizer_lacks_are_named(tmp_path: Path, plan_of: Planner
     ids[41, 3] = 70_000
     write(tmp_path / "data", "uint32", ids=ids)
     source = stored_plan(plan_of, "local: data").sources["mine"]
-    for ask in (lambda: list(stored_shards(source)), lambda: stored_chosen(source, np.array([41]))):
+    samples = StoredSamples(source)
+    for ask in (lambda: samples.range(0, NUM), lambda: samples.chosen(np.array([41]))):
         with pytest.raises(UserError, match=r"data of the source 'mine' holds the id 70000"):
             ask()
-    assert np.array_equal(stored_chosen(source, np.array([40])), ids[[40]])
+    assert np.array_equal(samples.chosen(np.array([40]))[0], ids[[40]])
 
 
 def test_a_shard_that_is_not_there(tmp_path: Path, plan_of: Planner) -> None:
     write(tmp_path / "data", compression="zstd")
     sorted((tmp_path / "data").glob("shard.*"))[1].unlink()
     source = stored_plan(plan_of, "local: data").sources["mine"]
-    stored_chosen(source, np.array([0]))
+    StoredSamples(source).chosen(np.array([0]))
     with pytest.raises(UserError, match="the data set .* of the source 'mine' cannot be read"):
-        list(stored_shards(source))
+        StoredSamples(source).range(0, NUM)

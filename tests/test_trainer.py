@@ -30,6 +30,13 @@ def test_values_are_exact_and_defaults_fill_in(tmp_path: Path) -> None:
     assert trainer.budget.value == 25600
     assert (trainer.precision, trainer.microbatch, trainer.parallelism) == ("fp32", None, "ddp")
     assert trainer.checkpoint.keep == 2
+    assert trainer.cache_limit is trainer.generator_threads is None
+    assert str(trainer.predownload) == "64ba"
+    text = TRAINER + "cache_limit: 1.5GB\npredownload: 1kba\ngenerator_threads: 3\n"
+    trainer = load(tmp_path, text)
+    assert trainer.cache_limit is not None and trainer.cache_limit.value == 1_500_000_000
+    assert (str(trainer.cache_limit), trainer.predownload.value) == ("1500MB", 1000)
+    assert trainer.generator_threads == 3
     assert trainer.model.num_parameters(100) == 8 * 8 * 4 + 3 * 8 * 32 + 16 + 8 + 2 * 100 * 8
 
 
@@ -66,6 +73,13 @@ def test_values_are_exact_and_defaults_fill_in(tmp_path: Path) -> None:
         ("lr: 1e-3", "lr: {peak: 1e-3}, cycle: 5ba", "optimizer.cycle", "there are none"),
         ("batch_size: 4", "batch_size: 4\nworkers: -1", "workers", "not a whole number"),
         ("batch_size: 4", "batch_size: 4\nmicrobatch: 0", "microbatch", "not a microbatch"),
+        ("batch_size: 4", "batch_size: 4\ncache_limit: 8", "cache_limit", "not understood here"),
+        ("batch_size: 4", "batch_size: 4\ncache_limit: 0GB", "cache_limit", "more than nothing"),
+        ("batch_size: 4", "batch_size: 4\ncache_limit: 8GiB", "cache_limit", "'8GiB' is not"),
+        ("batch_size: 4", "batch_size: 4\npredownload: 64", "predownload", "'64' is not under"),
+        ("batch_size: 4", "batch_size: 4\npredownload: 0ba", "predownload", "1 or more"),
+        ("batch_size: 4", "batch_size: 4\npredownload: 1.5ba", "predownload", "not a whole"),
+        ("batch_size: 4", "batch_size: 4\ngenerator_threads: 0", "generator_threads", "not a num"),
         ("name: small", "name: a b", "name", "cannot name a trainer"),
         ("name: small\n", "", "name", "this key is missing"),
         ("batch_size: 4", "batch_size: 4\ncompile: true", "compile", "not do it yet"),

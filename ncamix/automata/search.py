@@ -33,7 +33,8 @@ class UnreachableBand(UserError):
 
     def __init__(self, what: str) -> None:
         way_out = "choose another band or alphabet: `ncamix bands` shows what can be reached"
-        super().__init__(Problem(what, way_out))
+        crossed = what.startswith("Caught ")  # processes: its text then, with the way out
+        super().__init__(what if crossed else Problem(what, way_out))
 
 
 class Memory:

@@ -26,6 +26,7 @@ from composer.utils import dist
 from torch.utils.data import DataLoader
 
 from ncamix.collation import Collate, rows_of
+from ncamix.compiled import Data
 from ncamix.errors import fail
 from ncamix.plan import Plan, PlannedStage
 from ncamix.planning import decide
@@ -70,7 +71,7 @@ def _final(folder: RunFolder, stage: PlannedStage) -> Path:
 def train(
     plan: Plan,
     folder: RunFolder,
-    data: Path | None,
+    data: Data | None,
     sets: list[EvaluationSet],
     end_of_text_id: int | None,
     device: str,
@@ -109,7 +110,7 @@ def _train_stage(
     plan: Plan,
     stage: PlannedStage,
     folder: RunFolder,
-    data: Path | None,
+    data: Data | None,
     sets: list[EvaluationSet],
     end_of_text_id: int | None,
     device: str,
@@ -173,13 +174,20 @@ def _train_stage(
             parallelism_config=_parallelism(trainer.parallelism, device),
         )
         runner.fit()
-    except BaseException:
+        runner.close()
+    except BaseException as error:
         for worker in multiprocessing.active_children():  # they ignore SIGTERM, and may wait
             worker.kill()
+        if runner is not None:  # not `runner.close`, which waits for ranks that may not fail
+            runner.engine.close()
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+            raise fail(
+                f"a process that loads data has died: {error}",
+                "the machine may have run out of memory: lower the trainer's `workers`, and run "
+                "the same command again to resume",
+            ) from None
         raise
     finally:
-        if runner is not None:
-            runner.close()
         del runner, loader
         dataset.release()
         gc.collect()

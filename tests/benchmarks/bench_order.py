@@ -19,10 +19,11 @@ from streaming.base.shared import SharedMemory
 from timing import headline, seconds, write_results
 from torch.utils.data import DataLoader
 
-from ncamix.dataset import CurriculumDataset, GeneratedStream
+from ncamix.dataset import CurriculumDataset
 from ncamix.order import SourceOrder, StageOrder
 from ncamix.owners import OwnedShards, share_out
 from ncamix.remote import Remote
+from ncamix.supplies import GeneratedStream
 
 NUM_BATCHES, BATCH, PER_SHARD = 1_953_125, 512, 8192
 LOOKUPS = 1000

@@ -1,14 +1,19 @@
 """Throughput of the parts that training waits for, each beside what it replaces, as ratios.
 
-python tests/benchmarks/bench_throughput.py
+python tests/benchmarks/bench_throughput.py [ROUNDS]     (of the runs on the fly and compiled)
 """
 
 from __future__ import annotations
 
+import io
+import json
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from timing import alternate, headline, write_results
@@ -24,6 +29,67 @@ SPEC = SimpleNamespace(
     attention="sdpa",
     dropout=0.0,
 )
+NUM_BATCHES = 300
+CURRICULUM = f"""\
+ncamix: 1
+name: streams
+tokenizer: bytes
+sources:
+  simple: {{kind: nca, alphabet: 10, band: {{gzip: [0.30, 0.40]}}}}
+  rich: {{kind: nca, alphabet: 10, band: {{gzip: [0.50, 1.00]}}}}
+stages: [{{name: one, duration: {NUM_BATCHES}ba, mixture: {{simple: 1, rich: 1}}}}]
+"""
+
+
+def streams(rounds: int) -> dict[str, Any]:
+    """The same small curriculum trained on the fly and from compiled shards, in turns.
+
+    Shards are a quarter of the usual size, so that a short run makes several of each source in its
+    timed part, which begins with the first batch; nothing is remembered from run to run.
+    """
+    from rich.console import Console
+
+    from ncamix import inventory
+    from ncamix.automata import search
+    from ncamix.compilation import compile_plan
+    from ncamix.library import find
+    from ncamix.loading import load_curriculum
+    from ncamix.planning import make_plan
+    from ncamix.run_folder import RunFolder
+    from ncamix.trainer import load_trainer
+    from ncamix.training.progress import RunProgress
+    from ncamix.training.stages import set_up_ranks, train
+
+    inventory.SHARD_TOKENS //= 4
+    set_up_ranks("cpu")
+    silent = Console(file=io.StringIO())
+    with tempfile.TemporaryDirectory() as home:
+        work = Path(home)
+        (work / "streams.yaml").write_text(CURRICULUM)
+        curriculum = load_curriculum(work / "streams.yaml")
+        plan = make_plan(curriculum, load_trainer(find("trainers", "cpu")))
+        compile_plan(plan, work / "data", lambda what, share: None, lambda name, samples: None)
+
+        def seconds(run: str, data: Path | None) -> float:
+            search.MEMORY.forget()
+            folder = RunFolder(work / run)
+            with folder.hold(), RunProgress(plan.num_tokens, silent, False) as progress:
+                train(plan, folder, data, [], "cpu", progress)
+            facts = (folder.checkpoints(0, "one") / "stage.json").read_text()
+            return float(json.loads(facts)["seconds"])
+
+        ways = {"fly": None, "compiled": work / "data"}
+        taken: dict[str, list[float]] = {way: [] for way in ways}
+        for i in range(rounds):
+            for way in sorted(ways, reverse=bool(i % 2)):
+                taken[way].append(seconds(f"{way}-{i}", ways[way]))
+    pairs = sorted(b / a for a, b in zip(taken["fly"], taken["compiled"], strict=True))
+    fly, compiled = (plan.num_tokens / median(taken[way]) for way in ("fly", "compiled"))
+    print(
+        f"  on the fly          {fly:10,.0f} tokens/s; from compiled shards {compiled:,.0f}: "
+        f"{fly / compiled:.3f} of it ({rounds} rounds, {pairs[0]:.3f} to {pairs[-1]:.3f})"
+    )
+    return {"tokens_per_second": fly, "compiled_tokens_per_second": compiled, "ratios": pairs}
 
 
 def shards() -> dict[str, float]:
@@ -126,6 +192,11 @@ def attention() -> dict[str, float]:
 
 if __name__ == "__main__":
     print(headline("throughput"))
-    write_results(
-        "throughput", {"shards": shards(), "training_step": loss(), "attention": attention()}
-    )
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    results = {
+        "shards": shards(),
+        "training_step": loss(),
+        "attention": attention(),
+        "streams": streams(rounds),
+    }
+    write_results("throughput", results)

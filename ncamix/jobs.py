@@ -1,0 +1,146 @@
+"""Jobs: the datasets that are to be written, as pure functions of shard numbers.
+
+source   -> its samples in their own order, held-out text in datasets of its own
+a job    =  a folder, a format, how many samples, and how to make any of them
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from ncamix import cache
+from ncamix.compiled import compiled_samples
+from ncamix.keys import fingerprint
+from ncamix.plan import Plan, PlannedSource
+from ncamix.samples import Generated, Mask, Stored, Tokens, samples_of
+from ncamix.shards import ShardFormat, width_of
+from ncamix.sources import NcaSource
+from ncamix.splits import HELD_OUT
+from ncamix.text_compilation import held_out_samples
+
+
+@dataclass(frozen=True)
+class Job:
+    """One dataset to write.
+
+    folder: where, below the output. meaning: plain JSON of everything that determines the samples.
+    make: first sample and count -> uint32 [count, length] and, for a masked format, bool of that
+    shape. endless: any more samples could be made, and what exists beyond these is kept. facts: of
+    the dataset, for its source.json.
+    """
+
+    folder: str
+    meaning: dict[str, Any]
+    form: ShardFormat
+    num_samples: int
+    samples_per_shard: int
+    make: Callable[[int, int], tuple[Tokens, Mask]] = field(repr=False)
+    endless: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def dataset(self) -> str:
+        """Fingerprint of the dataset's bytes, shard by shard; how many there are is not in it."""
+        return fingerprint(
+            {
+                "samples": self.meaning,
+                "format": self.form.config,
+                "samples_per_shard": self.samples_per_shard,
+            }
+        )
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_samples // self.samples_per_shard)
+
+    def samples_in(self, shard: int) -> int:
+        """Samples of a shard: the last one of a finite dataset may have less."""
+        return min(self.samples_per_shard, self.num_samples - shard * self.samples_per_shard)
+
+    def info(self) -> bytes:
+        """The bytes of the dataset's source.json."""
+        return json.dumps({**self.facts, "dataset": self.dataset}, indent=1).encode()
+
+
+def source_jobs(plan: Plan, zstd: int | None, end_of_text: int | None) -> list[Job]:
+    """The datasets of a plan's sources. zstd: level, None for files that are not compressed.
+    end_of_text: its id. Texts must be compiled in the cache."""
+    totals = compiled_samples(plan)
+    jobs: list[Job] = []
+    for source in plan.sources.values():
+        facts = source_facts(plan, source, end_of_text)
+        samples = samples_of(source)
+        masked = not isinstance(samples, Generated) and samples.is_masked
+        total = totals[source.dataset]  # a text's entry may hold more
+        jobs.append(
+            Job(
+                source.dataset,
+                {"source": source.fingerprint},
+                source_form(source, zstd, masked),
+                total,
+                source.samples_per_shard,
+                samples.range,
+                not source.spec.finite,
+                facts,
+            )
+        )
+        jobs += held_out_jobs(source, zstd, facts)
+    return jobs
+
+
+def held_out_jobs(source: PlannedSource, zstd: int | None, facts: dict[str, Any]) -> Iterator[Job]:
+    """The datasets of what a source keeps from training, for texts."""
+    if source.text is None:
+        return
+    for split in HELD_OUT:
+        held = Stored(cache.entry(source.fingerprint) / split)
+        yield Job(
+            f"{source.dataset}/{split}",
+            {"source": source.fingerprint, "split": split},
+            source_form(source, zstd, held.is_masked),
+            held_out_samples(source, split),
+            source.samples_per_shard,
+            held.range,
+            facts={**facts, "split": split},
+        )
+
+
+def source_form(source: PlannedSource, zstd: int | None, masked: bool = False) -> ShardFormat:
+    """The format of a source's shards."""
+    width = width_of(source.first_id + source.num_ids)
+    return ShardFormat(source.sequence_length + 1, width, zstd, masked, hashed=True)
+
+
+def source_facts(plan: Plan, source: PlannedSource, end_of_text: int | None) -> dict[str, Any]:
+    """What source.json says of a source: where its ids stand and what they mean."""
+    special: dict[str, int] = {}
+    if source.text is not None and end_of_text is not None:
+        special["end_of_text"] = end_of_text
+    if isinstance(source.spec, NcaSource):
+        automaton = source.spec.automaton
+        special["frame_start"] = source.first_id + automaton.frame_start
+        special["frame_end"] = source.first_id + automaton.frame_end
+    return {
+        "source": source.name,
+        "kind": source.kind,
+        "fingerprint": source.fingerprint,
+        "sequence_length": source.sequence_length,
+        "first_id": source.first_id,
+        "num_ids": source.num_ids,
+        "loss_start": source.loss_start,
+        "special_ids": special,
+        "rows": plan.vocabulary.rows,
+        "ranges": ranges(plan),
+    }
+
+
+def ranges(plan: Plan) -> dict[str, dict[str, int]]:
+    """The map of id ranges: what stands where in the vocabulary."""
+    return {
+        name: {"first": first, "size": size}
+        for name, (first, size) in plan.vocabulary.ranges.items()
+    }

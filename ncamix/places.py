@@ -1,0 +1,249 @@
+"""Places where datasets are written: a folder, or a URL with a folder that files pass through.
+
+    folder    DIR/SOURCE/shard...                         written where it stays
+    URL       <NCAMIX_CACHE>/uploads/<hash of the URL>/   written, sent, deleted
+
+A place is one command's at a time. Journals stay on this machine.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ncamix import cache
+from ncamix.errors import fail
+from ncamix.files import DATA_LOCK, leave_nothing, make_folder, write_whole
+from ncamix.journal import Done, read_journals, remove_journals
+from ncamix.shards import INDEX, file_of, is_sound, read_index
+from ncamix.stores import Store, is_url
+
+Entries = dict[int, dict[str, Any]]
+PLAN, TOKENIZER, README = TOPS = ("plan.json", "tokenizer.json", "README.txt")  # beside datasets
+_SHARDS = "shard.*.mds*"
+_THERE = ".there"  # copies of what is at a URL
+
+
+class Place(ABC):
+    """Where a command writes. folder: local, where files are written first. stop: set when the
+    command ends."""
+
+    is_local = True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.stop = threading.Event()
+        self._journals: Done = {}
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Own the place: create it, lock it; leave nothing where nothing was written.
+
+        Raises:
+            UserError: it cannot be written, is another's, or another process writes there.
+        """
+        created = make_folder(self.folder, DATA_LOCK)
+        with (self.folder / DATA_LOCK).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise fail(f"another process is compiling into {self}", "wait for it") from None
+            try:
+                yield
+            finally:
+                leave_nothing(self.folder, created, DATA_LOCK)
+
+    @abstractmethod
+    def begin(self, datasets: Mapping[str, str]) -> None:
+        """Make room for datasets, fingerprints by folder: what is there of others goes.
+
+        Raises:
+            UserError: what is there is another's.
+        """
+
+    def read(self) -> None:
+        """Read what earlier tries left here."""
+        self._journals = read_journals(self.folder)
+
+    @abstractmethod
+    def listed(self, folder: str, dataset: str) -> Entries:
+        """The index entries of a dataset that was finished, by shard; nothing of another."""
+
+    def known(self, folder: str, dataset: str) -> dict[int, list[dict[str, Any]]]:
+        """What index and journals say of a dataset's shards: files, as they were written."""
+        found = {i: list(said) for i, said in self._journals.get(dataset, {}).items()}
+        for shard, entry in self.listed(folder, dataset).items():
+            files = {key: entry[key] for key in ("samples", "raw_data", "zip_data")}
+            found.setdefault(shard, []).append(files)
+        return found
+
+    @abstractmethod
+    def holds(self, folder: str, entry: dict[str, Any]) -> bool:
+        """Whether a shard is there as it was written."""
+
+    @abstractmethod
+    def deliver(self, file: str) -> None:
+        """Bring a file that lies whole in the folder to where it stays."""
+
+    def put(self, file: str, data: bytes) -> None:
+        """Write a file whole, and bring it to where it stays."""
+        write_whole(self.folder / file, data)
+        self.deliver(file)
+
+    @abstractmethod
+    def settle(self, folder: str, files: Mapping[str, bytes], shards: Collection[str]) -> None:
+        """Finish a dataset: write files in their order, and keep only these and its shards."""
+
+    def end(self) -> None:
+        """All is written."""
+        remove_journals(self.folder)
+
+
+class LocalPlace(Place):
+    """A folder."""
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def begin(self, datasets: Mapping[str, str]) -> None:
+        (self.folder / PLAN).unlink(missing_ok=True)
+        for name, dataset in datasets.items():
+            own = self.folder / name
+            own.mkdir(parents=True, exist_ok=True)
+            for left in own.glob(".*.tmp"):  # by a killed process; the lock is ours
+                left.unlink()
+            there = _dataset_in(own)
+            if there is not None and there != dataset:
+                for old in own.glob(_SHARDS):
+                    old.unlink()
+            if there != dataset:
+                (own / INDEX).unlink(missing_ok=True)
+                (own / cache.INFO).unlink(missing_ok=True)  # last: killed before, it is done again
+
+    def listed(self, folder: str, dataset: str) -> Entries:
+        return _entries_in(self.folder / folder, dataset)
+
+    def holds(self, folder: str, entry: dict[str, Any]) -> bool:
+        return is_sound(self.folder / folder, entry)
+
+    def deliver(self, file: str) -> None:
+        pass
+
+    def settle(self, folder: str, files: Mapping[str, bytes], shards: Collection[str]) -> None:
+        own = self.folder / folder
+        missing = [name for name in shards if not (own / name).exists()]
+        if missing:
+            raise fail(
+                f"{own / missing[0]}, which another rank wrote, is not there",
+                "give --out a folder that all hosts share, or the URL of an object store",
+            )
+        for name, data in files.items():
+            if not (own / name).exists() or (own / name).read_bytes() != data:
+                write_whole(own / name, data)
+        for file in own.glob(_SHARDS):
+            if not {file.name, f"{file.name}.zstd"} & set(shards):  # readers unpack them in place
+                file.unlink()
+
+
+class RemotePlace(Place):
+    """A URL. Nothing of another compilation is ever replaced there."""
+
+    is_local = False
+
+    def __init__(self, url: str) -> None:
+        super().__init__(passage(url, "uploads"))
+        self.store = Store(url, self.folder, self.stop)
+        self._names: set[str] | None = None
+        self._there: dict[str, Path | None] = {}
+
+    def __str__(self) -> str:
+        return self.store.url
+
+    def begin(self, datasets: Mapping[str, str]) -> None:
+        names = self.store.names()
+        if names is not None and PLAN not in names:
+            foreign = [n for n in names if n.rpartition("/")[0] not in datasets and n not in TOPS]
+            if foreign:
+                what = f"{self} holds other things: {min(foreign)}"
+                raise fail(what, "choose an empty or a new place with --out")
+        for name, dataset in datasets.items():
+            if names is not None and f"{name}/{INDEX}" not in names:
+                continue
+            there = self._fetched(name)
+            if there is not None and _dataset_in(there) != dataset:
+                raise fail(
+                    f"{self}/{name} holds another dataset than the curriculum's",
+                    "choose another place with --out, or delete it there",
+                )
+
+    def read(self) -> None:
+        super().read()
+        self._names = self.store.names()
+
+    def listed(self, folder: str, dataset: str) -> Entries:
+        if self._names is not None and f"{folder}/{INDEX}" not in self._names:
+            return {}
+        there = self._fetched(folder)
+        return {} if there is None else _entries_in(there, dataset)
+
+    def holds(self, folder: str, entry: dict[str, Any]) -> bool:
+        name = file_of(entry)["basename"]
+        return self._names is None or f"{folder}/{name}" in self._names
+
+    def deliver(self, file: str) -> None:
+        self.store.send(file)
+
+    def settle(self, folder: str, files: Mapping[str, bytes], shards: Collection[str]) -> None:
+        for name, data in files.items():
+            there = self.folder / _THERE / folder / name
+            listed = self._names is not None and f"{folder}/{name}" in self._names
+            if not (listed and there.exists() and there.read_bytes() == data):
+                self.put(f"{folder}/{name}", data)
+
+    def end(self) -> None:
+        super().end()
+        for left in self.folder.iterdir():
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+
+    def _fetched(self, folder: str) -> Path | None:
+        """A folder with a dataset's source.json and index.json; None if it is not finished."""
+        if folder not in self._there:
+            to = self.folder / _THERE / folder
+            both = [self.store.fetch(f"{folder}/{name}", to / name) for name in (cache.INFO, INDEX)]
+            self._there[folder] = to if all(both) else None
+        return self._there[folder]
+
+
+def place_of(out: Path | str) -> Place:
+    """The place that an output folder or a URL names."""
+    return RemotePlace(str(out)) if is_url(out) else LocalPlace(Path(out))
+
+
+def passage(url: str, kind: str) -> Path:
+    """The folder of the cache that belongs to a URL."""
+    name = hashlib.blake2b(url.rstrip("/").encode(), digest_size=12).hexdigest()
+    return cache.cache_root() / kind / name
+
+
+def _dataset_in(folder: Path) -> str | None:
+    """The fingerprint of the dataset in a folder."""
+    try:
+        return str(json.loads((folder / cache.INFO).read_text())["dataset"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _entries_in(folder: Path, dataset: str) -> Entries:
+    try:
+        return dict(enumerate(read_index(folder))) if _dataset_in(folder) == dataset else {}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}

@@ -1,0 +1,268 @@
+"""Compiling below a URL and training from there, through faults and kills; checked with S3."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from faulty_store import FaultyStore, faulty_store
+from test_compilation import COMPILE, CURRICULUM, Told, files_below, small_shards
+from torch.utils.data import DataLoader
+
+from ncamix import stores
+from ncamix.compilation import compile_plan
+from ncamix.compiled import check_data, local_part
+from ncamix.errors import UserError
+from ncamix.plan import Plan
+from ncamix.shards import sample_digest
+from ncamix.streams import make_dataset
+from ncamix.waiting import quiet
+
+URL = "s3://bucket/some/where"
+__all__ = ["small_shards"]  # a fixture
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyStore]:
+    monkeypatch.setattr(stores, "FIRST_WAIT", 0.02)
+    monkeypatch.setattr(stores, "TRIES", 4)
+    monkeypatch.setattr(stores, "ANSWER_SECONDS", 0.5)
+    with faulty_store(monkeypatch) as found:
+        yield found
+
+
+def client() -> Any:
+    return boto3.client("s3", endpoint_url=os.environ["S3_ENDPOINT_URL"])
+
+
+def objects(prefix: str = "some/where/") -> dict[str, bytes]:
+    """Everything below a prefix of the bucket."""
+    s3 = client()
+    listed = s3.list_objects_v2(Bucket="bucket", Prefix=prefix).get("Contents", [])
+    return {
+        item["Key"].removeprefix(prefix): s3.get_object(Bucket="bucket", Key=item["Key"])[
+            "Body"
+        ].read()
+        for item in listed
+    }
+
+
+def staged() -> list[str]:
+    """What lies on this machine of what is on its way."""
+    folder = Path(os.environ["NCAMIX_CACHE"]) / "uploads"
+    return [p.name for p in folder.rglob("*") if p.is_file() and p.name != ".data.lock"]
+
+
+def test_a_store_gets_what_a_folder_does(
+    store: FaultyStore, plan_of: Callable[..., Plan], tmp_path: Path
+) -> None:
+    compile_plan(plan_of(CURRICULUM), tmp_path / "out", quiet)
+    whole = files_below(tmp_path / "out")
+    compile_plan(plan_of(CURRICULUM), URL, quiet)
+    assert objects() == whole and not staged()
+    sent = [name.removeprefix("/bucket/some/where/") for name in store.sent()]
+    assert sent[-1] == "plan.json" and len(sent) == len(set(sent)) == len(whole)
+    first_index = next(i for i, name in enumerate(sent) if name.endswith("index.json"))
+    assert not any("shard" in name for name in sent[first_index:])
+    store.requests.clear()
+    made: dict[str, int] = {}
+    compile_plan(plan_of(CURRICULUM), URL, quiet, Told(made, kept=False))
+    assert not made and {n.rpartition("/")[2] for n in store.sent()} == {
+        "plan.json",
+        "tokenizer.json",
+    }
+    assert objects() == whole
+
+
+def test_more_is_added_and_another_dataset_is_never_replaced(
+    store: FaultyStore, plan_of: Callable[..., Plan], tmp_path: Path
+) -> None:
+    compile_plan(plan_of(CURRICULUM.replace("duration: 100%", "duration: 10ba")), URL, quiet)
+    before = set(objects())
+    store.requests.clear()
+    compile_plan(plan_of(CURRICULUM), URL, quiet)
+    again = {n.removeprefix("/bucket/some/where/") for n in store.sent()} & before
+    assert not any("shard" in name or "words" in name for name in again)
+    compile_plan(plan_of(CURRICULUM), tmp_path / "out", quiet)
+    whole = objects()
+    assert whole == files_below(tmp_path / "out")
+    other = plan_of(CURRICULUM.replace("symbols: 50", "symbols: 9"))
+    with pytest.raises(UserError, match=r"where/static holds another dataset"):
+        compile_plan(other, URL, quiet)
+    assert objects() == whole
+
+
+def test_other_things_are_left_alone(store: FaultyStore, plan_of: Callable[..., Plan]) -> None:
+    client().put_object(Bucket="bucket", Key="some/where/thesis.tex", Body=b"years")
+    with pytest.raises(UserError, match=r"s3://bucket/some/where holds other things: thesis.tex"):
+        compile_plan(plan_of(CURRICULUM), URL, quiet)
+    assert set(objects()) == {"thesis.tex"}
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "reset", "stall"])
+def test_a_store_that_fails_is_told_once_and_the_command_goes_on(
+    store: FaultyStore, plan_of: Callable[..., Plan], tmp_path: Path, fault: str
+) -> None:
+    puts = 0
+
+    def down_from_seventh(method: str, path: str) -> str | None:
+        nonlocal puts
+        puts += method == "PUT"
+        return fault if puts > 6 else None
+
+    store.faults = down_from_seventh
+    with pytest.raises(UserError, match=r"s3://bucket/some/where does not take") as caught:
+        compile_plan(plan_of(CURRICULUM), URL, quiet)
+    assert len(caught.value.problems) == 1
+    assert caught.value.problems[0].remedy == "run the same command again to continue"
+    store.faults = lambda method, path: None
+    there, made = set(objects()), {}
+    assert len(there) >= 6 and "plan.json" not in there
+    store.requests.clear()
+    told: dict[str, int] = made
+    compile_plan(plan_of(CURRICULUM), URL, quiet, Told(told, kept=False))
+    compile_plan(plan_of(CURRICULUM), tmp_path / "out", quiet)
+    assert objects() == files_below(tmp_path / "out") and not staged()
+    sent_again = {n.removeprefix("/bucket/some/where/") for n in store.sent()} & there
+    assert len(sent_again) <= (2 if fault == "stall" else 0)  # taken, though not acknowledged
+
+
+def test_now_and_then_a_fault_changes_nothing(
+    store: FaultyStore, plan_of: Callable[..., Plan], tmp_path: Path
+) -> None:
+    seen = 0
+
+    def every_fifth(method: str, path: str) -> str | None:
+        nonlocal seen
+        seen += 1
+        return ("500", "503", "reset")[seen // 5 % 3] if seen % 5 == 0 else None
+
+    store.faults = every_fifth
+    compile_plan(plan_of(CURRICULUM), URL, quiet)
+    check_data(plan_of(CURRICULUM), URL)
+    store.faults = lambda method, path: None
+    compile_plan(plan_of(CURRICULUM), tmp_path / "out", quiet)
+    assert objects() == files_below(tmp_path / "out")
+
+
+@pytest.mark.parametrize("journal", [True, False])
+def test_killed_in_an_upload_it_goes_on(
+    store: FaultyStore, plan_of: Callable[..., Plan], tmp_path: Path, journal: bool
+) -> None:
+    """From this machine, or from another, which knows nothing of the first."""
+    plan_of(CURRICULUM)
+    store.faults = lambda method, path: "slow" if len(store.sent()) < 9 else "stall"
+    command = [sys.executable, "-c", COMPILE, URL, "", "0"]
+    script = command[2].replace("Path(out + ", "Path('began' + ")
+    process = subprocess.Popen([*command[:2], script, *command[3:]], cwd=tmp_path)
+    end = time.monotonic() + 60
+    while len(store.sent()) < 10:
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    store.faults = lambda method, path: None
+    there = set(objects())
+    assert there and "plan.json" not in there
+    cache = Path(os.environ["NCAMIX_CACHE"]) / "uploads"
+    if not journal:
+        cache.rename(tmp_path / "of another machine")
+    else:
+        assert any(p.name.startswith(".journal") for p in cache.rglob("*"))
+    store.requests.clear()
+    compile_plan(plan_of(CURRICULUM), URL, quiet)
+    compile_plan(plan_of(CURRICULUM), tmp_path / "out", quiet)
+    assert objects() == files_below(tmp_path / "out") and not staged()
+    again = {n.removeprefix("/bucket/some/where/") for n in store.sent()} & there
+    assert len(again) <= 2 if journal else again == there
+
+
+def test_ranks_need_no_shared_folder(
+    store: FaultyStore, plan_of: Callable[..., Plan], tmp_path: Path
+) -> None:
+    plan_of(CURRICULUM)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    hosts = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    script = COMPILE.replace("Path(out + ", "Path('began' + ")
+    both = []
+    for rank in ("0", "1"):
+        env = {**os.environ, **hosts, "RANK": rank, "NCAMIX_CACHE": str(tmp_path / f"host{rank}")}
+        both.append(
+            subprocess.Popen([sys.executable, "-c", script, URL, "", "0"], cwd=tmp_path, env=env)
+        )
+    assert [process.wait(100) for process in both] == [0, 0]
+    compile_plan(plan_of(CURRICULUM), tmp_path / "out", quiet)
+    assert objects() == files_below(tmp_path / "out")
+    for rank in (0, 1):
+        left = (tmp_path / f"host{rank}" / "uploads").rglob("*")
+        assert [p.name for p in left if p.is_file() and p.name != ".data.lock"] == []
+
+
+def test_a_stage_is_the_same_from_a_store(
+    store: FaultyStore, plan_of: Callable[..., Plan], tmp_path: Path
+) -> None:
+    compile_plan(plan_of(CURRICULUM), URL, quiet)
+    compile_plan(plan_of(CURRICULUM), tmp_path / "out", quiet)
+    digests = []
+    for data in (URL, tmp_path / "out"):
+        plan = check_data(plan_of(CURRICULUM), data)
+        folder = tmp_path / f"stage{len(digests)}"
+        folder.mkdir()
+        dataset = make_dataset(plan, plan.stages[0], folder, data, 1)
+        samples = iter(DataLoader(dataset, batch_size=None, collate_fn=dict))
+        digests.append([sample_digest(next(samples)["tokens"]) for _ in range(80)])
+        del samples
+        dataset.release()
+    assert digests[0] == digests[1]
+    for name in ("tokenizer.json", "words/validation/index.json", "words/test/index.json"):
+        assert (local_part(URL) / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_what_a_store_lacks_is_told(store: FaultyStore, plan_of: Callable[..., Plan]) -> None:
+    with pytest.raises(UserError, match=r"s3://bucket/some/where holds no finished compilation"):
+        check_data(plan_of(CURRICULUM), URL)
+    compile_plan(plan_of(CURRICULUM), URL, quiet)
+    check_data(plan_of(CURRICULUM), URL)
+    for name, why in (
+        ("words/index.json", "words is not whole"),
+        ("words/validation/shard.00000.mds.zstd", "not what its index says"),
+    ):
+        data = objects()[name]
+        key = f"some/where/{name}"
+        client().delete_object(Bucket="bucket", Key=key)
+        (local_part(URL) / name).unlink()
+        with pytest.raises(UserError, match=why):
+            check_data(plan_of(CURRICULUM), URL)
+        client().put_object(Bucket="bucket", Key=key, Body=data)
+    store.faults = lambda method, path: "500"
+    with pytest.raises(UserError, match="does not give what is there"):
+        check_data(plan_of(CURRICULUM), URL)
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/escaped", "..", "a/b"])
+@pytest.mark.parametrize("folder", ["static", "words/validation"])
+def test_an_index_that_leads_out_of_its_folder_is_refused(
+    store: FaultyStore, plan_of: Callable[..., Plan], name: str, folder: str
+) -> None:
+    compile_plan(plan_of(CURRICULUM), URL, quiet)
+    key = f"some/where/{folder}/index.json"
+    index = json.loads(client().get_object(Bucket="bucket", Key=key)["Body"].read())
+    index["shards"][0]["zip_data"]["basename"] = name
+    client().put_object(Bucket="bucket", Key=key, Body=json.dumps(index).encode())
+    store.requests.clear()
+    with pytest.raises(UserError, match="outside its folder"):
+        check_data(plan_of(CURRICULUM), URL)
+    assert not any("shard" in path and folder in path for _, path in store.requests)
+    assert not any("escaped" in path for _, path in store.requests)

@@ -1,0 +1,139 @@
+"""Object stores that fail: tried again, then told in one message; nothing torn on either side."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from faulty_store import FaultyStore, faulty_store
+
+from ncamix import stores
+from ncamix.errors import UserError
+from ncamix.stores import Store, is_url
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyStore]:
+    monkeypatch.setattr(stores, "FIRST_WAIT", 0.02)
+    monkeypatch.setattr(stores, "TRIES", 4)
+    monkeypatch.setattr(stores, "ANSWER_SECONDS", 0.3)
+    with faulty_store(monkeypatch) as found:
+        yield found
+
+
+def opened(folder: Path, url: str = "s3://bucket/some/where/") -> Store:
+    (folder / "sub").mkdir(exist_ok=True)
+    (folder / "sub" / "file").write_bytes(b"x" * 5000)
+    return Store(url, folder)
+
+
+def test_what_is_sent_is_fetched_and_listed(store: FaultyStore, tmp_path: Path) -> None:
+    opened(tmp_path).send("sub/file")
+    assert not (tmp_path / "sub/file").exists()
+    assert Store("s3://bucket/some/where", tmp_path).names() == {"sub/file"}
+    assert Store("s3://bucket", tmp_path).names() == {"some/where/sub/file"}
+    assert Store("s3://bucket/some/wh", tmp_path).names() == set()
+    assert opened(tmp_path).fetch("sub/file", tmp_path / "new" / "copy")
+    assert (tmp_path / "new/copy").read_bytes() == b"x" * 5000
+    assert not opened(tmp_path).fetch("sub/none", tmp_path / "none")
+    assert not (tmp_path / "none").exists() and not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "stall", "reset"])
+def test_a_fault_that_passes_is_not_noticed(store: FaultyStore, tmp_path: Path, fault: str) -> None:
+    left = {"PUT": 2, "GET": 2, "HEAD": 2}
+
+    def faults(method: str, path: str) -> str | None:
+        left[method] = left.get(method, 0) - 1
+        return fault if left[method] >= 0 else None
+
+    store.faults = faults
+    opened(tmp_path).send("sub/file")
+    assert Store("s3://bucket/some/where", tmp_path).names() == {"sub/file"}
+    left["GET"] = 1
+    assert opened(tmp_path).fetch("sub/file", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"x" * 5000
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("500", "InternalError|500"),
+        ("503", "SlowDown|503"),
+        ("stall", "timeout|timed out"),
+        ("reset", "onnection"),
+    ],
+)
+def test_a_fault_that_stays_is_one_message(
+    store: FaultyStore, tmp_path: Path, fault: str, reason: str
+) -> None:
+    store.faults = lambda method, path: fault
+    began = time.monotonic()
+    for work in (
+        lambda: opened(tmp_path).send("sub/file"),
+        lambda: opened(tmp_path).names(),
+        lambda: opened(tmp_path).fetch("sub/file", tmp_path / "copy"),
+    ):
+        store.requests.clear()
+        with pytest.raises(UserError, match=reason) as caught:
+            work()
+        (problem,) = caught.value.problems
+        assert problem.what.startswith("s3://bucket/some/where ") and "\n" not in problem.what
+        assert problem.remedy == "run the same command again to continue"
+        assert len(store.requests) == stores.TRIES
+    assert (tmp_path / "sub/file").exists() and not (tmp_path / "copy").exists()
+    assert time.monotonic() - began < 60
+
+
+def test_waits_grow_and_end_with_the_command(
+    store: FaultyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "FIRST_WAIT", 30.0)
+    store.faults = lambda method, path: "500"
+    stop = threading.Event()
+    threading.Timer(0.5, stop.set).start()
+    held = Store("s3://bucket/some", tmp_path, stop)
+    with pytest.raises(UserError, match="InternalError"):
+        held.names()
+    assert len(store.requests) == 1
+
+    class Waits(threading.Event):
+        waited: list[float] = []
+
+        def wait(self, timeout: float | None = None) -> bool:
+            self.waited.append(timeout or 0.0)
+            return False
+
+    monkeypatch.setattr(stores, "TRIES", 9)
+    with pytest.raises(UserError, match="InternalError"):
+        Store("s3://bucket/some", tmp_path, Waits()).names()
+    assert len(Waits.waited) == 8 and max(Waits.waited) <= stores.LONGEST_WAIT
+    assert min(Waits.waited[2:]) >= stores.LONGEST_WAIT / 2
+
+
+def test_what_no_patience_mends_is_said_at_once(
+    store: FaultyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"s3://nobody/x .*bucket does not exist") as caught:
+        opened(tmp_path, "s3://nobody/x").send("sub/file")
+    assert "check the URL" in caught.value.problems[0].remedy
+    assert len(store.requests) == 1
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    with pytest.raises(UserError, match="credentials"):
+        opened(tmp_path).send("sub/file")
+    with pytest.raises(UserError, match="Invalid Cloud provider prefix: ftp"):
+        opened(tmp_path, "ftp://folder/x").send("sub/file")
+    with pytest.raises(UserError, match="library that is not installed") as caught:
+        opened(tmp_path, "alipan:///folder/x").send("sub/file")
+
+
+def test_places_are_told_apart() -> None:
+    for url in ("s3://a/b", "gs://a", "hf://datasets/a/b", "dbfs:/Volumes/a"):
+        assert is_url(url)
+    for folder in ("a/b", "/a", "s3", Path("s3://a"), None):
+        assert not is_url(folder)
