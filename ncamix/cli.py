@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ncamix import looking
+from ncamix import looking, measure_command
 from ncamix.errors import UserError, fail, nearest
 from ncamix.options import CurriculumArgument, SetOption, TrainerOption, plan_of
 
@@ -212,6 +212,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "batch": looking.batch,
     "show": looking.show,
     "bands": looking.bands,
+    "measure": measure_command.measure,
     "report": report,
     "schema": schema,
     "help": help_,
