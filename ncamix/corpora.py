@@ -75,7 +75,7 @@ def _find(argument: str) -> Corpus:
     path, here = Path(argument).expanduser(), Path()
     if argument == STDLIB:
         return _of_files(argument, corpus_files((STDLIB,), here))
-    if path.is_dir():
+    if argument and path.is_dir():
         pattern = os.path.join(glob.escape(str(path)), "**", "*")
         try:
             return _of_files(argument, corpus_files((pattern,), here))

@@ -26,13 +26,14 @@ TENTHS = 10
 HOW = (
     "Raw text: documents in an order drawn from their files' names, joined by a newline, cut into "
     "windows that lie one behind the other; of each size at most {num_windows:,} are drawn (and "
-    f"{RAW_BYTES >> 20} MB), seed {{seed}}. Tokens: each document closed by its end of text, windows "
-    f"of {WINDOW_TOKENS} ids as little-endian int32, which is {WINDOW_BYTES:,} bytes. A ratio is the "
-    "size after gzip -9, 18 bytes of header and trailer counted, by the size before; means over "
-    "windows. In brackets, 95%: documents drawn anew with all their windows (bootstrap; windows "
-    f"where fewer than {FEWEST_OWNERS} documents begin one); for Zipf's exponent, 20 groups of "
-    "documents left out in turn (jackknife). Repeated: stood earlier in what was read; lines of "
-    f"{LINE_CHARACTERS} characters or more, runs of {GRAM_WORDS} words between white space."
+    f"{RAW_BYTES >> 20} MB), seed {{seed}}. Tokens: each document closed by its end of text, in "
+    f"windows of {WINDOW_TOKENS} ids as little-endian int32, {WINDOW_BYTES:,} bytes. A ratio is "
+    "the size after gzip -9, 18 bytes of header and trailer counted, by the size before; means "
+    "over windows. In brackets, 95%: documents drawn anew with all their windows (bootstrap; "
+    f"windows where fewer than {FEWEST_OWNERS} documents begin one); for Zipf's exponent, 20 "
+    "groups of documents left out in turn (jackknife). Repeated: stood earlier in what was read; "
+    f"lines of {LINE_CHARACTERS} characters or more, runs of {GRAM_WORDS} words between white "
+    "space."
 )
 ALIKE = (
     f"Comparable: {WINDOW_TOKENS} tokens of 4 bytes under one gzip, for text and automata. Not "

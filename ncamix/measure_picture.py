@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DPI, BINS = 144, 50  # bins of 0.02
-MARGIN, HEAD, LINE, LEFT = 48, 176, 40, 150  # pixels, as all that follow
-WIDTH, HEIGHT, GAP, ROW, FOOT = 1240, 420, 90, 74, 120
+MARGIN, HEAD, LINE, LEFT = 48, 176, 40, 170  # pixels, as all that follow
+WIDTH, HEIGHT, GAP, ROW, FOOT = 1240, 420, 110, 74, 104
 HIGHEST = 0.12  # share of rules that fills a row; what is higher is cut
 NAME = 60  # characters of a corpus in the legend
 
@@ -48,9 +48,9 @@ def measure_picture(found: Sequence[Measured]) -> bytes:
     names = max(text_pixels(short_name(m.name, NAME), DPI, TEXT) for m in found)
     means = max(text_pixels(_mean(m), DPI, TEXT) for m in found)
     ends = 2 * MARGIN + 130 + names + means + max(text_pixels(_near(m), DPI, TEXT) for m in found)
-    right = max(LEFT + WIDTH, round(ends))
+    width = max(WIDTH, round(ends) - LEFT)
     with style():
-        canvas = Canvas(right + MARGIN, rows + ROW * len(ALPHABETS) + FOOT, DPI)
+        canvas = Canvas(LEFT + width + MARGIN, rows + ROW * len(ALPHABETS) + FOOT, DPI)
         canvas.text(MARGIN, 76, "Corpora on the scale of bands", TITLE, fontweight="bold")
         about = (
             "Each score is of 360 tokens as int32: of windows of a corpus above, of random rules' "
@@ -64,19 +64,19 @@ def measure_picture(found: Sequence[Measured]) -> bytes:
             canvas.text(MARGIN + 102 + names, y, _mean(m))
             canvas.note(MARGIN + 142 + names + means, y, _near(m), TEXT)
         canvas.note(MARGIN, top - 22, "share of windows, a bin of 0.02", TEXT)
-        _draw_corpora(canvas.axes(LEFT, top, WIDTH, HEIGHT), found, colours)
+        _draw_corpora(canvas.axes(LEFT, top, width, HEIGHT), found, colours)
         note = (
-            f"share of random rules, a bin of 0.02; a row is {HIGHEST:.0%} high, and what is higher "
-            "is cut. Underlined: the band nearest to each corpus"
+            f"share of random rules, a bin of 0.02 (a row is {HIGHEST:.0%} high, the rest is cut); "
+            "underlined: the band nearest to each corpus"
         )
         canvas.note(MARGIN, rows - 22, note, TEXT)
         for i, alphabet in enumerate(ALPHABETS):
             y = rows + ROW * i
             canvas.text(MARGIN, y + ROW - 14, f"{alphabet} states")
             last = i == len(ALPHABETS) - 1
-            _draw_alphabet(canvas.axes(LEFT, y, WIDTH, ROW), alphabet, found, colours, last)
+            _draw_alphabet(canvas.axes(LEFT, y, width, ROW), alphabet, found, colours, last)
         what = f"size after gzip -9, as a share of the {WINDOW_BYTES:,} bytes before"
-        canvas.note(LEFT + WIDTH / 2, canvas.height - 30, what, TEXT, ha="center")
+        canvas.note(LEFT + width / 2, canvas.height - 28, what, TEXT, ha="center")
         return canvas.png()
 
 
@@ -86,6 +86,11 @@ def _mean(m: Measured) -> str:
 
 def _near(m: Measured) -> str:
     return f"nearest {m.nearest[0].source}, {m.nearest[0].distance:.3f} away"
+
+
+def _end(found: Sequence[Measured]) -> float:
+    """Where the axis of scores ends: no alphabet's rules score above 0.8."""
+    return max(0.8, *(min(1.0, float(np.ceil(10 * m.scores.max()) / 10)) for m in found))
 
 
 def _edges() -> NDArray[np.float64]:
@@ -101,7 +106,7 @@ def _draw_corpora(ax: Axes, found: Sequence[Measured], colours: Mapping[str, str
         ax.axvline(m.tokens.value, color=colours[m.name], linewidth=1.2, linestyle=(0, (4, 3)))
     ax.set_ylim(0)
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
-    _dress(ax, True)
+    _dress(ax, _end(found), True)
     ax.grid(axis="y", color=WHITE.line, linewidth=0.8)
 
 
@@ -113,7 +118,7 @@ def _draw_alphabet(
     ax.stairs(shares, _edges(), fill=True, color="#b9bdc4", zorder=2)
     ax.set_ylim(-0.35 * HIGHEST, 1.05 * HIGHEST)
     ax.set_yticks([])
-    _dress(ax, last)
+    _dress(ax, _end(found), last)
     chosen = [m for m in found if m.nearest[0].alphabet == alphabet]
     for k, m in enumerate(chosen):
         band, y = m.nearest[0].band, -HIGHEST * (0.1 + 0.25 * k / len(chosen))
@@ -121,10 +126,10 @@ def _draw_alphabet(
         ax.hlines(y, *ends, color=colours[m.name], linewidth=4, zorder=5)
 
 
-def _dress(ax: Axes, labelled: bool) -> None:
+def _dress(ax: Axes, end: float, labelled: bool) -> None:
     """The axis of scores, with a line at the ends of each band of 0.1."""
-    ax.set_xlim(0, 0.8)
-    ax.set_xticks(np.arange(9) / 10)
+    ax.set_xlim(0, end)
+    ax.set_xticks(np.arange(round(10 * end) + 1) / 10)
     ax.grid(axis="x", color=WHITE.line, linewidth=0.8)
     ax.set_axisbelow(True)
     ax.tick_params(colors=WHITE.muted, labelsize=TEXT - 0.5, length=0, pad=6, labelbottom=labelled)

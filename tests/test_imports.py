@@ -68,8 +68,13 @@ selection spreading replanning batches decoding
 showing batch_pictures
 inspection
 batch_output
+windows repetition corpora
+nearness
+measuring
+measure_output
+measure_picture
 options
-looking
+looking measure_command
 cli
 __main__
 """

@@ -1,0 +1,106 @@
+"""Corpora as the command line names them, and the order in which their documents come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ncamix.corpora import find_corpora
+from ncamix.errors import UserError
+
+CURRICULUM = """\
+ncamix: 1
+name: few
+tokenizer: bytes
+sources:
+  words: {kind: text, files: ['texts/*.txt']}
+  web: {kind: text, hub: owner/name, split: test, column: body}
+  static: {kind: noise, symbols: 8}
+stages: [{name: one, duration: 100%, mixture: {words: 1}}]
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with texts and a curriculum, and the process in it."""
+    (tmp_path / "texts" / "deep").mkdir(parents=True)
+    for i in range(12):
+        (tmp_path / "texts" / f"{i}.txt").write_text(f"text {i}")
+    (tmp_path / "texts" / "deep" / "notes.md").write_text("a note")
+    (tmp_path / "texts" / "blank.txt").write_text(" \n")
+    (tmp_path / "few.yaml").write_text(CURRICULUM)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def texts(argument: str) -> list[str]:
+    (corpus,) = find_corpora([argument])
+    return [text for text, _ in corpus.texts()]
+
+
+def test_paths_folders_and_globs() -> None:
+    assert texts("texts/3.txt") == ["text 3"]
+    assert sorted(texts("texts/*.txt")) == sorted(f"text {i}" for i in range(12))
+    assert sorted(texts("texts")) == sorted([*texts("texts/*.txt"), "a note"])
+    assert sorted(texts("few.yaml:words")) == sorted(texts("texts/*.txt"))
+    (corpus,) = find_corpora(["texts/deep"])
+    assert (corpus.name, corpus.num_bytes) == ("texts/deep", 6)
+
+
+def test_the_order_is_drawn_from_names_alone(here: Path) -> None:
+    found = texts("texts/*.txt")
+    assert found != sorted(found)
+    (here / "other").mkdir()
+    for i in reversed(range(12)):  # written in another order, into another folder
+        (here / "other" / f"{i}.txt").write_text(f"text {i}")
+    assert texts("other") == found
+    (here / "other" / "3.txt").unlink()
+    assert texts("other") == [text for text in found if text != "text 3"]
+
+
+def test_bytes_of_the_files_begun() -> None:
+    (corpus,) = find_corpora(["texts/?.txt"])
+    assert [begun for _, begun in corpus.texts()] == [6 * k for k in range(1, 11)]
+    assert corpus.num_bytes == 60
+
+
+def test_sources_on_the_hub() -> None:
+    (corpus,) = find_corpora(["few.yaml:web"])
+    assert corpus.files is None and corpus.hub is not None
+    assert (corpus.hub["hub"], corpus.hub["split"], corpus.hub["column"]) == (
+        "owner/name",
+        "test",
+        "body",
+    )
+    with pytest.raises(UserError, match="owner/name"):
+        next(corpus.texts())
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("nowhere", "no such path: 'nowhere'"),
+        ("nowhere/*.txt", "no file matches"),
+        ("few.yaml:word", "did you mean 'words'"),
+        ("few.yaml:static", "'static' is of kind noise, and only text is measured"),
+        ("nothing.yaml:code", "no such curriculum"),
+        ("code_target", "CURRICULUM:SOURCE"),
+        ("", "no such path: ''"),
+    ],
+)
+def test_what_names_no_corpus(argument: str, message: str) -> None:
+    with pytest.raises(UserError, match=message.replace("*", r"\*")):
+        find_corpora([argument])
+
+
+def test_an_empty_folder(here: Path) -> None:
+    (here / "empty").mkdir()
+    with pytest.raises(UserError, match="the folder empty holds no file"):
+        find_corpora(["empty"])
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(UserError) as refused:
+        find_corpora(["texts", "nowhere", "nothing", "nowhere"])
+    assert len(refused.value.problems) == 2
