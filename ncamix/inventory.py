@@ -172,6 +172,11 @@ class Inventory:
                     self._documents[name] = None
         return self._documents[name]
 
+    def text_bytes(self) -> dict[str, int]:
+        """Bytes of the used corpora in files, by source, once these are found."""
+        found = {name: known[0] for name, known in self._documents.items() if known}
+        return {name: _size(files) for name, files in found.items() if files is not None}
+
     def _vocabulary(self, used: set[str]) -> VocabularyPlan:
         """Text first, then every other range in a fixed order that spelling does not change."""
         wanted = self.c.vocabulary
@@ -249,7 +254,7 @@ class Inventory:
             meaning["limit"] = max(1, -(-draft.samples_needed // per)) * per
             hub = spec.data_set()
         else:
-            num_bytes = sum(file.path.stat().st_size for file in files)
+            num_bytes = _size(files)
             share = spec.holdout.share if spec.holdout else 0
             kept = num_bytes * float(1 - share) / BYTES_PER_TOKEN[str(tokenizer["kind"])]
             estimate = max(1, int(kept / draft.sequence_length))
@@ -354,6 +359,11 @@ class Inventory:
                     f"{most}",
                     "lower its weight in the stages' mixtures, or raise max_share",
                 )
+
+
+def _size(files: Sequence[CorpusFile]) -> int:
+    """Bytes of all files together."""
+    return sum(file.path.stat().st_size for file in files)
 
 
 def _filed(draft: PlannedSource, meaning: Mapping[str, Any]) -> PlannedSource:

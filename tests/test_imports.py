@@ -39,7 +39,7 @@ curriculum study
 references
 loading schema
 variants
-counting mixture
+counting mixture proportions
 apportionment rates durations entering
 plan
 forecast limits remarks parting
