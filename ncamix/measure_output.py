@@ -197,7 +197,7 @@ def _amount_read(m: Measured) -> str:
     size = format_bytes(m.num_bytes)
     if m.is_whole:
         return f"{size}, all of it"
-    return f"{size}, a part" if m.share_read is None else f"{size}, {float(m.share_read):.2g} of it"
+    return f"{size}, a part" if m.share_read is None else f"{size}, {float(m.share_read):.0%} of it"
 
 
 def _tokens(m: Measured) -> str:
