@@ -72,7 +72,7 @@ def find_corpora(arguments: Sequence[str]) -> list[Corpus]:
 
 
 def _find(argument: str) -> Corpus:
-    path, here = Path(argument).expanduser(), Path()
+    path, here = Path(argument).expanduser(), Path.cwd()
     if argument == STDLIB:
         return _of_files(argument, corpus_files((STDLIB,), here))
     if argument and path.is_dir():
