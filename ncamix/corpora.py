@@ -1,7 +1,7 @@
 """Corpora, as the command line names them, and their documents in an order to sample from.
 
     PATH, FOLDER, 'GLOB', python-stdlib   files
-    CURRICULUM:SOURCE                     a text source of a curriculum, on the hub too
+    CURRICULUM:SOURCE                     texts or pairs of a curriculum, on the hub too
 
 Files are read in an order drawn from their names alone, so that the first of them are a sample of
 all: a corpus larger than what is to be read is measured on those.
@@ -15,12 +15,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ncamix.documents import read_documents
+from ncamix.documents import Document, read_documents, read_pairs
 from ncamix.errors import Problem, UserError, fail, nearest
 from ncamix.library import find
 from ncamix.loading import load_curriculum
-from ncamix.sources import TextSource
+from ncamix.sources import PairsSource, TextSource
 from ncamix.sources.corpus import STDLIB, CorpusFile, corpus_files
 
 
@@ -28,29 +29,37 @@ from ncamix.sources.corpus import STDLIB, CorpusFile, corpus_files
 class Corpus:
     """Documents to measure: files in the order in which they are read, or rows of the hub.
 
-    num_bytes: what the files take on disk; None on the hub.
+    spec: how they are read, of a curriculum's source. num_bytes: what the files take on disk; None
+    on the hub.
     """
 
     name: str
     files: tuple[CorpusFile, ...] | None
-    hub: dict[str, str | None] | None = None
+    spec: TextSource | PairsSource | None = None
     num_bytes: int | None = None
 
-    def texts(self) -> Iterator[tuple[str, int]]:
+    def texts(self, report: dict[str, Any] | None = None) -> Iterator[tuple[str, int]]:
         """Every document that holds more than white space, and the bytes of the files begun by
-        then.
+        then. report: told what is left out.
 
         Raises:
             UserError: a file or the hub cannot be read.
         """
         if self.files is None:
-            yield from ((document.text, 0) for document in read_documents(None, self.hub))
+            yield from ((document.text, 0) for document in self._read(None, report))
             return
         begun = 0
         for file in self.files:
             begun += file.path.stat().st_size
-            for document in read_documents([file], None):
+            for document in self._read([file], report):
                 yield document.text, begun
+
+    def _read(
+        self, files: list[CorpusFile] | None, report: dict[str, Any] | None
+    ) -> Iterator[Document]:
+        if isinstance(self.spec, PairsSource):
+            return read_pairs(files, self.spec, report)
+        return read_documents(files, self.spec, report)
 
 
 def find_corpora(arguments: Sequence[str]) -> list[Corpus]:
@@ -98,23 +107,25 @@ def _find(argument: str) -> Corpus:
 def _of_curriculum(argument: str, file: str, name: str) -> Corpus:
     loaded = load_curriculum(find("curricula", file))
     sources = loaded.curriculum.sources
-    texts = [key for key, spec in sources.items() if isinstance(spec, TextSource)]
+    texts = [key for key, s in sources.items() if isinstance(s, TextSource | PairsSource)]
     spec = sources.get(name)
     if spec is None:
         what = f"the curriculum '{loaded.curriculum.name}' has no source '{name}'"
         raise fail(what, nearest(name, texts, "text sources"))
-    if not isinstance(spec, TextSource):
-        what = f"'{name}' is of kind {spec.kind}, and only text is measured"
+    if not isinstance(spec, TextSource | PairsSource):
+        what = f"'{name}' is of kind {spec.kind}, and only text and pairs are measured"
         raise fail(what, f"text sources: {', '.join(texts) or 'none'}; `ncamix show` draws others")
     if spec.files is None:
-        return Corpus(argument, None, spec.data_set())
+        return Corpus(argument, None, spec)
     folder = loaded.document.folder_of(("sources", name, "files"))
-    return _of_files(argument, corpus_files(spec.files, folder))
+    return _of_files(argument, corpus_files(spec.files, folder), spec)
 
 
-def _of_files(name: str, files: list[CorpusFile]) -> Corpus:
+def _of_files(
+    name: str, files: list[CorpusFile], spec: TextSource | PairsSource | None = None
+) -> Corpus:
     def place(file: CorpusFile) -> tuple[bytes, str]:
         return hashlib.blake2b(file.name.encode(), digest_size=16).digest(), str(file.path)
 
     size = sum(file.path.stat().st_size for file in files)
-    return Corpus(name, tuple(sorted(files, key=place)), None, size)
+    return Corpus(name, tuple(sorted(files, key=place)), spec, size)

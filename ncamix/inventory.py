@@ -25,7 +25,8 @@ from ncamix.plan import (
     dataset_name,
     too_small,
 )
-from ncamix.sources import LeafSource, MdsSource, NcaSource, TextSource
+from ncamix.sizes import corpus_size
+from ncamix.sources import LeafSource, MdsSource, NcaSource
 from ncamix.sources.corpus import (
     CorpusFile,
     CorpusSource,
@@ -64,6 +65,7 @@ class Inventory:
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
         self._documents: dict[str, Documents | None] = {}
+        self._bytes: dict[str, tuple[int, int | None]] = {}  # of text in files: about, at most
 
     def prepare(self, used: set[str]) -> None:
         """Find the texts of the used sources, and lay out tokenizer and vocabulary."""
@@ -154,7 +156,7 @@ class Inventory:
         spec = self.c.sources[name]
         assert isinstance(spec, CorpusSource)
         if name not in self._documents:
-            own = spec.document_meaning() if isinstance(spec, TextSource) else {}
+            own = spec.document_meaning()
             if spec.hub is not None:
                 self._documents[name] = (None, {**own, "documents": spec.data_set()})
             else:
@@ -162,9 +164,14 @@ class Inventory:
                 try:
                     folder = self.loaded.document.folder_of(("sources", name, "files"))
                     files = corpus_files(spec.files, folder)
-                    if not any(file.path.stat().st_size for file in files):
+                    for path, what, remedy in spec.misfits(files):
+                        self.bad(("sources", name, *path), what, remedy)
+                    self._bytes[name] = corpus_size(files, spec.columns())
+                    if not self._bytes[name][0]:
                         raise fail(f"the text is empty ({len(files)} files)", "name other files")
-                    documents = {**own, "documents": corpus_hash(files)}
+                    documents = {**own, "documents": corpus_hash(files, self.say)}
+                    if spec.by_repository:
+                        documents["repositories"] = [file.repository for file in files]
                     self._documents[name] = (tuple(files), documents)
                 except UserError as error:
                     problem = error.problems[0]
@@ -173,9 +180,8 @@ class Inventory:
         return self._documents[name]
 
     def text_bytes(self) -> dict[str, int]:
-        """Bytes of the used corpora in files, by source, once these are found."""
-        found = {name: known[0] for name, known in self._documents.items() if known}
-        return {name: _size(files) for name, files in found.items() if files is not None}
+        """Bytes of text, about, of the used corpora in files, by source, once these are found."""
+        return {name: about for name, (about, _) in self._bytes.items()}
 
     def _vocabulary(self, used: set[str]) -> VocabularyPlan:
         """Text first, then every other range in a fixed order that spelling does not change."""
@@ -248,13 +254,13 @@ class Inventory:
         files, documents = found
         shown = {k: v for k, v in tokenizer.items() if k != "file"}
         meaning = {**documents, "tokenizer": fingerprint(shown)}
-        num_bytes, hub = None, None
+        num_bytes, most_bytes, hub = None, None, None
         if files is None:  # of a data set on the hub, only what is needed is read
             per = draft.samples_per_shard
             meaning["limit"] = max(1, -(-draft.samples_needed // per)) * per
             hub = spec.data_set()
         else:
-            num_bytes = _size(files)
+            num_bytes, most_bytes = self._bytes[draft.name]
             share = spec.holdout.share if spec.holdout else 0
             kept = num_bytes * float(1 - share) / BYTES_PER_TOKEN[str(tokenizer["kind"])]
             estimate = max(1, int(kept / draft.sequence_length))
@@ -262,7 +268,8 @@ class Inventory:
         filed = _filed(draft, meaning)
         info = cache.entry_info(filed.fingerprint)
         size = self.sizes.get(draft.dataset) or (info["num_samples"] if info else None)
-        return replace(filed, text=TextPlan(files, hub, num_bytes, tokenizer), num_samples=size)
+        text = TextPlan(files, hub, num_bytes, tokenizer, most_bytes)
+        return replace(filed, text=text, num_samples=size)
 
     def _stored(self, draft: PlannedSource, spec: MdsSource) -> PlannedSource | None:
         """A source that exists as an MDS data set."""
@@ -324,9 +331,9 @@ class Inventory:
         if allowed is None or not source.samples_needed:
             return
         at_most, text = source.num_samples, source.text
-        if at_most is None and text and text.num_bytes is not None and source.kind == "text":
+        if at_most is None and text and text.most_bytes is not None and source.kind == "text":
             # a token is a byte at least; a byte that is no UTF-8 becomes three, a file ends in one
-            ids = 3 * text.num_bytes + len(text.files or ())
+            ids = 3 * text.most_bytes + len(text.files or ())
             at_most = max(1, ids // source.sequence_length)
         exact = source.num_samples is not None
         problem = too_small(self.loaded, source, at_most, bound=not exact) if at_most else None
@@ -359,11 +366,6 @@ class Inventory:
                     f"{most}",
                     "lower its weight in the stages' mixtures, or raise max_share",
                 )
-
-
-def _size(files: Sequence[CorpusFile]) -> int:
-    """Bytes of all files together."""
-    return sum(file.path.stat().st_size for file in files)
 
 
 def _filed(draft: PlannedSource, meaning: Mapping[str, Any]) -> PlannedSource:

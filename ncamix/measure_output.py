@@ -69,6 +69,7 @@ def _corpus_json(m: Measured) -> dict[str, Any]:
         "bytes": m.num_bytes,
         "whole": m.is_whole,
         "share_read": 1.0 if m.is_whole else m.share_read and float(m.share_read),
+        "left_out": m.left_out,
         "tokenizer": {"name": m.tokenizer, "ids": m.num_ids},
         "tokens": m.num_tokens,
         "bytes_per_token": m.num_bytes / m.num_tokens,
@@ -176,6 +177,8 @@ def _measures(found: Sequence[Measured]) -> Table:
 
     row("documents", lambda m: f"{m.num_documents:,}")
     row("text read", _amount_read)
+    if any(m.left_out for m in found):
+        row("left out", _left_out)
     row("tokenizer", lambda m: short_name(m.tokenizer))
     row("tokens", _tokens)
     row("repeated documents", lambda m: f"{m.duplication.documents:.2%}")
@@ -198,6 +201,11 @@ def _amount_read(m: Measured) -> str:
     if m.is_whole:
         return f"{size}, all of it"
     return f"{size}, a part" if m.share_read is None else f"{size}, {float(m.share_read):.0%} of it"
+
+
+def _left_out(m: Measured) -> str:
+    parts = (f"{found['count']:,} {reason}" for reason, found in m.left_out.items())
+    return "\n".join(part.replace("_", " ") for part in parts) or "–"
 
 
 def _tokens(m: Measured) -> str:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +112,8 @@ class Measured:
     """What was found of a corpus. Ratios are compressed bytes / bytes before.
 
     num_bytes: of the text that was read, as UTF-8. is_whole: whether that is all there is.
-    share_read: of the files' bytes, about, where it is less and known. num_tokens: without the ends
+    share_read: of the files' bytes, about, where it is less and known. left_out: what was no text,
+    {reason: {"count": number, "first": name}}. num_tokens: without the ends
     of text. raw: by bytes of a window, the
     ratio and how many windows were drawn. sizes: of token windows after gzip, int64 [N] bytes.
     shuffled: mean ratio of the same ids in random order. ceiling: of independent ids of the
@@ -125,6 +126,7 @@ class Measured:
     num_bytes: int
     is_whole: bool
     share_read: Fraction | None
+    left_out: dict[str, Any]
     duplication: Duplication
     raw: dict[int, tuple[Estimate, int]]
     tokenizer: str
@@ -168,6 +170,7 @@ def measure(corpus: Corpus, options: Options, say: Say = quiet) -> Measured:
         num_bytes=reader.num_bytes,
         is_whole=reader.is_whole,
         share_read=reader.share_read,
+        left_out=reader.left_out,
         duplication=duplication,
         raw=raw,
         tokenizer=label,
@@ -189,6 +192,7 @@ class _Reader:
         self.corpus, self.options, self._say = corpus, options, say
         self.num_documents = self.num_bytes = 0
         self.is_whole = False
+        self.left_out: dict[str, Any] = {}
         self.share_read: Fraction | None = None
 
     def texts(self, what: str) -> Iterator[tuple[str, bytes]]:
@@ -199,7 +203,8 @@ class _Reader:
         limit, whole = self.options.limit, self.corpus.num_bytes
         total = min(limit, whole or limit)
         num_documents = num_bytes = begun = 0
-        for text, at in self.corpus.texts():
+        self.left_out = {}
+        for text, at in self.corpus.texts(self.left_out):
             room = limit - num_bytes
             if not room:
                 break

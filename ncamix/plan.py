@@ -51,12 +51,17 @@ class VocabularyPlan:
 
 @dataclass(frozen=True)
 class TextPlan:
-    """What compiling a text source needs. `files` or `hub` says where the documents are."""
+    """What compiling a text source needs. `files` or `hub` says where the documents are.
+
+    num_bytes: of text in the files, about. most_bytes: what they cannot exceed, None where
+    compression leaves that open.
+    """
 
     files: tuple[CorpusFile, ...] | None
     hub: dict[str, str | None] | None
     num_bytes: int | None
     tokenizer: dict[str, Any]  # its meaning, which names its fingerprint
+    most_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -242,7 +247,7 @@ class Plan:
 
     @property
     def text_bytes(self) -> dict[str, int]:
-        """Bytes of corpora in files, by source."""
+        """Bytes of text, about, of corpora in files, by source."""
         found = {s.name: s.text.num_bytes for s in self.sources.values() if s.text}
         return {name: n for name, n in found.items() if n is not None}
 

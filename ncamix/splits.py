@@ -22,7 +22,8 @@ def split_of(document: Document, holdout: tuple[Fraction, str] | None) -> str:
     if holdout is None:
         return "train"
     share, by = holdout
-    group = document.package if by == "package" else document.text
+    group = {"package": document.package, "repository": document.repository}.get(by, document.text)
+    assert group is not None, "documents without a repository are refused where they are read"
     digest = hashlib.blake2b(group.encode(), digest_size=8, person=b"ncamix-holdout").digest()
     number = int.from_bytes(digest, "big")
     if number >= share * (1 << 64):

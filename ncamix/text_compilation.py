@@ -143,7 +143,7 @@ def split_documents(source: PlannedSource) -> Iterator[tuple[Document, str]]:
     if spec.holdout is not None:
         holdout = (spec.holdout.share, spec.holdout.by)
     seen: set[bytes] = set()
-    for document in read_documents(list(text.files) if text.files is not None else None, text.hub):
+    for document in read_documents(text.files, spec):
         if spec.duplicates == "drop":
             digest = hashlib.blake2b(document.text.encode(), digest_size=12).digest()
             if digest in seen:

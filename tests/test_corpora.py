@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ tokenizer: bytes
 sources:
   words: {kind: text, files: ['texts/*.txt']}
   web: {kind: text, hub: owner/name, split: test, column: body}
+  asks: {kind: pairs, files: [asks.jsonl], prompt: q, response: a}
   static: {kind: noise, symbols: 8}
 stages: [{name: one, duration: 100%, mixture: {words: 1}}]
 """
@@ -29,6 +31,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / "texts" / f"{i}.txt").write_text(f"text {i}")
     (tmp_path / "texts" / "deep" / "notes.md").write_text("a note")
     (tmp_path / "texts" / "blank.txt").write_text(" \n")
+    (tmp_path / "asks.jsonl").write_text('{"q": "two and two", "a": "four"}\n')
     (tmp_path / "few.yaml").write_text(CURRICULUM)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -59,6 +62,21 @@ def test_the_order_is_drawn_from_names_alone(here: Path) -> None:
     assert texts("other") == [text for text in found if text != "text 3"]
 
 
+def test_pairs_and_rows_are_read_as_their_source_says(here: Path) -> None:
+    assert texts("few.yaml:asks") == ["two and two\nfour"]
+    (here / "rows.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    assert texts("rows.jsonl") == ["one", "two"]
+
+
+def test_what_is_no_text_is_left_out_and_told(here: Path) -> None:
+    (here / "texts" / "image.bin").write_bytes(b"\x00\x01")
+    (corpus,) = find_corpora(["texts"])
+    report: dict[str, Any] = {}
+    assert len(list(corpus.texts(report))) == 13
+    assert report["binary"] == {"count": 1, "first": "image.bin"}
+    assert report["empty"]["count"] == 1
+
+
 def test_bytes_of_the_files_begun() -> None:
     (corpus,) = find_corpora(["texts/?.txt"])
     assert [begun for _, begun in corpus.texts()] == [6 * k for k in range(1, 11)]
@@ -67,12 +85,8 @@ def test_bytes_of_the_files_begun() -> None:
 
 def test_sources_on_the_hub() -> None:
     (corpus,) = find_corpora(["few.yaml:web"])
-    assert corpus.files is None and corpus.hub is not None
-    assert (corpus.hub["hub"], corpus.hub["split"], corpus.hub["column"]) == (
-        "owner/name",
-        "test",
-        "body",
-    )
+    assert corpus.files is None and corpus.spec is not None
+    assert corpus.spec.data_set()["split"] == "test"
     with pytest.raises(UserError, match="owner/name"):
         next(corpus.texts())
 
@@ -83,7 +97,7 @@ def test_sources_on_the_hub() -> None:
         ("nowhere", "no such path: 'nowhere'"),
         ("nowhere/*.txt", "no file matches"),
         ("few.yaml:word", "did you mean 'words'"),
-        ("few.yaml:static", "'static' is of kind noise, and only text is measured"),
+        ("few.yaml:static", "'static' is of kind noise, and only text and pairs are measured"),
         ("nothing.yaml:code", "no such curriculum"),
         ("code_target", "CURRICULUM:SOURCE"),
         ("", "no such path: ''"),

@@ -19,7 +19,7 @@ PACKAGE = Path(ncamix.__file__).parent
 RANKS = """
 ncamix
 errors keys random rerouting
-files library threads tree waiting
+files formats globs library threads tree waiting
 shards
 quantities reading
 rendering
@@ -28,8 +28,12 @@ schedule
 forms groups
 automata
 cache tokenization
+hashing
 bands
 sources
+omissions
+containers
+rows sizes
 documents
 splits
 validation
@@ -141,7 +145,7 @@ def test_grammar_and_plan_import_no_heavy_library() -> None:
     code = (
         "import sys, ncamix.planning, ncamix.plan_output, ncamix.library\n"
         "heavy = {'torch', 'numba', 'streaming', 'composer', 'transformers', 'datasets',"
-        " 'tokenizers', 'matplotlib', 'scipy', 'pandas'}\n"
+        " 'tokenizers', 'matplotlib', 'scipy', 'pandas', 'pyarrow'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -24,7 +24,6 @@ def text_plan(folder: Path, more: str) -> Plan:
     [
         (", attention: document", "attention", "document"),
         (", duplicates: near", "duplicates", "near"),
-        (", holdout: {share: 0.1, by: repository}", "holdout.by", "repository"),
         (", loss_weight: 2", "loss_weight", "2"),
         (", loss_weight: 0", "loss_weight", "0"),
     ],

@@ -276,6 +276,20 @@ def test_tables_and_json_tell_the_same(
         assert words in " ".join(out.split())
 
 
+def test_what_was_left_out_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("texts", babble(20))
+    (Path("texts") / "image.bin").write_bytes(b"\x00" * 50)
+    arguments = ("texts", "--tokenizer", "bytes", "--window", "256")
+    status, out = run(capsys, monkeypatch, *arguments, "--json")
+    assert status == 0
+    left_out = json.loads(out)["corpora"][0]["left_out"]
+    assert left_out == {"binary": {"count": 1, "first": "image.bin"}}
+    status, out = run(capsys, monkeypatch, *arguments)
+    assert status == 0 and "left out" in out and "1 binary" in out
+
+
 def test_columns_that_do_not_fit_come_below() -> None:
     write("texts", babble(20))
     m = measured("texts")
