@@ -1,131 +1,71 @@
-"""Corpora, as the command line names them, and their documents in an order to sample from.
+"""What a text is compared with: texts that are declared before it, and benchmarks.
 
-    PATH, FOLDER, 'GLOB', python-stdlib   files
-    CURRICULUM:SOURCE                     texts or pairs of a curriculum, on the hub too
+    sources, as declared -> for a text that drops copies, the files of the texts before it
+    evaluate: benchmarks -> files of evaluation sets, found and hashed
 
-Files are read in an order drawn from their names alone, so that the first of them are a sample of
-all: a corpus larger than what is to be read is measured on those.
+The answers enter meanings, so they follow from what is declared, not from what a stage uses.
 """
 
 from __future__ import annotations
 
-import glob
-import hashlib
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ncamix.documents import Document, read_documents, read_pairs
-from ncamix.errors import Problem, UserError, fail, nearest
-from ncamix.library import find
-from ncamix.loading import load_curriculum
-from ncamix.sources import PairsSource, TextSource
-from ncamix.sources.corpus import STDLIB, CorpusFile, corpus_files
+from ncamix.errors import Problem, UserError
+from ncamix.keys import canonical
+from ncamix.loading import LoadedCurriculum
+from ncamix.plan import Benchmark, EarlierText
+from ncamix.sources import SourceSpec, TextSource
+from ncamix.sources.corpus import CorpusFile, corpus_files, corpus_hash
+
+CURATED = ("holdout", "duplicates")  # keys of a text's meaning that do not change how it is read
+
+Read = Callable[[str], tuple[tuple[CorpusFile, ...] | None, dict[str, Any]] | None]
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """Documents to measure: files in the order in which they are read, or rows of the hub.
+def earlier_texts(
+    name: str, sources: Mapping[str, SourceSpec], read: Read
+) -> list[tuple[EarlierText, dict[str, Any]]]:
+    """The texts whose documents a text drops copies of, and what determines those as read.
 
-    spec: how they are read, of a curriculum's source. num_bytes: what the files take on disk; None
-    on the hub.
+    They are the texts made of files that are declared before it, whether a stage uses them or not;
+    none for a source that keeps copies. One that reads the very same documents is the same text in
+    another guise, such as a control, and does not count. Their order is that of their meanings:
+    names and places in the file do not matter.
+
+    read: of a source's name, its files (None: on the hub) and the meaning of its documents; None
+    where there is a problem.
     """
-
-    name: str
-    files: tuple[CorpusFile, ...] | None
-    spec: TextSource | PairsSource | None = None
-    num_bytes: int | None = None
-
-    def texts(self, report: dict[str, Any] | None = None) -> Iterator[tuple[str, int]]:
-        """Every document that holds more than white space, and the bytes of the files begun by
-        then. report: told what is left out.
-
-        Raises:
-            UserError: a file or the hub cannot be read.
-        """
-        if self.files is None:
-            yield from ((document.text, 0) for document in self._read(None, report))
-            return
-        begun = 0
-        for file in self.files:
-            begun += file.path.stat().st_size
-            for document in self._read([file], report):
-                yield document.text, begun
-
-    def _read(
-        self, files: list[CorpusFile] | None, report: dict[str, Any] | None
-    ) -> Iterator[Document]:
-        if isinstance(self.spec, PairsSource):
-            return read_pairs(files, self.spec, report)
-        return read_documents(files, self.spec, report)
+    spec, own = sources[name], read(name)
+    if own is None or not isinstance(spec, TextSource) or spec.duplicates == "keep":
+        return []
+    found: dict[str, tuple[EarlierText, dict[str, Any]]] = {}
+    for earlier, other in sources.items():
+        if earlier == name:
+            break
+        if not isinstance(other, TextSource) or other.files is None:
+            continue
+        known = read(earlier)
+        if known is not None and known[0] is not None:
+            meaning = _as_read(known[1])
+            found.setdefault(canonical(meaning), (EarlierText(earlier, other, known[0]), meaning))
+    found.pop(canonical(_as_read(own[1])), None)
+    return [found[key] for key in sorted(found)]
 
 
-def find_corpora(arguments: Sequence[str]) -> list[Corpus]:
-    """The corpora that arguments name.
+def _as_read(meaning: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a text's meaning that determines its documents before any curation."""
+    return {key: value for key, value in meaning.items() if key not in CURATED}
 
-    Raises:
-        UserError: with every argument that names none.
-    """
-    found: list[Corpus] = []
-    problems: list[Problem] = []
-    for argument in dict.fromkeys(arguments):
+
+def find_benchmarks(loaded: LoadedCurriculum) -> tuple[tuple[Benchmark, ...], list[Problem]]:
+    """The evaluation sets that `evaluate: benchmarks` names, an entry each, and what is wrong."""
+    found, problems, path = [], [], ("evaluate", "benchmarks")
+    for i, entry in enumerate(loaded.curriculum.evaluate.benchmarks or ()):
         try:
-            found.append(_find(argument))
+            files = corpus_files((entry,), loaded.document.folder_of(path))
+            found.append(Benchmark(entry, tuple(files), corpus_hash(files)))
         except UserError as error:
-            problems += error.problems
-    if problems:
-        raise UserError(problems)
-    return found
-
-
-def _find(argument: str) -> Corpus:
-    path, here = Path(argument).expanduser(), Path.cwd()
-    if argument == STDLIB:
-        return _of_files(argument, corpus_files((STDLIB,), here))
-    if argument and path.is_dir():
-        pattern = os.path.join(glob.escape(str(path)), "**", "*")
-        try:
-            return _of_files(argument, corpus_files((pattern,), here))
-        except UserError:
-            raise fail(f"the folder {argument} holds no file", "name another") from None
-    if path.is_file():
-        return _of_files(argument, corpus_files((glob.escape(str(path)),), here))
-    if glob.has_magic(argument):
-        return _of_files(argument, corpus_files((argument,), here))
-    file, _, source = argument.rpartition(":")
-    if file:
-        return _of_curriculum(argument, file, source)
-    raise fail(
-        f"no such path: '{argument}'",
-        f"name a file, a folder, a quoted glob, {STDLIB}, or a text source of a curriculum as "
-        "CURRICULUM:SOURCE",
-    )
-
-
-def _of_curriculum(argument: str, file: str, name: str) -> Corpus:
-    loaded = load_curriculum(find("curricula", file))
-    sources = loaded.curriculum.sources
-    texts = [key for key, s in sources.items() if isinstance(s, TextSource | PairsSource)]
-    spec = sources.get(name)
-    if spec is None:
-        what = f"the curriculum '{loaded.curriculum.name}' has no source '{name}'"
-        raise fail(what, nearest(name, texts, "text sources"))
-    if not isinstance(spec, TextSource | PairsSource):
-        what = f"'{name}' is of kind {spec.kind}, and only text and pairs are measured"
-        raise fail(what, f"text sources: {', '.join(texts) or 'none'}; `ncamix show` draws others")
-    if spec.files is None:
-        return Corpus(argument, None, spec)
-    folder = loaded.document.folder_of(("sources", name, "files"))
-    return _of_files(argument, corpus_files(spec.files, folder), spec)
-
-
-def _of_files(
-    name: str, files: list[CorpusFile], spec: TextSource | PairsSource | None = None
-) -> Corpus:
-    def place(file: CorpusFile) -> tuple[bytes, str]:
-        return hashlib.blake2b(file.name.encode(), digest_size=16).digest(), str(file.path)
-
-    size = sum(file.path.stat().st_size for file in files)
-    return Corpus(name, tuple(sorted(files, key=place)), spec, size)
+            problem = error.problems[0]
+            problems.append(loaded.document.problem((*path, i), problem.what, problem.remedy))
+    return tuple(found), problems

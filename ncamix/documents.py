@@ -50,6 +50,11 @@ class Pair(Document):
     response: str = ""
 
 
+def package_of(name: str) -> str:
+    """The package of a file by its name below its root: the first folder, or the file itself."""
+    return name.split("/")[0]
+
+
 def read_documents(
     files: Sequence[CorpusFile] | None,
     spec: TextSource | None = None,

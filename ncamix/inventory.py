@@ -14,10 +14,12 @@ from typing import Any
 from ncamix import cache, tokenization
 from ncamix.automata import Spread
 from ncamix.bands import spread_of
+from ncamix.corpora import earlier_texts, find_benchmarks
 from ncamix.errors import Problem, UserError, fail
 from ncamix.keys import fingerprint
 from ncamix.loading import LoadedCurriculum
 from ncamix.plan import (
+    Benchmark,
     PlannedSource,
     PlannedStage,
     TextPlan,
@@ -65,7 +67,8 @@ class Inventory:
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
         self._documents: dict[str, Documents | None] = {}
-        self._bytes: dict[str, tuple[int, int | None]] = {}  # of text in files: about, at most
+        self.text_bytes: dict[str, tuple[int, int | None]] = {}  # of text in files: about, at most
+        self.benchmarks: tuple[Benchmark, ...] = ()
 
     def prepare(self, used: set[str]) -> None:
         """Find the texts of the used sources, and lay out tokenizer and vocabulary."""
@@ -74,6 +77,8 @@ class Inventory:
         for name in sorted(used):
             if isinstance(self.c.sources[name], CorpusSource):
                 self.documents(name)
+        self.benchmarks, problems = find_benchmarks(self.loaded)
+        self.problems += problems
 
     def bad(self, path: tuple[str | int, ...], what: str, remedy: str = "") -> None:
         self.problems.append(self.loaded.document.problem(path, what, remedy))
@@ -152,7 +157,18 @@ class Inventory:
         }
 
     def documents(self, name: str) -> Documents | None:
-        """A corpus's files, and what determines its documents; None where there is a problem."""
+        """A corpus's files, and what determines its documents; None where there is a problem.
+
+        The copies that a text drops depend on the texts before it, too.
+        """
+        found = self._read(name)
+        if found is None:
+            return None
+        before = [meaning for _, meaning in earlier_texts(name, self.c.sources, self._read)]
+        return (found[0], {**found[1], "before": before} if before else found[1])
+
+    def _read(self, name: str) -> Documents | None:
+        """As `documents`, of the corpus alone."""
         spec = self.c.sources[name]
         assert isinstance(spec, CorpusSource)
         if name not in self._documents:
@@ -166,8 +182,8 @@ class Inventory:
                     files = corpus_files(spec.files, folder)
                     for path, what, remedy in spec.misfits(files):
                         self.bad(("sources", name, *path), what, remedy)
-                    self._bytes[name] = corpus_size(files, spec.columns())
-                    if not self._bytes[name][0]:
+                    self.text_bytes[name] = corpus_size(files, spec.columns())
+                    if not self.text_bytes[name][0]:
                         raise fail(f"the text is empty ({len(files)} files)", "name other files")
                     documents = {**own, "documents": corpus_hash(files, self.say)}
                     if spec.by_repository:
@@ -178,10 +194,6 @@ class Inventory:
                     self.bad(("sources", name, "files"), problem.what, problem.remedy)
                     self._documents[name] = None
         return self._documents[name]
-
-    def text_bytes(self) -> dict[str, int]:
-        """Bytes of text, about, of the used corpora in files, by source, once these are found."""
-        return {name: about for name, (about, _) in self._bytes.items()}
 
     def _vocabulary(self, used: set[str]) -> VocabularyPlan:
         """Text first, then every other range in a fixed order that spelling does not change."""
@@ -260,7 +272,7 @@ class Inventory:
             meaning["limit"] = max(1, -(-draft.samples_needed // per)) * per
             hub = spec.data_set()
         else:
-            num_bytes, most_bytes = self._bytes[draft.name]
+            num_bytes, most_bytes = self.text_bytes[draft.name]
             share = spec.holdout.share if spec.holdout else 0
             kept = num_bytes * float(1 - share) / BYTES_PER_TOKEN[str(tokenizer["kind"])]
             estimate = max(1, int(kept / draft.sequence_length))
@@ -268,7 +280,9 @@ class Inventory:
         filed = _filed(draft, meaning)
         info = cache.entry_info(filed.fingerprint)
         size = self.sizes.get(draft.dataset) or (info["num_samples"] if info else None)
-        text = TextPlan(files, hub, num_bytes, tokenizer, most_bytes)
+        before = earlier_texts(draft.name, self.c.sources, self._read)
+        earlier = tuple(text for text, _ in before)
+        text = TextPlan(files, hub, num_bytes, tokenizer, documents, earlier, most_bytes)
         return replace(filed, text=text, num_samples=size)
 
     def _stored(self, draft: PlannedSource, spec: MdsSource) -> PlannedSource | None:

@@ -57,8 +57,6 @@ def _of_source(spec: LeafSource) -> Iterator[tuple[Path, str, str]]:
         yield ("loss_weight",), "a loss weight other than 1", "remove it"
     if isinstance(spec, TextSource) and spec.attention == "document":
         yield ("attention",), "attention within documents", "write attention: whole"
-    if isinstance(spec, TextSource) and spec.duplicates == "near":
-        yield ("duplicates",), "dropping near duplicates", "write duplicates: drop"
 
 
 def _on_entering(enter: Enter) -> Iterator[tuple[Path, str, str]]:

@@ -80,8 +80,8 @@ def measure(
 
     ncamix measure code_target:code --tokenizer gpt2 --json
     """
-    from ncamix.corpora import find_corpora
     from ncamix.measure_output import measured_json, print_measured
+    from ncamix.measured_corpora import find_corpora
     from ncamix.measuring import Options, limit_of
     from ncamix.measuring import measure as measure_corpus
 

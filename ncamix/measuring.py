@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from pydantic_core import PydanticCustomError
 
 from ncamix import repetition, tokenization
-from ncamix.corpora import Corpus
 from ncamix.errors import Problem, UserError, fail
 from ncamix.frequencies import zipf_exponent
 from ncamix.keys import derive_key
+from ncamix.measured_corpora import Corpus
 from ncamix.nearness import (
     WINDOW_BYTES,
     WINDOW_TOKENS,

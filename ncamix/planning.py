@@ -98,7 +98,7 @@ class _Planner:
                 self.warnings.append(f"the source '{name}' is declared but never used")
         self.inventory.check_bands(used)
         self.inventory.prepare(used)
-        self.text_bytes = self.inventory.text_bytes()
+        self.text_bytes = {name: about for name, (about, _) in self.inventory.text_bytes.items()}
         self.check_entries()
         epochs, estimated = self.epochs()
         planned = self.lengths(epochs, {})
@@ -120,6 +120,7 @@ class _Planner:
             tuple(stages),
             (),
             estimated,
+            benchmarks=self.inventory.benchmarks,
         )
         return replace(plan, warnings=tuple(dict.fromkeys([*self.warnings, *remarks(plan)])))
 

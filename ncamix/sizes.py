@@ -94,9 +94,7 @@ def _told(path: Path, compression: str) -> int:
                 return 0
             file.seek(-4, os.SEEK_END)
             told = int.from_bytes(file.read(4), "little")
-            return (
-                told if told <= _MOST_EXPANSION * size else 0
-            )  # a file that is cut off tells lies
+            return told if told <= _MOST_EXPANSION * size else 0  # cut off, it tells nonsense
         if compression == "zstd":
             import zstandard
 

@@ -20,6 +20,8 @@ RANKS = """
 ncamix
 errors keys random rerouting
 files formats globs library threads tree waiting
+words
+duplicates gram_index
 shards
 quantities reading
 rendering
@@ -46,7 +48,7 @@ variants
 counting mixture proportions
 apportionment rates durations entering
 plan
-forecast limits remarks parting
+forecast limits remarks parting corpora
 inventory
 planning
 plans
@@ -57,6 +59,8 @@ owners
 order
 remote
 dataset
+curation
+overlap
 text_compilation
 compilation
 collation streams
@@ -72,7 +76,7 @@ selection spreading replanning batches decoding
 showing batch_pictures
 inspection
 batch_output
-windows repetition corpora
+windows repetition measured_corpora
 nearness
 measuring
 measure_output

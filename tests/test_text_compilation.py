@@ -18,6 +18,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 
 from ncamix import cache, inventory, tokenization
+from ncamix.curation import split_documents
 from ncamix.documents import Document
 from ncamix.errors import UserError
 from ncamix.plan import Plan
@@ -28,7 +29,6 @@ from ncamix.text_compilation import (
     _Packer,
     prepare_text,
     shuffle_key,
-    split_documents,
     text_facts,
     tokenizer_file,
 )
@@ -68,38 +68,6 @@ def entries() -> dict[str, dict[str, bytes]]:
 
 
 # Documents
-
-
-def test_duplicates_are_dropped_unless_kept(corpus: Path, plan_of: Callable[..., Plan]) -> None:
-    text = (corpus / "p1/01.txt").read_text()
-    for name in ("a/copy.txt", "z/copy.txt"):
-        (corpus / name).parent.mkdir()
-        (corpus / name).write_text(text)
-    dropped = list(split_documents(plan_of(CURRICULUM).sources["words"]))
-    assert len(dropped) == 40
-    assert [d.name for d, _ in dropped if d.text == text] == ["a/copy.txt"]
-    body = CURRICULUM.replace("repeat", "duplicates: keep, repeat")
-    kept = list(split_documents(plan_of(body).sources["words"]))
-    assert len(kept) == 42
-    assert len({split for d, split in kept if d.text == text}) == 1  # never on both sides
-
-
-@pytest.mark.parametrize("by", ["document", "package"])
-def test_the_split_depends_on_the_document_or_its_package_alone(by: str) -> None:
-    documents = [Document(f"d{i}", f"p{i % 50}", f"text {i}") for i in range(2000)]
-    holdout = (Fraction(1, 5), by)
-    splits = {d: split_of(d, holdout) for d in documents}
-    share = sum(s != "train" for s in splits.values()) / 2000
-    assert 0.15 < share < 0.25 if by == "document" else 0.05 < share < 0.4
-    for d, split in splits.items():
-        other = Document("elsewhere", d.package if by == "package" else "q", d.text)
-        assert split_of(other, holdout) == split
-        if by == "package":
-            assert split_of(Document("x", d.package, "y"), holdout) == split
-        if split != "train":  # a larger share takes what a smaller one took
-            assert split_of(d, (Fraction(1, 2), by)) == split
-    assert split_of(documents[0], None) == "train"
-    assert splits[documents[7]] == split_of(Document("d7", "p7", "text 7"), holdout)
 
 
 # Tokenizers

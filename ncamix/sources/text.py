@@ -24,7 +24,14 @@ class TextSource(CorpusSource):
         "text", description="The column that holds the text: of JSON lines, Parquet, or the hub."
     )
     duplicates: Literal["keep", "drop", "near"] = Field(
-        "drop", description="drop: exact copies come once; near: near copies too; keep: all come."
+        "drop",
+        description="drop: exact copies come once, and not where an earlier text has them; near: "
+        "near copies too; keep: all come.",
+    )
+    overlap: Literal["report", "refuse", "ignore"] = Field(
+        "report",
+        description="What becomes of runs of 13 words that training shares with evaluation sets: "
+        "report them, refuse the source, or ignore (do not look).",
     )
     attention: Literal["whole", "document"] = Field(
         "whole", description="Whether a token attends to the whole sample or to its document."
