@@ -165,10 +165,11 @@ def _train(
         facts = None
         if plan.vocabulary.text_rows and file is not None and file.is_file():
             facts = text_facts(file, plan.vocabulary.text_rows)
-        sets = evaluation_sets(plan, facts.bytes_per_id if facts else None, data)
+        sets = evaluation_sets(plan, facts, data)
     if not is_finished(plan, folder):
         with RunProgress(plan.num_tokens, console, first) as progress:
-            plan = train(plan, folder, data, sets, device, progress)
+            end_of_text_id = facts.end_of_text_id if facts is not None else None
+            plan = train(plan, folder, data, sets, end_of_text_id, device, progress)
     if not first:
         return {}
     write_plan(plan, folder)

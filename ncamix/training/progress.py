@@ -59,8 +59,11 @@ class RunProgress:
         if self.enabled:
             self.console.print(line, highlight=False, markup=False)
 
-    def update(self, stage: str, tokens: int, mixture: dict[str, float], loss: float) -> None:
-        """Show the state after a batch. tokens: consumed in the run; mixture: shares of 1."""
+    def update(
+        self, stage: str, tokens: int, mixture: dict[str, float], loss: float | None
+    ) -> None:
+        """Show the state after a batch. tokens: consumed in the run; mixture: shares of 1; loss:
+        nats per token, None if no token had one."""
         if not self.enabled:
             return
         now = time.monotonic()
@@ -71,6 +74,7 @@ class RunProgress:
         shown = sorted(((w, n) for n, w in mixture.items() if w > 0.005), reverse=True)
         mix = " ".join(f"{name} {weight:.0%}" for weight, name in shown[:4])
         mix += f" +{len(shown) - 4}" if len(shown) > 4 else ""
+        loss_text = f"loss {loss:.3f}" if loss is not None else "no loss"
         count = f"{format_count(tokens)}/{format_count(self.num_tokens)} tokens"
         speed_text = f"{format_count(self._speed)} tokens/s" if self._speed else ""
         if self.bar is not None:
@@ -80,13 +84,13 @@ class RunProgress:
                 stage=stage,
                 tokens=count,
                 mixture=mix,
-                loss=f"loss {loss:.3f}",
+                loss=loss_text,
                 speed=speed_text,
             )
         elif now >= self._next_line or tokens >= self.num_tokens:
             self._next_line = now + _LINE_SECONDS
             self.console.print(
-                f"{stage:>12}  {count:>22}  {mix:<40}  loss {loss:.3f}  {speed_text}",
+                f"{stage:>12}  {count:>22}  {mix:<40}  {loss_text}  {speed_text}",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -25,7 +25,7 @@ from composer.core import DataSpec
 from composer.utils import dist
 from torch.utils.data import DataLoader
 
-from ncamix.collation import Collate
+from ncamix.collation import Collate, rows_of
 from ncamix.errors import fail
 from ncamix.plan import Plan, PlannedStage
 from ncamix.planning import decide
@@ -72,11 +72,12 @@ def train(
     folder: RunFolder,
     data: Path | None,
     sets: list[EvaluationSet],
+    end_of_text_id: int | None,
     device: str,
     progress: RunProgress,
 ) -> Plan:
     """Train every stage that is not finished yet; the plan as it turned out, stages that evidence
-    ended early included.
+    ended early included. end_of_text_id: of the tokenizer, None where there is no text.
 
     Raises:
         Stopped: a signal came; the state is saved.
@@ -95,7 +96,9 @@ def train(
         for index in range(len(plan.stages)):
             stage = plan.stages[index]
             if not _final(folder, stage).is_file():
-                ended = _train_stage(plan, stage, folder, data, sets, device, progress, stop)
+                ended = _train_stage(
+                    plan, stage, folder, data, sets, end_of_text_id, device, progress, stop
+                )
                 if ended is not None:
                     plan = decide(plan, {stage.name: ended})
                 progress.pause(plan.num_tokens)
@@ -108,6 +111,7 @@ def _train_stage(
     folder: RunFolder,
     data: Path | None,
     sets: list[EvaluationSet],
+    end_of_text_id: int | None,
     device: str,
     progress: RunProgress,
     stop: StopSignal,
@@ -136,7 +140,9 @@ def _train_stage(
         dataset,
         batch_size=share,
         num_workers=trainer.workers,
-        collate_fn=Collate([plan.dataset_of(name, stage).loss_start for name in stage.sources]),
+        collate_fn=Collate(
+            [rows_of(plan.dataset_of(name, stage), end_of_text_id) for name in stage.sources]
+        ),
         pin_memory=device == "gpu",
         drop_last=True,
         multiprocessing_context="spawn" if trainer.workers else None,
