@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from ncamix.groups import Group, parts
 from ncamix.keys import derive_key, fingerprint
 from ncamix.loading import LoadedCurriculum
 from ncamix.mixture import Mixture
+from ncamix.proportions import proportional_shares
 from ncamix.rates import RateCurve
-from ncamix.sources import LeafSource, NcaSource, TextSource
+from ncamix.sources import BlendSource, LeafSource, NcaSource, TextSource
 from ncamix.sources.base import plain
 from ncamix.sources.corpus import CorpusFile, FiniteSource
 from ncamix.trainer import LoadedTrainer, Optimizer
@@ -298,6 +300,22 @@ class Plan:
         for (automaton, measure), (candidates, name) in rarest.items():
             seconds[name] += candidates * scoring_seconds(automaton, measure)
         return seconds
+
+    @property
+    def text_bytes(self) -> dict[str, int]:
+        """Bytes of text, about, of corpora in files, by source."""
+        found = {s.name: s.text.num_bytes for s in self.sources.values() if s.text}
+        return {name: n for name, n in found.items() if n is not None}
+
+    def blends_by_size(self) -> dict[str, dict[str, Fraction]]:
+        """The shares of each blend by size whose texts the run draws from."""
+        known, specs = self.text_bytes, self.curriculum.curriculum.sources
+        return {
+            name: proportional_shares({n: known[n] for n in spec.proportional}, spec.temperature)
+            for name, spec in specs.items()
+            if isinstance(spec, BlendSource) and spec.proportional is not None
+            if all(n in known for n in spec.proportional)
+        }
 
     def dataset_of(self, source: str, stage: PlannedStage) -> PlannedSource:
         """A source's samples as a stage draws them."""

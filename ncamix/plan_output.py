@@ -70,6 +70,10 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "sources": {
             key: _source(plan, key, source, drawn[key]) for key, source in plan.sources.items()
         },
+        "blends_by_size": {
+            name: {source: float(share) for source, share in shares.items()}
+            for name, shares in plan.blends_by_size().items()
+        },
         "stages": [_stage(plan, stage) for stage in plan.stages],
         "warnings": list(plan.warnings),
     }

@@ -22,7 +22,8 @@ from ncamix.forecast import (
 )
 from ncamix.plan import Plan, PlannedStage, VocabularyPlan
 from ncamix.plan_output import words
-from ncamix.quantities import format_bytes, format_count, format_seconds
+from ncamix.quantities import format_bytes, format_count, format_fraction, format_seconds
+from ncamix.sources import BlendSource
 from ncamix.threads import count_threads
 
 TRANSFORMS = {
@@ -54,6 +55,7 @@ def print_plan(plan: Plan, chosen: str, console: Console) -> None:
         _source_table(plan),
         _quiet("loss: tokens with a loss, of all tokens of a sample"),
         *(_quiet(line) for key in plan.sources for line in _epoch_words(plan, key)),
+        *(_quiet(line) for line in _size_words(plan)),
         Text("\ncosts", "bold"),
         *(_cost_lines(plan)),
         Text(""),
@@ -222,6 +224,18 @@ def _repetition(epochs: Epochs) -> str:
         f"the first ends {where} ({stage}, batch {batch:,}); each sample comes "
         f"{'' if epochs.exact else 'about '}{times} times"
     )
+
+
+def _size_words(plan: Plan) -> list[str]:
+    """What each blend by size comes to, a line each."""
+    lines = []
+    for name, shares in plan.blends_by_size().items():
+        spec = plan.curriculum.curriculum.sources[name]
+        assert isinstance(spec, BlendSource)
+        temperature = format_fraction(spec.temperature)
+        parts = ", ".join(f"{source} {_percent(float(share))}" for source, share in shares.items())
+        lines.append(f"{name}: by size of files at temperature {temperature}, {parts}")
+    return lines
 
 
 def _cost_lines(plan: Plan) -> list[Text]:
