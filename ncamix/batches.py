@@ -139,7 +139,7 @@ def with_sizes(plan: Plan, stage: PlannedStage, data: Path | None, say: Say = qu
     """A plan in which the stage's finite sources have their exact size: compiled, or in `data`."""
     if data is not None:
         return check_data(plan, data)
-    return prepare_text(plan, say, [plan.dataset_of(n, stage).dataset for n in stage.sources])
+    return prepare_text(plan, say, stage.sources)
 
 
 def batch_of(plan: Plan, stage: PlannedStage, number: int, ranks: int | None = None) -> Batch:

@@ -54,6 +54,7 @@ order
 remote
 dataset
 text_compilation
+background
 compilation
 collation streams
 run_folder

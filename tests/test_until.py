@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -133,9 +131,7 @@ def test_an_epoch_is_a_duration(tmp_path: Path) -> None:
 
 def test_two_ranks_decide_alike(whole: Runner, tmp_path: Path) -> None:
     runner = new_runner(tmp_path / "work", whole.cache)
-    composer = Path(sys.executable).with_name("composer")
-    command = [str(composer), "-n", "2", "-m", *runner.command()[2:]]
-    subprocess.run(command, cwd=runner.folder, env=runner.env, check=True, timeout=240)
+    assert runner.launch(2).returncode == 0
     decided = [
         json.loads((folder_of(r) / "decisions.json").read_text())["warm"] for r in (runner, whole)
     ]

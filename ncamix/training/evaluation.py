@@ -46,24 +46,20 @@ class EvaluationSet:
         return len(self.samples) * self.source.loss_tokens
 
 
-def evaluation_sets(
-    plan: Plan, bytes_per_id: list[int] | None, data: Path | None
-) -> list[EvaluationSet]:
-    """The sets of all evaluated sources. data: where compiled datasets lie, if not in the cache."""
-    wanted = plan.curriculum.curriculum.evaluate
-    sets = []
-    for name in wanted.sources:
-        source = plan.sources[name]
-        num_bytes = None
-        if source.text is not None:
-            folder = cache.entry(source.fingerprint) if data is None else data / name
-            samples = read_samples(folder / "validation", wanted.samples)
-            assert bytes_per_id is not None
-            num_bytes = int(np.array(bytes_per_id)[samples[:, source.loss_start :]].sum())
-        else:
-            samples = open_generator(source.evaluation_meaning()).samples(0, wanted.samples)
-        sets.append(EvaluationSet(source, samples, num_bytes))
-    return sets
+def evaluation_set(
+    plan: Plan, name: str, bytes_per_id: list[int] | None, data: Path | None
+) -> EvaluationSet:
+    """The set of an evaluated source; text is compiled. bytes_per_id: of text. data: where compiled
+    datasets lie, if not in the cache."""
+    source, limit = plan.sources[name], plan.curriculum.curriculum.evaluate.samples
+    if source.text is None:
+        samples = open_generator(source.evaluation_meaning()).samples(0, limit)
+        return EvaluationSet(source, samples, None)
+    folder = cache.entry(source.fingerprint) if data is None else data / name
+    samples = read_samples(folder / "validation", limit)
+    assert bytes_per_id is not None
+    num_bytes = int(np.array(bytes_per_id)[samples[:, source.loss_start :]].sum())
+    return EvaluationSet(source, samples, num_bytes)
 
 
 def evaluate(
