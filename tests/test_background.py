@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -213,10 +214,6 @@ def test_the_work_is_small_however_long_the_plan(plan_of: Planner) -> None:
     sizes = []
     for budget in ("100ktok", "100Mtok"):
         plan = plan_of(BODY, TRAINER.replace("10ktok", budget))
-        with compiling(plan) as compiler:
-            assert compiler.pending
-        from dataclasses import replace
-
         work = Work(replace(plan, stages=(), warnings=()), ("words",), frozenset())
         sizes.append(len(pickle.dumps(work)))
     assert abs(sizes[1] - sizes[0]) < 100
@@ -226,22 +223,46 @@ def test_a_stage_waits_aloud_for_its_text_and_gets_its_size(plan_of: Planner) ->
     from ncamix.training.stopping import StopSignal
     from ncamix.training.texts import Texts
 
-    body = BODY.replace("duration: 40%", "duration: 1ep").replace("duration: rest", "duration: 1ep")
-    for plan in (plan_of(BODY), plan_of(body)):
-        told: list[str] = []
-        known: list[Plan] = []
-        with compiling(plan) as compiler:
-            texts = Texts(plan, None, compiler, StopSignal(), known.append)
-            stage = plan.stages[0 if plan.estimated else 1]
-            exact, _ = texts.ready(plan, stage, lambda what, share: told.append(what))
-            again, seconds = texts.ready(exact, exact.stages[1], quiet)
-            assert again is exact and seconds == 0
-            assert [s.source.name for s in texts.sets(exact, exact.stages[1])] == [
-                "words",
-                "static",
-            ]
-        assert (told[0] == "waiting for text: compiling text") == (plan.estimated == ())
-        assert known == [exact] and not exact.estimated
-        info = cache.entry_info(plan.sources["words"].fingerprint)
-        assert info and exact.sources["words"].num_samples == info["num_samples"]
-        assert (exact.fingerprint == plan.fingerprint) == (not plan.estimated)
+    plan, told, known = plan_of(BODY), Told(), list[Plan]()
+    with compiling(plan) as compiler:
+        texts = Texts(plan, None, compiler, StopSignal(), known.append)
+        first, seconds = texts.ready(plan, plan.stages[0], told.say)
+        assert (first, seconds, told.words) == (plan, 0, [])
+        exact, _ = texts.ready(plan, plan.stages[1], told.say)
+        assert told.words[0] == "waiting for text: compiling text" and known == [exact]
+        assert texts.ready(exact, exact.stages[1], quiet) == (exact, 0)
+        sets = texts.sets(exact, exact.stages[1])
+    info = cache.entry_info(plan.sources["words"].fingerprint)
+    assert info and exact.sources["words"].num_samples == info["num_samples"]
+    assert exact.fingerprint == plan.fingerprint
+    assert [(s.source.name, s.num_bytes is None) for s in sets] == [
+        ("words", False),
+        ("static", True),
+    ]
+
+
+def test_lengths_in_epochs_are_known_before_anything_begins(plan_of: Planner) -> None:
+    from ncamix.training.stopping import StopSignal
+    from ncamix.training.texts import Texts
+
+    body = BODY.replace("duration: 40%", "duration: 1ep")
+    plan = plan_of(body, TRAINER.replace("10ktok", "40ktok"))
+    assert plan.estimated and set(plan.awaited(plan.stages[0])) == {"words@16", "words", "more"}
+    with compiling(plan, plan.awaited(plan.stages[0])) as compiler:
+        texts = Texts(plan, None, compiler, StopSignal(), lambda plan: None)
+        exact, _ = texts.ready(plan, plan.stages[0], quiet)
+        assert not compiler.pending
+    size = exact.sources["words@16"].num_samples
+    assert size and not exact.estimated and exact.stages[1].num_samples == size // 8 * 8
+    assert exact.awaited(exact.stages[0]) == ()
+
+
+class Told:
+    """Listens to what is said to be waited for."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def say(self, what: str, share: float) -> None:
+        assert 0 <= share <= 1
+        self.words.append(what)
