@@ -32,6 +32,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/bench_plan.py
 	$(BIN)/python tests/benchmarks/bench_throughput.py
 	$(BIN)/python tests/benchmarks/bench_order.py
+	$(BIN)/python tests/benchmarks/bench_background.py
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
