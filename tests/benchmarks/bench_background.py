@@ -20,6 +20,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,7 @@ def events(folder: Path) -> dict[str, Any]:
 def rates(folder: Path) -> dict[str, float]:
     """Batches a second while text is compiled, and while that is paused, in the first stage."""
     watched = Watched(folder)
+    child: int | None = None
     spent, trained = {True: 0.0, False: 0.0}, {True: 0, False: 0}
     try:
         while watched.batches() < 2:
@@ -139,6 +141,9 @@ def rates(folder: Path) -> dict[str, float]:
     finally:
         watched.process.kill()
         watched.process.wait()
+        if child is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGCONT)  # so that it sees that its run has ended
     assert all(trained.values()), "the first stage is too short"
     return {"beside": trained[True] / spent[True], "alone": trained[False] / spent[False]}
 
@@ -152,9 +157,8 @@ def main(megabytes: float, tokens: int) -> None:
         print(f"  {files:,} files, {size:.0f} MB")
         found = events(folder)
         for what, value in found.items():
-            print(
-                f"  {what.replace('_', ' '):32} {value if isinstance(value, str) else round(value, 1)}"
-            )
+            shown = value if isinstance(value, str) else f"{value:.1f}"
+            print(f"  {what.replace('_', ' '):32} {shown}")
         rate = rates(folder)
     ratio = rate["beside"] / rate["alone"]
     print(
