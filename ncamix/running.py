@@ -43,14 +43,12 @@ def run_plan(
     """
     refuse_untrained(plan)
     _check_device(plan)
-    if data is not None:
-        plan = check_data(plan, data)
     first = int(os.environ.get("RANK", "0")) == 0
     folder = RunFolder(path)
     if not first:
         if folder.file("summary.json").is_file() and not fresh:
             return {}
-        return _train(plan, folder, data, console, first)
+        return _train(_sized(plan, data), folder, data, console, first)
     with folder.hold():
         _take_over(plan, folder, fresh, console)
         finished = folder.file("summary.json")
@@ -60,11 +58,17 @@ def run_plan(
                 markup=False,
             )
             return dict(json.loads(finished.read_text()))
+        plan = _sized(plan, data)
         for name, document in (("curriculum", plan.curriculum), ("trainer", plan.trainer)):
             write_whole(folder.file(f"{name}.yaml"), document.document.text.encode())
         if not plan.estimated:  # else its fingerprint is not known yet
             write_plan(decide(plan, folder.decisions()), folder)
         return _train(plan, folder, data, console, first)
+
+
+def _sized(plan: Plan, data: Path | None) -> Plan:
+    """A plan whose texts lie in compiled datasets, if so, with their sizes."""
+    return plan if data is None else check_data(plan, data)
 
 
 def write_plan(plan: Plan, folder: RunFolder) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from ncamix.sources import open_generator
 from ncamix.sources.base import MASKED
 from ncamix.training.loss import ActiveIds
 from ncamix.training.model import CurriculumModel
+
+if TYPE_CHECKING:
+    from ncamix.text_compilation import TextFacts
 
 BATCH_TOKENS = 1 << 13  # tokens that a device evaluates at once
 
@@ -47,18 +50,18 @@ class EvaluationSet:
 
 
 def evaluation_set(
-    plan: Plan, name: str, bytes_per_id: list[int] | None, data: Path | None
+    plan: Plan, name: str, facts: TextFacts | None, data: Path | None
 ) -> EvaluationSet:
-    """The set of an evaluated source; text is compiled. bytes_per_id: of text. data: where compiled
-    datasets lie, if not in the cache."""
+    """The set of an evaluated source; text is compiled. facts: of text's tokenizer. data: where
+    compiled datasets lie, if not in the cache."""
     source, limit = plan.sources[name], plan.curriculum.curriculum.evaluate.samples
     if source.text is None:
         samples = open_generator(source.evaluation_meaning()).samples(0, limit)
         return EvaluationSet(source, samples, None)
     folder = cache.entry(source.fingerprint) if data is None else data / name
     samples = read_samples(folder / "validation", limit)
-    assert bytes_per_id is not None
-    num_bytes = int(np.array(bytes_per_id)[samples[:, source.loss_start :]].sum())
+    assert facts is not None
+    num_bytes = int(np.array(facts.bytes_per_id)[samples[:, source.loss_start :]].sum())
     return EvaluationSet(source, samples, num_bytes)
 
 

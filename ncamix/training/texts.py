@@ -110,8 +110,7 @@ class Texts:
         for name in plan.evaluated(stage):
             if name not in self._sets:
                 facts = self.facts(plan) if plan.sources[name].text is not None else None
-                known = facts.bytes_per_id if facts is not None else None
-                self._sets[name] = evaluation_set(plan, name, known, self.data)
+                self._sets[name] = evaluation_set(plan, name, facts, self.data)
         return [self._sets[name] for name in plan.evaluated(stage)]
 
     def facts(self, plan: Plan) -> TextFacts | None:
