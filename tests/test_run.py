@@ -415,21 +415,32 @@ def test_automata_train_while_text_is_compiled(
         assert difference == "" and inspect(plan, Request(token=128), run).as_trained
         write_report(run)
         process = runner.start()
-        assert process.stdout is not None
-        output = ""
-        while "waiting for text: " not in output:
-            output += process.stdout.readline()
-            assert process.poll() is None, output
+        assert "compiling text: words 0%" in output_to(process, "waiting for text: ")
+        assert runner.batches() == FIRST_STAGE
+        process.kill()  # at the boundary
+        process.communicate(timeout=60)
+        process = runner.start()
+        output = output_to(process, "waiting for text: ")
         assert runner.batches() == FIRST_STAGE
     output += process.communicate(timeout=240)[0]
     assert process.returncode == 0, output
-    assert "compiling text: words 0%" in output  # beside the first stage's losses
     same_run(runner, whole)
     plans = [json.loads((r.folder / "runs/tiny/plan.json").read_text()) for r in (runner, whole)]
     assert plans[0] == plans[1] and plans[0]["sources"]["words"] == {
         **known["sources"]["words"],
         **{k: words[k] for k in ("num_samples", *(k for k in words if "epoch" in k))},
     }
+
+
+def output_to(process: subprocess.Popen[str], words: str) -> str:
+    """What a run says up to the line with these words."""
+    output = ""
+    assert process.stdout is not None
+    while words not in output:
+        line = process.stdout.readline()
+        assert line, output
+        output += line
+    return output
 
 
 def compilers(folder: Path) -> list[str]:
