@@ -33,6 +33,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/bench_throughput.py
 	$(BIN)/python tests/benchmarks/bench_order.py
 	$(BIN)/python tests/benchmarks/bench_background.py
+	$(BIN)/python tests/benchmarks/bench_curation.py
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

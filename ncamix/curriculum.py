@@ -31,6 +31,7 @@ from ncamix.schedule import is_name
 from ncamix.sources import KINDS, BlendSource, SourceSpec, Spec
 from ncamix.sources.base import plain
 from ncamix.sources.blend import Cycle, MixtureSchedule
+from ncamix.sources.corpus import Files
 from ncamix.trainer import Optimizer, Precision, SequenceLength
 
 
@@ -235,6 +236,14 @@ class Evaluate(Spec):
         Positive,
         Field(description="Held-out samples of each source, at most: text has what it holds out."),
     ] = 64
+
+    benchmarks: Annotated[
+        Files,
+        Field(
+            description="Files of evaluation sets beside the sources, text or JSON lines, that "
+            "texts are compared with."
+        ),
+    ] = None
 
     @field_validator("sources", mode="before")
     @classmethod

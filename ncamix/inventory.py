@@ -14,10 +14,12 @@ from typing import Any
 from ncamix import cache, tokenization
 from ncamix.automata import Spread
 from ncamix.bands import spread_of
+from ncamix.corpora import earlier_texts, find_benchmarks
 from ncamix.errors import Problem, UserError, fail
 from ncamix.keys import fingerprint
 from ncamix.loading import LoadedCurriculum
 from ncamix.plan import (
+    Benchmark,
     PlannedSource,
     PlannedStage,
     TextPlan,
@@ -25,7 +27,8 @@ from ncamix.plan import (
     dataset_name,
     too_small,
 )
-from ncamix.sources import LeafSource, MdsSource, NcaSource, TextSource
+from ncamix.sizes import corpus_size
+from ncamix.sources import LeafSource, MdsSource, NcaSource
 from ncamix.sources.corpus import (
     CorpusFile,
     CorpusSource,
@@ -64,6 +67,8 @@ class Inventory:
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
         self._documents: dict[str, Documents | None] = {}
+        self._bytes: dict[str, tuple[int, int | None]] = {}  # of text in files: about, at most
+        self.benchmarks: tuple[Benchmark, ...] = ()
 
     def prepare(self, used: set[str]) -> None:
         """Find the texts of the used sources, and lay out tokenizer and vocabulary."""
@@ -72,6 +77,8 @@ class Inventory:
         for name in sorted(used):
             if isinstance(self.c.sources[name], CorpusSource):
                 self.documents(name)
+        self.benchmarks, problems = find_benchmarks(self.loaded)
+        self.problems += problems
 
     def bad(self, path: tuple[str | int, ...], what: str, remedy: str = "") -> None:
         self.problems.append(self.loaded.document.problem(path, what, remedy))
@@ -150,11 +157,22 @@ class Inventory:
         }
 
     def documents(self, name: str) -> Documents | None:
-        """A corpus's files, and what determines its documents; None where there is a problem."""
+        """A corpus's files, and what determines its documents; None where there is a problem.
+
+        The copies that a text drops depend on the texts before it, too.
+        """
+        found = self._read(name)
+        if found is None:
+            return None
+        before = [meaning for _, meaning in earlier_texts(name, self.c.sources, self._read)]
+        return (found[0], {**found[1], "before": before} if before else found[1])
+
+    def _read(self, name: str) -> Documents | None:
+        """As `documents`, of the corpus alone."""
         spec = self.c.sources[name]
         assert isinstance(spec, CorpusSource)
         if name not in self._documents:
-            own = spec.document_meaning() if isinstance(spec, TextSource) else {}
+            own = spec.document_meaning()
             if spec.hub is not None:
                 self._documents[name] = (None, {**own, "documents": spec.data_set()})
             else:
@@ -162,9 +180,14 @@ class Inventory:
                 try:
                     folder = self.loaded.document.folder_of(("sources", name, "files"))
                     files = corpus_files(spec.files, folder)
-                    if not any(file.path.stat().st_size for file in files):
+                    for path, what, remedy in spec.misfits(files):
+                        self.bad(("sources", name, *path), what, remedy)
+                    self._bytes[name] = corpus_size(files, spec.columns())
+                    if not self._bytes[name][0]:
                         raise fail(f"the text is empty ({len(files)} files)", "name other files")
-                    documents = {**own, "documents": corpus_hash(files)}
+                    documents = {**own, "documents": corpus_hash(files, self.say)}
+                    if spec.by_repository:
+                        documents["repositories"] = [file.repository for file in files]
                     self._documents[name] = (tuple(files), documents)
                 except UserError as error:
                     problem = error.problems[0]
@@ -243,13 +266,13 @@ class Inventory:
         files, documents = found
         shown = {k: v for k, v in tokenizer.items() if k != "file"}
         meaning = {**documents, "tokenizer": fingerprint(shown)}
-        num_bytes, hub = None, None
+        num_bytes, most_bytes, hub = None, None, None
         if files is None:  # of a data set on the hub, only what is needed is read
             per = draft.samples_per_shard
             meaning["limit"] = max(1, -(-draft.samples_needed // per)) * per
             hub = spec.data_set()
         else:
-            num_bytes = sum(file.path.stat().st_size for file in files)
+            num_bytes, most_bytes = self._bytes[draft.name]
             share = spec.holdout.share if spec.holdout else 0
             kept = num_bytes * float(1 - share) / BYTES_PER_TOKEN[str(tokenizer["kind"])]
             estimate = max(1, int(kept / draft.sequence_length))
@@ -257,7 +280,10 @@ class Inventory:
         filed = _filed(draft, meaning)
         info = cache.entry_info(filed.fingerprint)
         size = self.sizes.get(draft.dataset) or (info["num_samples"] if info else None)
-        return replace(filed, text=TextPlan(files, hub, num_bytes, tokenizer), num_samples=size)
+        before = earlier_texts(draft.name, self.c.sources, self._read)
+        earlier = tuple(text for text, _ in before)
+        text = TextPlan(files, hub, num_bytes, tokenizer, documents, earlier, most_bytes)
+        return replace(filed, text=text, num_samples=size)
 
     def _stored(self, draft: PlannedSource, spec: MdsSource) -> PlannedSource | None:
         """A source that exists as an MDS data set."""
@@ -319,9 +345,9 @@ class Inventory:
         if allowed is None or not source.samples_needed:
             return
         at_most, text = source.num_samples, source.text
-        if at_most is None and text and text.num_bytes is not None and source.kind == "text":
+        if at_most is None and text and text.most_bytes is not None and source.kind == "text":
             # a token is a byte at least; a byte that is no UTF-8 becomes three, a file ends in one
-            ids = 3 * text.num_bytes + len(text.files or ())
+            ids = 3 * text.most_bytes + len(text.files or ())
             at_most = max(1, ids // source.sequence_length)
         exact = source.num_samples is not None
         problem = too_small(self.loaded, source, at_most, bound=not exact) if at_most else None

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from ncamix.entry import Enter
 from ncamix.errors import Problem, UserError
 from ncamix.plan import Plan
-from ncamix.sources import CorpusSource, LeafSource, TextSource
+from ncamix.sources import LeafSource, TextSource
 from ncamix.validation import in_order
 
 UNTRAINED_KINDS = ("pairs", "mds")
@@ -57,10 +57,6 @@ def _of_source(spec: LeafSource) -> Iterator[tuple[Path, str, str]]:
         yield ("loss_weight",), "a loss weight other than 1", "remove it"
     if isinstance(spec, TextSource) and spec.attention == "document":
         yield ("attention",), "attention within documents", "write attention: whole"
-    if isinstance(spec, TextSource) and spec.duplicates == "near":
-        yield ("duplicates",), "dropping near duplicates", "write duplicates: drop"
-    if isinstance(spec, CorpusSource) and spec.holdout and spec.holdout.by == "repository":
-        yield ("holdout", "by"), "a holdout by repository", "write by: package, or by: document"
 
 
 def _on_entering(enter: Enter) -> Iterator[tuple[Path, str, str]]:

@@ -25,7 +25,7 @@ from ncamix.keys import derive_key, fingerprint
 from ncamix.loading import LoadedCurriculum
 from ncamix.mixture import Mixture
 from ncamix.rates import RateCurve
-from ncamix.sources import LeafSource, NcaSource
+from ncamix.sources import LeafSource, NcaSource, TextSource
 from ncamix.sources.base import plain
 from ncamix.sources.corpus import CorpusFile, FiniteSource
 from ncamix.trainer import LoadedTrainer, Optimizer
@@ -49,13 +49,40 @@ class VocabularyPlan:
 
 
 @dataclass(frozen=True)
+class EarlierText:
+    """A text source made of files and declared before another, which drops copies of it."""
+
+    name: str
+    spec: TextSource
+    files: tuple[CorpusFile, ...]
+
+
+@dataclass(frozen=True)
 class TextPlan:
-    """What compiling a text source needs. `files` or `hub` says where the documents are."""
+    """What compiling a text source needs. `files` or `hub` says where the documents are.
+
+    num_bytes: of text in the files, about. tokenizer: its meaning, which names its fingerprint.
+    documents: what determines the documents and their splits. before: the sources whose documents
+    this one drops copies of. most_bytes: what the files' text cannot exceed, None where compression
+    leaves that open.
+    """
 
     files: tuple[CorpusFile, ...] | None
     hub: dict[str, str | None] | None
     num_bytes: int | None
-    tokenizer: dict[str, Any]  # its meaning, which names its fingerprint
+    tokenizer: dict[str, Any]
+    documents: dict[str, Any]
+    before: tuple[EarlierText, ...] = ()
+    most_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """An evaluation set beside the sources: files named in `evaluate: benchmarks`, as written."""
+
+    name: str
+    files: tuple[CorpusFile, ...]
+    digest: str  # of the files' names and contents
 
 
 @dataclass(frozen=True)
@@ -170,7 +197,8 @@ class Plan:
 
     sources: by dataset. ended: stages that evidence ended, and their batches; `undecided` is then
     the fingerprint of the plan as it was before any of that, which names the run. estimated:
-    stages whose length waits for the size of a text.
+    stages whose length waits for the size of a text. benchmarks: what texts are compared with
+    beside their own held-out documents.
     """
 
     curriculum: LoadedCurriculum
@@ -183,6 +211,7 @@ class Plan:
     estimated: tuple[str, ...] = ()
     ended: dict[str, int] = field(default_factory=dict)
     undecided: str | None = None
+    benchmarks: tuple[Benchmark, ...] = ()
 
     @property
     def name(self) -> str:
@@ -198,6 +227,7 @@ class Plan:
         if self.undecided is not None:
             return self.undecided
         trainer = self.trainer.trainer
+        evaluate = plain(self.curriculum.curriculum.evaluate)
         return fingerprint(
             {
                 "model": plain(trainer.model),
@@ -206,7 +236,7 @@ class Plan:
                 "ranges": self.vocabulary.ranges,
                 "softmax": self.vocabulary.softmax,
                 "seeds": repr(self.seeds),
-                "evaluate": plain(self.curriculum.curriculum.evaluate),
+                "evaluate": {k: v for k, v in evaluate.items() if k != "benchmarks"},
                 "sources": {name: s.fingerprint for name, s in self.sources.items()},
                 "stages": [_stage_meaning(self, stage) for stage in self.stages],
             }

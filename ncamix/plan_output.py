@@ -63,6 +63,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             "every": str(evaluate.every),
             "sources": list(evaluate.sources),
             "samples": evaluate.samples,
+            "benchmarks": {benchmark.name: len(benchmark.files) for benchmark in plan.benchmarks},
         },
         "num_tokens": plan.num_tokens,
         "disk": _disk(plan),

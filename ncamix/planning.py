@@ -117,6 +117,7 @@ class _Planner:
             tuple(stages),
             (),
             estimated,
+            benchmarks=self.inventory.benchmarks,
         )
         return replace(plan, warnings=tuple(dict.fromkeys([*self.warnings, *remarks(plan)])))
 

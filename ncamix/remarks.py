@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 
+from ncamix.documents import package_of
 from ncamix.entry import Enter
 from ncamix.forecast import even_batches
 from ncamix.groups import parts
 from ncamix.limits import untrained
 from ncamix.optimizer import peaks
 from ncamix.plan import Plan
-from ncamix.sources import NcaSource
+from ncamix.sources import NcaSource, TextSource
+from ncamix.splits import HELD_OUT, split_of_group
 
 LOW_RATE = 0.1  # of the stage's peak: what is learned below it leaves little trace
 RATE_POINTS = 500  # of a stage at which rate and mixture are compared
@@ -37,6 +39,7 @@ def remarks(plan: Plan) -> list[str]:
         *other_embedding_scales(plan),
         *unseen_evidence(plan),
         *unseen_cycles(plan),
+        *empty_holdouts(plan),
         *(f"{problem.path}: {problem.what}" for problem in untrained(plan)),
     ]
 
@@ -175,6 +178,25 @@ def unseen_evidence(plan: Plan) -> Iterator[str]:
             yield (
                 f"stage '{stage.name}' says `until`, but no evaluation falls inside it, so it "
                 "never ends early; evaluate more often (evaluate.every)"
+            )
+
+
+def empty_holdouts(plan: Plan) -> Iterator[str]:
+    """Texts that hold out whole packages, none of which comes into a held-out split."""
+    for source in {source.name: source for source in plan.sources.values()}.values():
+        spec, text = source.spec, source.text
+        if not isinstance(spec, TextSource) or text is None or text.files is None:
+            continue
+        if spec.holdout is None or spec.holdout.by != "package":
+            continue
+        packages = {package_of(file.name) for file in text.files}
+        splits = {split_of_group(package, spec.holdout.share) for package in packages}
+        empty = [split for split in HELD_OUT if split not in splits]
+        if empty:
+            yield (
+                f"the source '{source.name}' holds out by package, and none of its "
+                f"{len(packages):,} packages comes into the {_listed(empty)} split; hold out by "
+                "document, or raise the share"
             )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from fractions import Fraction
 
-from ncamix.documents import Document
+from ncamix.documents import Document, Pair
 
 HELD_OUT = ("validation", "test")
 SPLITS = ("train", *HELD_OUT)
@@ -18,11 +18,21 @@ SPLITS = ("train", *HELD_OUT)
 
 def split_of(document: Document, holdout: tuple[Fraction, str] | None) -> str:
     """'train', 'validation' or 'test': a document's split depends on its content, package or
-    repository alone. holdout: the share that is held out (0 to 1), and by what."""
+    repository alone; a pair's on its prompt, so that none is both trained and evaluated on.
+
+    holdout: the share that is held out (0 to 1), and by what.
+    """
     if holdout is None:
         return "train"
     share, by = holdout
-    group = document.package if by == "package" else document.text
+    own = document.prompt if isinstance(document, Pair) else document.text
+    group = {"package": document.package, "repository": document.repository}.get(by, own)
+    assert group is not None, "documents without a repository are refused where they are read"
+    return split_of_group(group, share)
+
+
+def split_of_group(group: str, share: Fraction) -> str:
+    """The split of all documents of a group, by its name, or by its text if it is a document."""
     digest = hashlib.blake2b(group.encode(), digest_size=8, person=b"ncamix-holdout").digest()
     number = int.from_bytes(digest, "big")
     if number >= share * (1 << 64):

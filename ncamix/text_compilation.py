@@ -11,14 +11,12 @@ their fingerprint and appear whole or not at all; a second process waits for the
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,16 +24,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncamix import cache, tokenization
-from ncamix.documents import Document, read_documents
+from ncamix.curation import split_documents
+from ncamix.documents import Document
 from ncamix.errors import UserError, fail
 from ncamix.files import write_whole
 from ncamix.keys import derive_key, fingerprint
+from ncamix.overlap import (
+    Evaluation,
+    OverlapCounter,
+    check_overlap,
+    overlap_counter,
+    overlap_remarks,
+)
 from ncamix.plan import Plan, PlannedSource, too_small
 from ncamix.planning import make_plan
 from ncamix.shards import ShardFormat, count_samples, width_of, write_dataset
 from ncamix.sources.base import shuffle
-from ncamix.sources.text import TextSource
-from ncamix.splits import HELD_OUT, split_of
+from ncamix.splits import HELD_OUT
 from ncamix.waiting import Say, quiet
 
 if TYPE_CHECKING:
@@ -46,19 +51,24 @@ _CHUNK_CHARACTERS = 1 << 22  # documents are encoded in chunks of about so many 
 
 
 def prepare_text(plan: Plan, say: Say = quiet, names: Collection[str] | None = None) -> Plan:
-    """Compile every text source of a plan that the cache lacks; the plan with exact sizes.
+    """Compile every text source of a plan that the cache lacks; the plan with exact sizes, and with
+    remarks on what texts share with evaluation sets.
 
     names: of the sources that matter; None is all.
 
     Raises:
         UserError: a corpus is empty, cannot be read, or is too small for its share.
     """
-    sizes = {
-        name: int(compile_text(plan, source, say)["num_samples"])
+    evaluation = Evaluation(plan, say)
+    infos = {
+        name: compile_text(plan, source, say, evaluation)
         for name, source in plan.sources.items()
         if source.text is not None and (names is None or source.name in names)
     }
-    return with_sizes(plan, sizes)
+    plan = with_sizes(plan, {name: int(info["num_samples"]) for name, info in infos.items()})
+    found = {plan.sources[name].name: info["report"]["overlap"] for name, info in infos.items()}
+    remarks = [text for name in found for text in overlap_remarks(name, found[name])]
+    return replace(plan, warnings=tuple(dict.fromkeys([*plan.warnings, *remarks])))
 
 
 def with_sizes(plan: Plan, sizes: Mapping[str, int]) -> Plan:
@@ -135,37 +145,41 @@ def _empty(plan: Plan, source: PlannedSource) -> UserError:
     )
 
 
-def split_documents(source: PlannedSource) -> Iterator[tuple[Document, str]]:
-    """A text source's documents in order, each with its split."""
-    spec, text = source.spec, source.text
-    assert isinstance(spec, TextSource) and text is not None
-    holdout: tuple[Fraction, str] | None = None
-    if spec.holdout is not None:
-        holdout = (spec.holdout.share, spec.holdout.by)
-    seen: set[bytes] = set()
-    for document in read_documents(list(text.files) if text.files is not None else None, text.hub):
-        if spec.duplicates == "drop":
-            digest = hashlib.blake2b(document.text.encode(), digest_size=12).digest()
-            if digest in seen:
-                continue
-            seen.add(digest)
-        yield document, split_of(document, holdout)
+def compile_text(
+    plan: Plan, source: PlannedSource, say: Say = quiet, evaluation: Evaluation | None = None
+) -> dict[str, Any]:
+    """Tokenize a text source into the cache, unless it is there; what its entry says, and under
+    `report` what was left out of it and what it shares with evaluation sets.
 
-
-def compile_text(plan: Plan, source: PlannedSource, say: Say = quiet) -> dict[str, Any]:
-    """Tokenize a text source into the cache, unless it is there; what its entry says."""
+    Raises:
+        UserError: it cannot be had, or shares what it must not.
+    """
+    evaluation = evaluation or Evaluation(plan, say)
     with _building(source.fingerprint) as folder:
         if folder is not None:
+            if source.text and source.text.files and source.spec.overlap == "refuse":  # type: ignore[attr-defined]
+                check_overlap(plan, source, evaluation, None, say)  # hours before it is tokenized
             file = tokenizer_file(plan, say)
             assert file is not None
-            info = _pack(plan, source, folder, file, say)
+            counter = overlap_counter(source, evaluation)
+            info = _pack(plan, source, folder, file, say, counter)
+            if counter is not None:
+                counter.keep(folder, info["num_documents"])
             _finish(folder, source.fingerprint, info)
     info = cache.entry_info(source.fingerprint) or {}
     assert info, "the entry was just finished"
-    return info
+    overlap = check_overlap(plan, source, evaluation, info["num_documents"], say)
+    return {**info, "report": {**info["report"], "overlap": overlap}}
 
 
-def _pack(plan: Plan, source: PlannedSource, folder: Path, file: Path, say: Say) -> dict[str, Any]:
+def _pack(
+    plan: Plan,
+    source: PlannedSource,
+    folder: Path,
+    file: Path,
+    say: Say,
+    counter: OverlapCounter | None,
+) -> dict[str, Any]:
     """Tokenize, pack and write all splits of a source into `folder`."""
     from tokenizers import Tokenizer
 
@@ -181,15 +195,18 @@ def _pack(plan: Plan, source: PlannedSource, folder: Path, file: Path, say: Say)
     packers["train"] = train
     total = source.text.num_bytes if source.text and source.text.num_bytes else 0
     num_documents = read = 0
+    report: dict[str, Any] = {}
 
     def shards() -> Iterator[NDArray[np.uint32]]:
         nonlocal num_documents, read
-        for chunk in _chunks(split_documents(source)):
+        for chunk in _chunks(split_documents(source, report)):
             encodings = tokenizer.encode_batch_fast(
                 [document.text for document, _ in chunk], add_special_tokens=False
             )
             for (document, split), encoding in zip(chunk, encodings, strict=True):
                 packers[split].add(encoding.ids, end)
+                if counter is not None and split == "train":
+                    counter.add(document.name, document.text)
                 num_documents += 1
                 read += len(document.text)
             done = read / total if total else train.share_done()
@@ -226,6 +243,7 @@ def _pack(plan: Plan, source: PlannedSource, folder: Path, file: Path, say: Say)
         "num_tokens": train.num_ids,
         "sequence_length": length,
         "meaning": source.meaning,
+        "report": report,
     }
 
 

@@ -19,7 +19,9 @@ PACKAGE = Path(ncamix.__file__).parent
 RANKS = """
 ncamix
 errors keys random rerouting
-files library threads tree waiting
+files formats globs library threads tree waiting
+words
+duplicates gram_index
 shards
 quantities reading
 rendering
@@ -28,8 +30,12 @@ schedule
 forms groups
 automata
 cache tokenization
+hashing
 bands
 sources
+omissions
+containers
+rows sizes
 documents
 splits
 validation
@@ -42,7 +48,7 @@ variants
 counting mixture
 apportionment rates durations entering
 plan
-forecast limits remarks parting
+forecast limits remarks parting corpora
 inventory
 planning
 plans
@@ -53,6 +59,8 @@ owners
 order
 remote
 dataset
+curation
+overlap
 text_compilation
 background
 compilation
@@ -137,7 +145,7 @@ def test_grammar_and_plan_import_no_heavy_library() -> None:
     code = (
         "import sys, ncamix.planning, ncamix.plan_output, ncamix.library\n"
         "heavy = {'torch', 'numba', 'streaming', 'composer', 'transformers', 'datasets',"
-        " 'tokenizers', 'matplotlib', 'scipy', 'pandas'}\n"
+        " 'tokenizers', 'matplotlib', 'scipy', 'pandas', 'pyarrow'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -23,8 +23,6 @@ def text_plan(folder: Path, more: str) -> Plan:
     ("more", "path", "value"),
     [
         (", attention: document", "attention", "document"),
-        (", duplicates: near", "duplicates", "near"),
-        (", holdout: {share: 0.1, by: repository}", "holdout.by", "repository"),
         (", loss_weight: 2", "loss_weight", "2"),
         (", loss_weight: 0", "loss_weight", "0"),
     ],

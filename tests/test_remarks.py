@@ -174,3 +174,32 @@ def test_cycles_too_short_to_be_seen(tmp_path: Path, cycle: str, remarked: bool)
     mixture = "{0%: {hiss: 1}, 50%: {rich: 1}, 100%: {hiss: 1}}"
     text = curriculum(stage(mixture, more=f", cycle: {cycle}"))
     assert any("shorter than two" in w for w in plan_of(tmp_path, text).warnings) == remarked
+
+
+@pytest.mark.parametrize(
+    ("packages", "by", "empty"),
+    [
+        ("g0 g1 g7", "package", None),
+        ("g1 g2 g3", "package", "validation and test"),
+        ("g0 g1", "package", "test"),
+        ("g7 g1", "package", "validation"),
+        ("g1 g2 g3", "document", None),
+    ],
+)
+def test_held_out_splits_that_no_package_comes_into(
+    tmp_path: Path, packages: str, by: str, empty: str | None
+) -> None:
+    for package in packages.split():
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "a.txt").write_text(f"{package} words " * 9000)
+    holdout = f"holdout: {{share: 0.5, by: {by}}}"
+    sources = SOURCES + f"  code: {{kind: text, files: ['*/a.txt'], {holdout}}}\n"
+    body = curriculum(stage("{code: 1}"), sources, "tokenizer: bytes\n")
+    found = list(remarks.empty_holdouts(plan_of(tmp_path, body)))
+    if empty is None:
+        assert not found
+    else:
+        (remark,) = found
+        assert (
+            f"none of its {len(packages.split())} packages comes into the {empty} split" in remark
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,26 +12,23 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models
 
 from ncamix import cache, inventory, tokenization
-from ncamix import documents as text_source
-from ncamix.documents import Document, read_documents
+from ncamix.curation import split_documents
+from ncamix.documents import Document
 from ncamix.errors import UserError
 from ncamix.plan import Plan
 from ncamix.shards import read_samples
 from ncamix.sources.base import shuffle
-from ncamix.sources.corpus import CorpusFile, corpus_files, corpus_hash
 from ncamix.splits import HELD_OUT, SPLITS, split_of
 from ncamix.text_compilation import (
     _Packer,
     prepare_text,
     shuffle_key,
-    split_documents,
     text_facts,
     tokenizer_file,
 )
@@ -72,88 +70,6 @@ def entries() -> dict[str, dict[str, bytes]]:
 # Documents
 
 
-def test_the_standard_library_is_found_sorted_and_without_its_tests() -> None:
-    files = corpus_files(("python-stdlib",), Path("/nowhere"))
-    names = [f.name for f in files]
-    assert len(names) > 400 and {"json/decoder.py", "ast.py"} <= set(names)
-    assert names == sorted(names) and len(set(names)) == len(names)
-    folders = {part for name in names for part in name.split("/")[:-1]}
-    assert not folders & {"test", "tests", "idle_test", "site-packages", "__pycache__"}
-    assert all(f.path.is_file() and f.path.suffix == ".py" for f in files)
-
-
-def test_files_are_named_below_the_first_wildcard_and_come_once(corpus: Path) -> None:
-    folder = corpus.parent
-    files = corpus_files(("corpus/**/*.txt", "corpus/p0/*.txt", "corpus/p0/00.txt"), folder)
-    assert len(files) == 40
-    assert files[0] == CorpusFile(corpus / "p0/00.txt", "p0/00.txt")
-    assert corpus_files((str(corpus / "p0/00.txt"),), Path("/"))[0].name == "00.txt"
-    with pytest.raises(UserError, match="no file matches 'none/"):
-        corpus_files(("none/*.txt",), folder)
-    with pytest.raises(UserError, match="is a folder"):
-        corpus_files(("corpus",), folder)
-
-
-def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
-    odd = tmp_path / "a [b] * 'c' ü"
-    odd.mkdir()
-    (odd / "x.txt").write_text("x")
-    assert [f.name for f in corpus_files(("*.txt",), odd)] == ["x.txt"]
-
-
-def test_the_corpus_hash_knows_names_and_contents(corpus: Path) -> None:
-    def now() -> str:
-        return corpus_hash(corpus_files(("**/*.txt",), corpus))
-
-    first = now()
-    (corpus / "p0/00.txt").rename(corpus / "p0/000.txt")
-    renamed = now()
-    (corpus / "p0/000.txt").write_text("other")
-    assert len({first, renamed, now()}) == 3
-
-
-def test_bytes_that_are_not_utf8_and_empty_files(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(b"caf\xe9 \xff\r\n")
-    (tmp_path / "b.txt").write_bytes(b" \n\t")
-    files = corpus_files(("*.txt",), tmp_path)
-    assert list(read_documents(files, None)) == [Document("a.txt", "a.txt", "caf� �\r\n")]
-    (tmp_path / "a.txt").unlink()
-    with pytest.raises(UserError, match=r"cannot read .*a\.txt: No such file"):
-        list(read_documents(files, None))
-
-
-def test_duplicates_are_dropped_unless_kept(corpus: Path, plan_of: Callable[..., Plan]) -> None:
-    text = (corpus / "p1/01.txt").read_text()
-    for name in ("a/copy.txt", "z/copy.txt"):
-        (corpus / name).parent.mkdir()
-        (corpus / name).write_text(text)
-    dropped = list(split_documents(plan_of(CURRICULUM).sources["words"]))
-    assert len(dropped) == 40
-    assert [d.name for d, _ in dropped if d.text == text] == ["a/copy.txt"]
-    body = CURRICULUM.replace("repeat", "duplicates: keep, repeat")
-    kept = list(split_documents(plan_of(body).sources["words"]))
-    assert len(kept) == 42
-    assert len({split for d, split in kept if d.text == text}) == 1  # never on both sides
-
-
-@pytest.mark.parametrize("by", ["document", "package"])
-def test_the_split_depends_on_the_document_or_its_package_alone(by: str) -> None:
-    documents = [Document(f"d{i}", f"p{i % 50}", f"text {i}") for i in range(2000)]
-    holdout = (Fraction(1, 5), by)
-    splits = {d: split_of(d, holdout) for d in documents}
-    share = sum(s != "train" for s in splits.values()) / 2000
-    assert 0.15 < share < 0.25 if by == "document" else 0.05 < share < 0.4
-    for d, split in splits.items():
-        other = Document("elsewhere", d.package if by == "package" else "q", d.text)
-        assert split_of(other, holdout) == split
-        if by == "package":
-            assert split_of(Document("x", d.package, "y"), holdout) == split
-        if split != "train":  # a larger share takes what a smaller one took
-            assert split_of(d, (Fraction(1, 2), by)) == split
-    assert split_of(documents[0], None) == "train"
-    assert splits[documents[7]] == split_of(Document("d7", "p7", "text 7"), holdout)
-
-
 # Tokenizers
 
 
@@ -165,7 +81,7 @@ def test_training_is_the_same_for_any_number_of_threads(tmp_path: Path) -> None:
         from ncamix.tokenization import train_bpe
         from pathlib import Path
         files = corpus_files(("python-stdlib",), Path("."))[:150]
-        texts = [d.text for d in read_documents(files, None)]
+        texts = [d.text for d in read_documents(files)]
         made = [train_bpe(iter(texts), 600) for _ in range(2)]
         a, b = (m.to_str() for m in made)
         ids = [e.ids for e in made[0].encode_batch_fast(texts, add_special_tokens=False)]
@@ -362,11 +278,11 @@ def test_without_a_network_the_hub_is_refused_at_once_in_one_line() -> None:
     code = """
         from ncamix.errors import UserError
         from ncamix.documents import read_documents
+        from ncamix.sources import TextSource
         from ncamix.tokenization import pretrained_file
         from pathlib import Path
-        hub = {"hub": "a/b", "config": None, "split": "train", "column": "text", "revision": None}
         for ask in (
-            lambda: list(read_documents(None, hub)),
+            lambda: list(read_documents(None, TextSource(kind="text", hub="a/b"))),
             lambda: pretrained_file("a/b", Path(".")),
         ):
             try:
@@ -390,49 +306,43 @@ def test_without_a_network_the_hub_is_refused_at_once_in_one_line() -> None:
 HUB = """\
 tokenizer: {bpe: 300, train_on: [words]}
 sources:
-  words: {kind: text, hub: a/b, column: content, holdout: {share: 0.2}, repeat: free}
+  words: {kind: text, hub: "HUB", column: content, holdout: {share: 0.2}, repeat: free}
 stages:
   - {name: first, duration: 100%, mixture: {words: 1}}
 """
 
 
 def test_of_a_hub_data_set_only_what_is_needed_is_packed(
-    plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inventory, "SHARD_TOKENS", 16 * 33)
     monkeypatch.setattr("ncamix.text_compilation._CHUNK_CHARACTERS", 1000)
-    read: list[int] = []
-
-    def rows(hub: dict[str, Any]) -> Any:
-        assert hub["hub"] == "a/b"
-        for i in range(3000):
-            read.append(i)
-            yield {"content": f"row {i} holds {i * i} and {i % 7} words. " * 8, "id": i}
-
-    monkeypatch.setattr(text_source, "_hub_rows", rows)
     monkeypatch.setattr(tokenization, "TRAIN_CHARACTERS", 20_000)
-    plan = plan_of(HUB)
+    rows = [
+        {"content": f"row {i} holds {i * i} and {i % 7} words. " * 8, "id": i} for i in range(1500)
+    ]
+    (tmp_path / "rows").mkdir()  # a folder is a data set, too
+    (tmp_path / "rows/a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "rows/b.jsonl").write_text("{broken")
+    body = HUB.replace("HUB", str(tmp_path / "rows"))
+    plan = plan_of(body)
     need = plan.sources["words"].samples_needed
-    plan = prepare_text(plan)
+    plan = prepare_text(plan)  # and never comes to the end
     source = plan.sources["words"]
     assert source.num_samples == -(-need // 16) * 16 == source.meaning["limit"]
     samples = read_samples(cache.entry(source.fingerprint))
     assert len(samples) == source.num_samples
-    assert len(read) < 1500
-    with pytest.raises(UserError, match="has no text column 'text'\n.*content, id"):
-        prepare_text(plan_of(HUB.replace("column: content, ", "")))
+    with pytest.raises(UserError, match="row 0 of .* has no column 'text'\n.*content, id"):
+        prepare_text(plan_of(body.replace("column: content, ", "")))
 
 
-def test_a_hub_that_breaks_off_is_told(
-    plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+def test_a_hub_data_set_that_is_broken_is_told(
+    tmp_path: Path, plan_of: Callable[..., Plan]
 ) -> None:
-    def rows(hub: dict[str, Any]) -> Any:
-        yield {"content": "first"}
-        raise KeyError("broken")
-
-    monkeypatch.setattr(text_source, "_hub_rows", rows)
-    with pytest.raises(UserError, match=r"a/b cannot be had .*'broken'"):
-        prepare_text(plan_of(HUB))
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows/a.jsonl").write_text('{"content": "first"}\n{broken')
+    with pytest.raises(UserError, match=r"rows cannot be had .*"):
+        prepare_text(plan_of(HUB.replace("HUB", str(tmp_path / "rows"))))
     assert entries() == {}
 
 

@@ -3,26 +3,33 @@
     globs -> files, sorted by name -> hash of their names and contents
     rows of the Hugging Face hub, by data set, configuration, split and revision
 
+A file's name is its path below the corpus root, the folder above its glob's first wildcard.
+
 A finite source is shuffled anew every epoch; how many epochs it may be seen is its `repeat`.
 """
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import sysconfig
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 
-from ncamix.errors import fail
+from ncamix.errors import UserError, fail
+from ncamix.formats import format_of, legible
+from ncamix.globs import fixed_part, matching
+from ncamix.hashing import file_digests
 from ncamix.quantities import Exact, Within, refuse, refuse_all
-from ncamix.sources.base import LeafSource, Spec
+from ncamix.sources.base import LeafSource, Meaning, Spec
+from ncamix.waiting import Say, quiet
 
+REPOSITORIES = ("repo_name", "repository", "repo", "repository_name")  # columns, the first counts
 STDLIB = "python-stdlib"  # the interpreter's own standard library, without its tests
 _STDLIB_SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
@@ -36,6 +43,15 @@ class Holdout(Spec):
     by: Literal["document", "package", "repository"] = Field(
         "document", description="What is held out or trained on as a whole."
     )
+    column: str | None = Field(
+        None, description="The column of rows that names their repository, with by: repository."
+    )
+
+    @model_validator(mode="after")
+    def _check_column(self) -> Self:
+        if self.column is not None and self.by != "repository":
+            raise refuse("'column' names repositories", "write by: repository", ("column",))
+        return self
 
 
 def _repeat(written: Any) -> int | None:
@@ -77,6 +93,9 @@ Files = Annotated[
 ]
 
 
+Misfit = tuple[tuple[str, ...], str, str]  # path below the source, what, remedy
+
+
 class FiniteSource(LeafSource):
     """The YAML keys of every source that comes to an end; its ids are text."""
 
@@ -101,6 +120,11 @@ class CorpusSource(FiniteSource):
     split: str = Field("train", description="The split of the hub's data set.")
     revision: str | None = Field(None, description="The hub's commit, branch or tag.")
     holdout: Holdout | None = Field(None, description="What is kept for evaluation.")
+    not_utf8: Literal["skip", "replace", "refuse"] = Field(
+        "skip",
+        description="Text that is not UTF-8: skip: left out and counted; replace: what cannot be "
+        "read becomes U+FFFD; refuse: an error.",
+    )
 
     @model_validator(mode="after")
     def _check_place(self) -> Self:
@@ -115,9 +139,45 @@ class CorpusSource(FiniteSource):
             raise refuse_all([((key,), what.format(key), "remove it") for key in given])
         return self
 
+    @property
+    def by_repository(self) -> bool:
+        return self.holdout is not None and self.holdout.by == "repository"
+
+    def columns(self) -> tuple[str, ...]:
+        """The columns that hold the text, where documents are rows."""
+        raise NotImplementedError
+
     def held_out(self) -> list[str] | None:
-        """The holdout as plain JSON, for meanings: [share, by]."""
-        return [str(self.holdout.share), self.holdout.by] if self.holdout else None
+        """The holdout as plain JSON, for meanings: [share, by], and the column if one is named."""
+        if self.holdout is None:
+            return None
+        column = [] if self.holdout.column is None else [self.holdout.column]
+        return [str(self.holdout.share), self.holdout.by, *column]
+
+    def document_meaning(self) -> Meaning:
+        """What chooses and splits the documents; the plan adds the hash of the files."""
+        return {
+            "kind": self.kind,
+            "version": self.version,
+            "columns": list(self.columns()),
+            "holdout": self.held_out(),
+            "not_utf8": self.not_utf8,
+        }
+
+    def misfits(self, files: Sequence[CorpusFile]) -> Iterator[Misfit]:
+        """What is asked of these files and cannot be had."""
+        formats = [format_of(file.name) for file in files]
+        for path, part in ((), self), (("holdout",), self.holdout):
+            written = part is not None and "column" in part.model_fields_set
+            if written and not any(form.has_rows for form in formats):
+                what = "none of the files has columns"
+                remedy = "remove it, or name files that end in .jsonl or .parquet"
+                yield (*path, "column"), what, remedy
+        for file, form in zip(files, formats, strict=True):
+            if self.by_repository and form.holds == "text" and file.repository is None:
+                problem = no_repository(f"the file '{file.name}'").problems[0]
+                yield ("holdout", "by"), problem.what, problem.remedy
+                return
 
     def data_set(self) -> dict[str, str | None]:
         """Where the rows are, of a source on the hub."""
@@ -129,74 +189,90 @@ class CorpusSource(FiniteSource):
 
 @dataclass(frozen=True)
 class CorpusFile:
-    """A file of a corpus: where it lies, and its name below the corpus root."""
+    """A file of a corpus: where it lies, and its name below the corpus root; both are resolved.
+
+    repository: the nearest folder above it that holds `.git`, below the corpus root; the root's
+    own name if that is it.
+    """
 
     path: Path
     name: str
+    repository: str | None = None
 
 
 def corpus_files(files: tuple[str, ...], folder: Path) -> list[CorpusFile]:
     """The files that `files` name, sorted by name, each once; globs are relative to `folder`.
 
     Raises:
-        UserError: an entry matches no file.
+        UserError: an entry matches no file, or a folder cannot be read.
     """
-    found: dict[Path, str] = {}
+    resolved = cache(os.path.realpath)  # of folders, which many files share
+    found: dict[str, tuple[str, str | None]] = {}
     for entry in files:
         if entry == STDLIB:
-            root = Path(sysconfig.get_paths()["stdlib"])
-            matches = {p: p.relative_to(root).as_posix() for p in _stdlib_files(str(root))}
+            root = sysconfig.get_paths()["stdlib"]
+            paths: tuple[str, ...] = _stdlib_files(root)
         else:
             pattern = os.path.expanduser(entry)
             if (folder / pattern).is_dir():
                 raise fail(f"'{entry}' is a folder", f"write '{entry.rstrip('/')}/**/*.txt'")
-            root = folder / _fixed_part(pattern)
-            found_here = glob.iglob(pattern, root_dir=folder, recursive=True)
-            matches = {
-                p: p.relative_to(root).as_posix()
-                for p in (folder / found for found in found_here)
-                if p.is_file()
-            }
-            if not matches:
+            root = str(folder / fixed_part(pattern))
+            paths = tuple(matching(pattern, folder))
+            if not paths:
                 raise fail(f"no file matches '{entry}' (looked in {folder})", "check the path")
-        for path, name in matches.items():
-            found.setdefault(path.resolve(), name)
-    pairs = sorted((name, str(path)) for path, name in found.items())
-    return [CorpusFile(Path(path), name) for name, path in pairs]
+        repository_of = _repositories(root)
+        for path in paths:
+            above, name = os.path.split(path)
+            real = os.path.join(resolved(above), name)
+            if os.path.islink(real):
+                real = os.path.realpath(real)
+            if real not in found:
+                below = path[len(root) :].lstrip("/")
+                found[real] = legible(below), repository_of(os.path.dirname(below))
+    named = sorted((name, path, repository) for path, (name, repository) in found.items())
+    return [CorpusFile(Path(path), name, repository) for name, path, repository in named]
+
+
+def no_repository(where: str) -> UserError:
+    """The error of a document that is to be held out by its repository and has none."""
+    return fail(
+        f"{where} belongs to no repository that it could be held out by",
+        "a file's repository is the nearest folder with .git, below the glob's first wildcard or "
+        f"where that stands; a row's is its column {', '.join(REPOSITORIES)}, or the one that "
+        "`holdout: {by: repository, column: NAME}` names",
+    )
+
+
+def _repositories(root: str) -> Callable[[str], str | None]:
+    """Finds the repository that a folder below `root` belongs to."""
+
+    @cache
+    def of(folder: str) -> str | None:
+        if os.path.lexists(os.path.join(root, folder, ".git")):
+            return legible(folder) or os.path.basename(os.path.realpath(root))
+        return of(os.path.dirname(folder)) if folder else None
+
+    return of
 
 
 @lru_cache(maxsize=1)
-def _stdlib_files(root: str) -> tuple[Path, ...]:
-    found: list[Path] = []
-    folders = [Path(root)]
-    while folders:
-        for path in folders.pop().iterdir():
-            if path.is_dir():
-                if path.name not in _STDLIB_SKIPPED and not path.name.startswith("config-"):
-                    folders.append(path)
-            elif path.suffix == ".py" and not path.name.startswith("_sysconfigdata"):
-                found.append(path)
+def _stdlib_files(root: str) -> tuple[str, ...]:
+    found: list[str] = []
+    for folder, below, names in os.walk(root):
+        below[:] = [n for n in below if n not in _STDLIB_SKIPPED and not n.startswith("config-")]
+        for name in names:
+            if name.endswith(".py") and not name.startswith("_sysconfigdata"):
+                found.append(os.path.join(folder, name))
     return tuple(found)
 
 
-def _fixed_part(pattern: str) -> Path:
-    """The folder above the first wildcard of a glob pattern."""
-    parts = Path(pattern).parts
-    fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
-    return Path(*parts[:fixed])
-
-
-def corpus_hash(files: list[CorpusFile]) -> str:
+def corpus_hash(files: list[CorpusFile], say: Say = quiet) -> str:
     """Hash of the names and contents of a corpus, 32 hexadecimal digits.
 
     Raises:
         UserError: a file cannot be read.
     """
     total = hashlib.blake2b(digest_size=16)
-    for file in files:
-        try:
-            content = hashlib.blake2b(file.path.read_bytes(), digest_size=16).digest()
-        except OSError as error:
-            raise fail(f"cannot read {file.path}: {error.strerror}") from None
-        total.update(file.name.encode() + b"\0" + content)
+    for file, digest in zip(files, file_digests([f.path for f in files], say), strict=True):
+        total.update(file.name.encode() + b"\0" + digest)
     return total.hexdigest()

@@ -1,4 +1,4 @@
-"""Source kind `pairs`: prompts and responses, from JSON lines or from the Hugging Face hub.
+"""Source kind `pairs`: prompts and responses, from JSON lines, Parquet or the Hugging Face hub.
 
 A pair becomes one text by its template; the loss is on the response and on its end of text alone.
 Packing pairs into samples is the compiler's work.
@@ -7,13 +7,15 @@ Packing pairs into samples is the compiler's work.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 
+from ncamix.formats import format_of
 from ncamix.quantities import refuse
 from ncamix.sources.base import Meaning
-from ncamix.sources.corpus import CorpusSource
+from ncamix.sources.corpus import CorpusFile, CorpusSource, Misfit
 
 PLACES = ("{prompt}", "{response}")
 PLAIN = "{prompt}\n{response}"
@@ -37,7 +39,7 @@ def _template(written: Any) -> str:
 
 
 class PairsSource(CorpusSource):
-    """YAML keys of `kind: pairs`: `files` of JSON lines or `hub`, and how a pair becomes text."""
+    """YAML keys of `kind: pairs`: `files` with columns or `hub`, and how a pair becomes text."""
 
     version: ClassVar[int] = 1
 
@@ -69,14 +71,19 @@ class PairsSource(CorpusSource):
             )
         return self
 
+    def columns(self) -> tuple[str, ...]:
+        return self.prompt, self.response
+
+    def misfits(self, files: Sequence[CorpusFile]) -> Iterator[Misfit]:
+        rowless = next((file for file in files if not format_of(file.name).has_rows), None)
+        if rowless is not None:
+            what = f"pairs are rows, and '{rowless.name}' has none, by its suffix"
+            yield ("files",), what, "name files of JSON lines (.jsonl, .jsonl.gz, ...) or Parquet"
+
     def own_meaning(self) -> Meaning:
         """Everything but the pairs themselves, whose hash the plan adds."""
         return {
-            "kind": "pairs",
-            "version": self.version,
-            "holdout": self.held_out(),
-            "prompt": self.prompt,
-            "response": self.response,
+            **self.document_meaning(),
             "template": self.template,
             "pack": self.pack,
             "too_long": self.too_long,

@@ -17,26 +17,32 @@ from ncamix.sources.corpus import CorpusSource
 class TextSource(CorpusSource):
     """YAML keys of `kind: text`: `files` or `hub`, and how documents are split."""
 
-    version: ClassVar[int] = 2
-    of_hub: ClassVar[tuple[str, ...]] = ("column", *CorpusSource.of_hub)
+    version: ClassVar[int] = 3
 
     kind: Literal["text"] = Field(description="Documents from files or from the hub.")
-    column: str = Field("text", description="The column of the hub's data set that holds the text.")
+    column: str = Field(
+        "text", description="The column that holds the text: of JSON lines, Parquet, or the hub."
+    )
     duplicates: Literal["keep", "drop", "near"] = Field(
-        "drop", description="drop: exact copies come once; near: near copies too; keep: all come."
+        "drop",
+        description="drop: exact copies come once, and not where an earlier text has them; near: "
+        "near copies too; keep: all come.",
+    )
+    overlap: Literal["report", "refuse", "ignore"] = Field(
+        "report",
+        description="What becomes of runs of 13 words that training shares with evaluation sets: "
+        "report them, refuse the source, or ignore (do not look).",
     )
     attention: Literal["whole", "document"] = Field(
         "whole", description="Whether a token attends to the whole sample or to its document."
     )
 
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
     def document_meaning(self) -> Meaning:
-        """What chooses and splits the documents, whose hash the plan adds; of tokenizers too."""
-        return {
-            "kind": "text",
-            "version": self.version,
-            "holdout": self.held_out(),
-            "duplicates": self.duplicates,
-        }
+        """As for every corpus; tokenizers are trained on these documents, too."""
+        return {**super().document_meaning(), "duplicates": self.duplicates}
 
     def own_meaning(self) -> Meaning:
         attention = {} if self.attention == "whole" else {"attention": self.attention}

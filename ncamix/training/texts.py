@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from composer.utils import dist
 
 from ncamix.background import Compiler, Failure, failure_of
+from ncamix.overlap import overlap_remarks
 from ncamix.plan import Plan, PlannedStage
 from ncamix.planning import decide
 from ncamix.text_compilation import (
@@ -70,16 +72,20 @@ class Texts:
             pass
         failure: Failure | None = None
         sizes: dict[str, int] = {}
+        remarks: list[str] = []
         if dist.get_local_rank() == 0:
             try:  # what was there or is ready by now, unless it has been deleted since
                 for name in names:
                     info = compile_text(self._plan, self._plan.sources[name], say)
                     sizes[name] = int(info["num_samples"])
+                    found = info["report"]["overlap"]
+                    remarks += overlap_remarks(self._plan.sources[name].name, found)
             except Exception as error:
                 failure = failure_of(error)
-        sizes = self.stop.exchange(failure, sizes)[0]
+        sizes, remarks = self.stop.exchange(failure, (sizes, remarks))[0]
         self._ready |= sizes.keys()
-        self._plan = with_sizes(self._plan, sizes)
+        exact = with_sizes(self._plan, sizes)
+        self._plan = replace(exact, warnings=tuple(dict.fromkeys([*exact.warnings, *remarks])))
         plan = decide(self._plan, plan.ended)
         self._on_sizes(plan)
         return plan, time.monotonic() - began

@@ -1,0 +1,182 @@
+"""Hashes of files' contents, remembered, so that a plan reads a corpus only once.
+
+    path, size, mtime, ctime, inode -> the remembered hash, or else the file is read
+                                                              -> remembered
+
+The memory is one SQLite file in the cache. A file that changed in the two seconds before it was
+read is not remembered: another change might leave the same times (git's rule). Nothing depends on
+the memory: where it cannot be read or written, files are read again. Times are nanoseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ncamix.cache import cache_root
+from ncamix.errors import fail
+from ncamix.threads import count_threads
+from ncamix.waiting import Say, quiet
+
+if TYPE_CHECKING:
+    import sqlite3
+
+MEMORY = "hashes.sqlite"
+SETTLED = 2_000_000_000  # ns since its last change, after which a file is remembered
+_TABLE = "CREATE TABLE IF NOT EXISTS hashes (path BLOB PRIMARY KEY, state TEXT, digest BLOB)"
+_CHUNK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 23  # of small files that one thread reads in one go
+_SELECT = "SELECT path, state, digest FROM hashes WHERE path IN"
+_ASKED = 500  # files that are asked for at once
+_TIMEOUT = 5.0  # seconds to wait for another process that writes
+_SAY_AFTER = 1.0  # seconds
+_KEEP_EVERY = 5.0  # seconds
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A file that was read; state: None if it may change without being noticed."""
+
+    path: Path
+    digest: bytes
+    state: str | None
+
+
+def file_digests(paths: Sequence[Path], say: Say = quiet) -> list[bytes]:
+    """BLAKE2b of the contents of files, 16 bytes each, in the order of `paths` (resolved ones).
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    found: dict[Path, os.stat_result] = {}
+    for path in paths:
+        try:
+            found[path] = os.stat(path)
+        except OSError as error:
+            raise fail(f"cannot read {path}: {error.strerror}") from None
+    digests = _recall({path: _state(stat) for path, stat in found.items()})
+    missing = {path: stat.st_size for path, stat in found.items() if path not in digests}
+    if missing:
+        unkept: list[_Read] = []
+        kept_at = time.monotonic()
+        for read in _read_all(missing, say):
+            digests[read.path] = read.digest
+            unkept.append(read)
+            if time.monotonic() - kept_at > _KEEP_EVERY:
+                _remember(unkept)
+                unkept, kept_at = [], time.monotonic()
+        _remember(unkept)
+    return [digests[path] for path in paths]
+
+
+def _state(found: os.stat_result) -> str:
+    """What tells one content of a file from another without reading it."""
+    times = f"{found.st_mtime_ns} {found.st_ctime_ns}"
+    return f"{found.st_size} {times} {found.st_ino}"
+
+
+def _read_all(sizes: Mapping[Path, int], say: Say) -> Iterator[_Read]:
+    """Read files on all cores, as they come."""
+    total, done = sum(sizes.values()), [0]
+    began, stop = time.monotonic(), threading.Event()
+
+    def work(block: list[Path]) -> list[_Read]:
+        return [_read(path, done, stop) for path in block]
+
+    with ThreadPoolExecutor(count_threads(), "ncamix-hashing") as pool:
+        pending: set[Future[list[_Read]]] = {pool.submit(work, b) for b in _blocks(sizes)}
+        try:
+            while pending:
+                ended, pending = wait(pending, _SAY_AFTER / 4, "FIRST_COMPLETED")
+                for future in ended:
+                    yield from future.result()
+                if pending and time.monotonic() - began > _SAY_AFTER:
+                    say("hashing the corpus", min(1.0, done[0] / max(1, total)))
+        finally:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _blocks(sizes: Mapping[Path, int]) -> Iterator[list[Path]]:
+    block: list[Path] = []
+    size = 0
+    for path, own in sizes.items():
+        block.append(path)
+        size += own
+        if size >= _BLOCK_BYTES:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def _read(path: Path, done: list[int], stop: threading.Event) -> _Read:
+    """Hash a file; `done` counts bytes, roughly where threads meet."""
+    digest, now = hashlib.blake2b(digest_size=16), time.time_ns()
+    try:
+        with path.open("rb", buffering=0) as file:
+            before = os.fstat(file.fileno())
+            while not stop.is_set() and (chunk := file.read(_CHUNK_BYTES)):
+                digest.update(chunk)
+                done[0] += len(chunk)
+            after = os.fstat(file.fileno())
+    except OSError as error:
+        raise fail(f"cannot read {path}: {error.strerror}") from None
+    settled = now - after.st_mtime_ns >= SETTLED and _state(before) == _state(after)
+    return _Read(path, digest.digest(), _state(after) if settled else None)
+
+
+def _transact(work: Callable[[sqlite3.Connection], None]) -> None:
+    """Let `work` have the memory, in a transaction; every failure of the memory is harmless."""
+    import sqlite3
+
+    file = cache_root() / MEMORY
+    try:
+        with closing(sqlite3.connect(file, timeout=_TIMEOUT)) as memory, memory:
+            work(memory)
+    except sqlite3.OperationalError:  # locked, full, or not to be written
+        return
+    except sqlite3.DatabaseError:  # no database, or a broken one: begun anew
+        with suppress(OSError):
+            file.unlink()
+
+
+def _recall(states: Mapping[Path, str]) -> dict[Path, bytes]:
+    """The remembered hashes of those files that are as they were."""
+    found: dict[Path, bytes] = {}
+    paths = {os.fsencode(path): path for path in states}
+    keys = list(paths)
+
+    def ask(memory: sqlite3.Connection) -> None:
+        for first in range(0, len(keys), _ASKED):
+            asked = keys[first : first + _ASKED]
+            places = ",".join("?" * len(asked))
+            rows = memory.execute(f"{_SELECT} ({places})", asked)
+            for key, state, digest in rows:
+                if states[paths[key]] == state:
+                    found[paths[key]] = digest
+
+    if (cache_root() / MEMORY).exists():
+        _transact(ask)
+    return found
+
+
+def _remember(read: Iterable[_Read]) -> None:
+    rows = [(os.fsencode(r.path), r.state, r.digest) for r in read if r.state is not None]
+
+    def keep(memory: sqlite3.Connection) -> None:
+        memory.execute(_TABLE)
+        memory.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?)", rows)
+
+    with suppress(OSError):
+        if rows:
+            cache_root().mkdir(parents=True, exist_ok=True)
+            _transact(keep)
