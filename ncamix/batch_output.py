@@ -128,9 +128,10 @@ def _verdicts(found: Inspection) -> list[Text]:
             reached = "it ends with batch {1:,} of stage {0}".format(*record.reached)
         what = f"not in the run's metrics.jsonl: {reached}"
         return [*lines, Text.assemble(("note  ", "yellow"), what)]
-    loss = f"loss {record.row['loss']:.4f} nats per token"
-    if record.before is not None:
-        loss += f", {record.before['loss']:.4f} in the batch before"
+    value, before = record.row["loss"], (record.before or {}).get("loss")
+    loss = f"loss {value:.4f} nats per token" if value is not None else "no token had a loss"
+    if before is not None:
+        loss += f", {before:.4f} in the batch before"
     lines.append(Text(loss))
     if found.as_trained:
         lines.append(

@@ -27,6 +27,7 @@ from ncamix.plan import Plan, PlannedSource, PlannedStage
 from ncamix.run_folder import read_rows
 from ncamix.shards import read_chosen, sample_digest, shard_name
 from ncamix.sources import open_generator
+from ncamix.stored import stored_chosen, stored_rows
 from ncamix.text_compilation import prepare_text
 from ncamix.waiting import Say, quiet
 
@@ -142,24 +143,48 @@ def with_sizes(plan: Plan, stage: PlannedStage, data: Path | None, say: Say = qu
     return prepare_text(plan, say, stage.sources)
 
 
-def batch_of(plan: Plan, stage: PlannedStage, number: int, ranks: int | None = None) -> Batch:
+def batch_of(
+    plan: Plan,
+    stage: PlannedStage,
+    number: int,
+    ranks: int | None = None,
+    data: Path | None = None,
+) -> Batch:
     """What stands in a batch; finite sources must have their exact size. See `with_sizes`.
 
-    ranks: that share it; which samples make it up does not depend on them.
+    ranks: that share it; which samples make it up does not depend on them. data: compiled datasets
+    that they lie in.
     """
     order = stage_order(plan, stage)
     drawn_of, _, counters = order.draws(number, ranks)
     _, numbers = order.batch(number, ranks)
     columns = (drawn_of.tolist(), counters.tolist(), numbers.tolist())
+    shards = [
+        _shard_rows(
+            plan.dataset_of(name, stage), sorted(set(numbers[drawn_of == i].tolist())), data
+        )
+        for i, name in enumerate(stage.sources)
+    ]
     samples = []
     for place, (index, counter, sample) in enumerate(zip(*columns, strict=True)):
         own, source = order.sources[index], plan.dataset_of(stage.sources[index], stage)
-        shard, row = divmod(sample, source.samples_per_shard)
+        shard, row = shards[index][sample]
         again = counter // own.replayed if own.replayed else None
         epoch = counter // own.size if own.size and again is None else None
-        at = (source.name, source.dataset, sample, shard_name(shard), row)
+        at = (source.name, source.dataset, sample, shard, row)
         samples.append(Placed(place, *at, epoch, again))
     return Batch(stage, number, tuple(samples))
+
+
+def _shard_rows(
+    source: PlannedSource, numbers: list[int], data: Path | None
+) -> dict[int, tuple[str, int]]:
+    """Where a dataset holds samples: number -> shard's file, row in it."""
+    if source.stored is not None and data is None and numbers:
+        places = stored_rows(source, np.array(numbers, np.int64))
+        return dict(zip(numbers, places, strict=True))
+    per = source.samples_per_shard
+    return {n: (shard_name(n // per), n % per) for n in numbers}
 
 
 def ids_of(
@@ -182,7 +207,9 @@ def _read(
     source: PlannedSource, numbers: NDArray[np.int64], data: Path | None
 ) -> NDArray[np.uint32]:
     """Samples of one dataset, uint32 [len(numbers), sequence_length + 1]."""
-    if source.text is not None:
+    if source.stored is not None and data is None:
+        return stored_chosen(source, numbers)
+    if source.spec.finite:
         return read_chosen(
             cache.entry(source.fingerprint) if data is None else data / source.dataset, numbers
         )

@@ -43,7 +43,7 @@ def as_text(source: PlannedSource, ids: NDArray[np.uint32], tokenizer: HubTokeni
     Characters that a terminal would obey become the replacement character.
     """
     local = (ids.astype(np.int64) - source.first_id).tolist()
-    if source.text is not None:
+    if source.spec.finite:
         assert tokenizer is not None, "a plan with text has a tokenizer"
         decoded = tokenizer.decode(local, skip_special_tokens=False)
         return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in decoded)

@@ -27,6 +27,14 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
+def replace_link(link: Path, target: Path) -> None:
+    """Make `link` a symbolic link to `target`, at once; other ranks do the same."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, link)
+
+
 def write_drawn(file: Path, draw: Callable[[], bytes]) -> None:
     """Draw a picture into a file that `--plot` names, and make its folder.
 

@@ -29,7 +29,7 @@ def drawn_samples(plan: Plan) -> dict[str, int]:
 
 
 def loss_tokens(plan: Plan, stage: PlannedStage) -> dict[str, int]:
-    """Tokens with a loss that each source gives in a stage."""
+    """Tokens with a loss that each source gives in a stage; of masked sources, the most of them."""
     return {
         name: count * plan.dataset_of(name, stage).loss_tokens
         for name, count in stage.counts.items()

@@ -133,7 +133,7 @@ def inspect(
             "choose a number of ranks that divides it",
         )
     plan = with_sizes(plan, stage, request.data, say)
-    batch = batch_of(plan, stage, number, ranks)
+    batch = batch_of(plan, stage, number, ranks, request.data)
     samples = batch.samples
     if places is not None:
         samples = tuple(samples[place] for place in places)
@@ -188,7 +188,7 @@ def _decode(
     automata = [s for s in samples if isinstance(plan.sources[s.dataset].spec, NcaSource)]
     others = [s for s in samples if s not in automata]
     tokenizer = None
-    if any(plan.sources[s.dataset].text is not None for s in others):
+    if any(plan.sources[s.dataset].spec.finite for s in others):
         tokenizer = open_tokenizer(plan, request.data, say)
     texts = {s.place: as_text(plan.sources[s.dataset], ids[s.place], tokenizer) for s in others}
     scores: dict[int, float] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from ncamix import cache, tokenization
@@ -22,13 +23,14 @@ from ncamix.plan import (
     Benchmark,
     PlannedSource,
     PlannedStage,
+    StoredPlan,
     TextPlan,
     VocabularyPlan,
     dataset_name,
     too_small,
 )
 from ncamix.sizes import corpus_size
-from ncamix.sources import LeafSource, MdsSource, NcaSource
+from ncamix.sources import LeafSource, MdsSource, NcaSource, PairsSource
 from ncamix.sources.corpus import (
     CorpusFile,
     CorpusSource,
@@ -36,7 +38,9 @@ from ncamix.sources.corpus import (
     corpus_files,
     corpus_hash,
 )
+from ncamix.sources.mds import is_url
 from ncamix.sources.nca import Quantiles
+from ncamix.stored import known_index, misfit
 from ncamix.waiting import Say
 
 RARE = 0.01  # a band that fewer rules reach deserves a remark
@@ -69,6 +73,7 @@ class Inventory:
         self._documents: dict[str, Documents | None] = {}
         self._bytes: dict[str, tuple[int, int | None]] = {}  # of text in files: about, at most
         self.benchmarks: tuple[Benchmark, ...] = ()
+        self._kept: dict[Path, str] = {}  # where what is fetched is kept, and of which source
 
     def prepare(self, used: set[str]) -> None:
         """Find the texts of the used sources, and lay out tokenizer and vocabulary."""
@@ -283,29 +288,37 @@ class Inventory:
         before = earlier_texts(draft.name, self.c.sources, self._read)
         earlier = tuple(text for text, _ in before)
         text = TextPlan(files, hub, num_bytes, tokenizer, documents, earlier, most_bytes)
-        return replace(filed, text=text, num_samples=size)
+        masked = isinstance(spec, PairsSource)
+        return replace(filed, text=text, masked=masked, num_samples=size)
 
     def _stored(self, draft: PlannedSource, spec: MdsSource) -> PlannedSource | None:
         """A source that exists as an MDS data set."""
         path = ("sources", draft.name)
+        if self.tokenizer is None:
+            return None
+        folder = self.loaded.document.folder_of(path)
+        local, remote = spec.places(folder)
+        if remote is not None and local is not None:
+            # Only one stream may fetch into a folder: other sources keep what they fetch apart.
+            local = local if self._kept.setdefault(local, draft.name) == draft.name else None
+        draft = replace(draft, stored=StoredPlan(local, remote, self.tokenizer))
         try:
-            index = spec.index(self.loaded.document.folder_of(path))
+            index = spec.index(folder)
         except UserError as error:
             problem = error.problems[0]
             self.bad((*path, problem.path), problem.what, problem.remedy)
             return None
+        # What lies on this machine is known by its index; the rest, by where it is fetched from.
+        here = index is not None and not (spec.remote and is_url(spec.remote))
+        filed = _filed(draft, {"index": index.digest} if here and index else {})
         if index is None:
-            return _filed(draft, {})
-        if index.length != draft.sequence_length + 1:
-            self.bad(
-                path,
-                f"its samples hold {index.length:,} ids, and sequences of "
-                f"{draft.sequence_length:,} tokens need {draft.sequence_length + 1:,}",
-                f"write sequence_length: {index.length - 1}, or name another data set",
-            )
-        # What lies only here is known by its index; what is fetched, by where it comes from.
-        digest = {} if spec.remote is not None else {"index": index.digest}
-        return replace(_filed(draft, digest), num_samples=index.num_samples)
+            index = known_index(filed)
+        if index is None:
+            return replace(filed, num_samples=self.sizes.get(draft.dataset), masked=True)
+        problem_found = misfit(self.loaded, filed, index)
+        if problem_found is not None:
+            self.problems.append(problem_found)
+        return replace(filed, num_samples=index.num_samples, masked=index.masked)
 
     def sources(
         self, lengths: Mapping[str, set[int]], needed: Mapping[str, int]

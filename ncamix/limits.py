@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from ncamix.entry import Enter
 from ncamix.errors import Problem, UserError
 from ncamix.plan import Plan
-from ncamix.sources import LeafSource, TextSource
+from ncamix.sources import LeafSource, MdsSource
 from ncamix.validation import in_order
-
-UNTRAINED_KINDS = ("pairs", "mds")
 
 Path = tuple[str | int, ...]
 
@@ -51,12 +49,10 @@ def untrained(plan: Plan) -> list[Problem]:
 
 def _of_source(spec: LeafSource) -> Iterator[tuple[Path, str, str]]:
     """(path below the source, what, remedy) of everything that is not trained yet."""
-    if spec.kind in UNTRAINED_KINDS:
-        yield ("kind",), f"the kind {spec.kind}", "leave it out of every mixture"
     if spec.loss_weight != 1:
         yield ("loss_weight",), "a loss weight other than 1", "remove it"
-    if isinstance(spec, TextSource) and spec.attention == "document":
-        yield ("attention",), "attention within documents", "write attention: whole"
+    if isinstance(spec, MdsSource) and spec.transform is not None:
+        yield ("transform",), "a transform of samples that exist already", "remove it"
 
 
 def _on_entering(enter: Enter) -> Iterator[tuple[Path, str, str]]:

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from ncamix.apportionment import Apportionment
@@ -86,6 +87,23 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
+class StoredPlan:
+    """Where the samples of a data set lie that exists already.
+
+    local: its folder on this machine, or where what is fetched is kept. remote: the folder or URL
+    that it is fetched from. One of them is given.
+    """
+
+    local: Path | None
+    remote: str | None
+    tokenizer: dict[str, Any]  # as of a text
+
+    def described(self, name: str) -> str:
+        """The data set in words, of the source `name`."""
+        return f"the data set {self.remote or self.local} of the source '{name}'"
+
+
+@dataclass(frozen=True)
 class PlannedSource:
     """A source as the plan sees it, in samples of one length.
 
@@ -93,7 +111,9 @@ class PlannedSource:
     length than the trainer's. meaning: plain JSON that determines every byte of the source;
     `fingerprint` is its hash. samples_needed: over the whole run, however early its stages end.
     num_samples: samples an epoch of a finite source has, None while that is unknown
-    (`estimated_samples` then guesses) or endless.
+    (`estimated_samples` then guesses) or endless. masked: a loss mask comes with every sample, or
+    may, so that fewer targets are trained than `loss_tokens`. text, stored: what a finite source is
+    made from, one of them.
     """
 
     name: str
@@ -107,6 +127,8 @@ class PlannedSource:
     samples_needed: int
     samples_per_shard: int
     text: TextPlan | None = None
+    stored: StoredPlan | None = None
+    masked: bool = False
     num_samples: int | None = None
     estimated_samples: int | None = None
 
@@ -120,7 +142,7 @@ class PlannedSource:
 
     @property
     def loss_tokens(self) -> int:
-        """Unmasked targets of one sample."""
+        """Unmasked targets of one sample; the most of them, if the source is `masked`."""
         return self.sequence_length + 1 - self.loss_start
 
     @property
@@ -220,6 +242,15 @@ class Plan:
     @property
     def num_tokens(self) -> int:
         return sum(stage.num_tokens for stage in self.stages)
+
+    @property
+    def tokenizer(self) -> dict[str, Any] | None:
+        """The tokenizer's meaning; None where no source holds text."""
+        for source in self.sources.values():
+            place = source.text or source.stored
+            if place is not None:
+                return place.tokenizer
+        return None
 
     @cached_property
     def fingerprint(self) -> str:

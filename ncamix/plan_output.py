@@ -114,6 +114,7 @@ def _source(plan: Plan, key: str, source: PlannedSource, drawn: int) -> dict[str
         "first_id": source.first_id,
         "num_ids": source.num_ids,
         "loss_tokens_per_sample": source.loss_tokens,
+        "masked": source.masked,  # loss tokens are then the most that there can be
         "generation_core_seconds": plan.generation_seconds.get(key),
     }
 
@@ -133,6 +134,7 @@ def _stage(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
         "num_samples": stage.num_samples,
         "num_tokens": stage.num_tokens,
         "num_loss_tokens": sum(loss_tokens(plan, stage).values()),
+        "loss_tokens_at_most": any(plan.dataset_of(n, stage).masked for n in stage.sources),
         "first_token": stage.first_token,
         "counts": stage.counts,
         "counts_of_first_batch": dict(zip(stage.sources, first, strict=True)),

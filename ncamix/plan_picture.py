@@ -133,6 +133,7 @@ def stage_record(stage: PlannedStage, names: list[str], num_pixels: int) -> Stag
         tokens=nothing,
         learning_rate=nothing,
         counts={},
+        loss_tokens=0,
         losses={},
     )
 

@@ -221,7 +221,7 @@ def _source_table(plan: Plan) -> Table:
             name,
             source.spec.summary(),
             shown,
-            f"{source.loss_tokens}/{source.sequence_length}",
+            f"{'≤' if source.masked else ''}{source.loss_tokens}/{source.sequence_length}",
             source.fingerprint[:12],
         )
     return table

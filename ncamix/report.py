@@ -199,6 +199,7 @@ def _stage_rows(record: RunRecord) -> list[Json]:
                 "done": done,
                 "complete": done >= stage.num_batches,
                 "total": sum(realised.values()),
+                "loss_tokens": stage.loss_tokens,
                 "counts": [
                     (s, plan["counts"].get(s, 0), realised.get(s, 0) if done else None)
                     for s in names

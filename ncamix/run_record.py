@@ -29,7 +29,8 @@ class StageRecord:
 
     `mixture` and `rate` are sampled at `mixture_progress` and `rate_progress` (0 to 1, [points]).
     `tokens` (consumed in the run), `learning_rate` and `counts` (samples so far in the stage) are
-    [recorded batches]; `losses` holds pairs (tokens, nats per token) [batches with that source].
+    [recorded batches]; `loss_tokens` is how many were trained in the stage so far; `losses` holds
+    pairs (tokens, nats per token) [batches with that source].
     """
 
     name: str
@@ -44,6 +45,7 @@ class StageRecord:
     tokens: Floats
     learning_rate: Floats
     counts: dict[str, Floats]
+    loss_tokens: int
     losses: dict[str, tuple[Floats, Floats]]
 
 
@@ -168,6 +170,7 @@ def _stage(
         counts={
             s: np.array([r.get(f"count/{s}", 0) for r in recorded], np.float64) for s in sources
         },
+        loss_tokens=sum(recorded[-1].get(f"loss_tokens/{s}", 0) for s in sources) if rows else 0,
         losses=losses,
     )
 

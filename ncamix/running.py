@@ -24,7 +24,9 @@ from ncamix.planning import decide
 from ncamix.run_folder import RunFolder
 from ncamix.sources import NcaSource
 from ncamix.sources.nca import NcaGenerator
-from ncamix.waiting import Waiting
+from ncamix.stored import stored_sizes
+from ncamix.text_compilation import with_sizes
+from ncamix.waiting import Say, Waiting, WaitingIfLong, quiet
 
 if TYPE_CHECKING:
     from ncamix.text_compilation import TextFacts
@@ -48,7 +50,7 @@ def run_plan(
     if not first:
         if folder.file("summary.json").is_file() and not fresh:
             return {}
-        return _train(_sized(plan, data), folder, data, console, first)
+        return _train(_sized(plan, data, quiet), folder, data, console, first)
     with folder.hold():
         _take_over(plan, folder, fresh, console)
         finished = folder.file("summary.json")
@@ -58,7 +60,8 @@ def run_plan(
                 markup=False,
             )
             return dict(json.loads(finished.read_text()))
-        plan = _sized(plan, data)
+        with WaitingIfLong(console) as say:
+            plan = _sized(plan, data, say)
         for name, document in (("curriculum", plan.curriculum), ("trainer", plan.trainer)):
             write_whole(folder.file(f"{name}.yaml"), document.document.text.encode())
         if not plan.estimated:  # else its fingerprint is not known yet
@@ -66,9 +69,12 @@ def run_plan(
         return _train(plan, folder, data, console, first)
 
 
-def _sized(plan: Plan, data: Path | None) -> Plan:
-    """A plan whose texts lie in compiled datasets, if so, with their sizes."""
-    return plan if data is None else check_data(plan, data)
+def _sized(plan: Plan, data: Path | None, say: Say) -> Plan:
+    """A plan with the sizes of what is compiled or stored somewhere already."""
+    if data is not None:
+        return check_data(plan, data)
+    sizes = stored_sizes(plan, say)
+    return with_sizes(plan, sizes) if sizes else plan
 
 
 def write_plan(plan: Plan, folder: RunFolder) -> None:

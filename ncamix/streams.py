@@ -1,8 +1,9 @@
 """From a plan to a stage's dataset: one stream a source, on the fly or from compiled shards.
 
 endless source   ncamix:// remote, shards generated into the stage's cache folder
-text             the compiled cache entry, read in place through a link
---data DIR       DIR/<source> as the remote of either, the stage's cache folder as local
+text, pairs      the compiled cache entry, read in place through a link
+mds              where it lies, or fetched into the stage's cache folder or one of its own
+--data DIR       DIR/<source> as the remote of any, the stage's cache folder as local
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from streaming.base.shared import prefix as shared_prefix
 
 from ncamix import cache
 from ncamix.dataset import CurriculumDataset, GeneratedStream
+from ncamix.files import replace_link
 from ncamix.order import stage_order
 from ncamix.owners import shards_needed
 from ncamix.plan import Plan, PlannedSource, PlannedStage
 from ncamix.remote import Remote
+from ncamix.stored import stored_stream
 
 PREDOWNLOAD_BATCHES = 64  # shards are made ready this far ahead of training
 
@@ -48,18 +51,12 @@ def make_stream(
         link = folder / f"{source.dataset}.text"
         replace_link(link, cache.entry(source.fingerprint))
         return Stream(local=str(link))
+    if source.stored is not None:
+        return stored_stream(source, local)
     local.mkdir(parents=True, exist_ok=True)
     remote = remote_of(source, num_shards)
     url = remote.save(folder / f"{source.dataset}.json")
     return GeneratedStream(remote, url, str(local))
-
-
-def replace_link(link: Path, target: Path) -> None:
-    """Make `link` a symbolic link to `target`, at once; other ranks do the same."""
-    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    os.replace(temporary, link)
 
 
 def make_dataset(

@@ -35,6 +35,8 @@ def write_summary(plan: Plan, folder: RunFolder, device: str) -> dict[str, Any]:
     for stage in plan.stages:
         facts = json.loads((folder.checkpoints(stage.index, stage.name) / "stage.json").read_text())
         losses = [row["loss"] for row in metrics if row["stage"] == stage.name]
+        last = losses[-max(1, len(losses) // FINAL_SHARE) :]
+        found = [loss for loss in last if loss is not None]  # none where all was masked
         evaluation: dict[str, dict[str, Any]] = {}
         for row in evaluations:
             when = {"start": "before", "end": "after"}.get(row["when"])
@@ -53,7 +55,8 @@ def write_summary(plan: Plan, folder: RunFolder, device: str) -> dict[str, Any]:
                 "num_batches": stage.num_batches,
                 "num_batches_planned": stage.clock_batches,
                 "num_tokens": stage.num_tokens,
-                "train_loss": fmean(losses[-max(1, len(losses) // FINAL_SHARE) :]),
+                "loss_tokens": facts["loss_tokens"],
+                "train_loss": fmean(found) if found else None,
                 "seconds": facts["seconds"],
                 "tokens_per_second": stage.num_tokens / max(facts["seconds"], 1e-9),
                 "evaluation": evaluation,

@@ -41,6 +41,7 @@ from ncamix.planning import make_plan
 from ncamix.shards import ShardFormat, count_samples, width_of, write_dataset
 from ncamix.sources.base import shuffle
 from ncamix.splits import HELD_OUT
+from ncamix.stored import stored_sizes
 from ncamix.waiting import Say, quiet
 
 if TYPE_CHECKING:
@@ -51,13 +52,14 @@ _CHUNK_CHARACTERS = 1 << 22  # documents are encoded in chunks of about so many 
 
 
 def prepare_text(plan: Plan, say: Say = quiet, names: Collection[str] | None = None) -> Plan:
-    """Compile every text source of a plan that the cache lacks; the plan with exact sizes, and with
-    remarks on what texts share with evaluation sets.
+    """Compile every text source of a plan that the cache lacks, and fetch the indexes of stored
+    ones; the plan with exact sizes, and with remarks on what texts share with evaluation sets.
 
     names: of the sources that matter; None is all.
 
     Raises:
-        UserError: a corpus is empty, cannot be read, or is too small for its share.
+        UserError: a corpus is empty, cannot be read, or is too small for its share; an index cannot
+            be fetched.
     """
     evaluation = Evaluation(plan, say)
     infos = {
@@ -65,7 +67,8 @@ def prepare_text(plan: Plan, say: Say = quiet, names: Collection[str] | None = N
         for name, source in plan.sources.items()
         if source.text is not None and (names is None or source.name in names)
     }
-    plan = with_sizes(plan, {name: int(info["num_samples"]) for name, info in infos.items()})
+    sizes = {name: int(info["num_samples"]) for name, info in infos.items()}
+    plan = with_sizes(plan, sizes | stored_sizes(plan, say, names))
     found = {plan.sources[name].name: info["report"]["overlap"] for name, info in infos.items()}
     remarks = [text for name in found for text in overlap_remarks(name, found[name])]
     return replace(plan, warnings=tuple(dict.fromkeys([*plan.warnings, *remarks])))
@@ -91,7 +94,7 @@ def with_sizes(plan: Plan, sizes: Mapping[str, int]) -> Plan:
 
 def tokenizer_file(plan: Plan, say: Say = quiet) -> Path | None:
     """The plan's tokenizer.json, trained first if the cache lacks it; None without text."""
-    meaning = next((s.text.tokenizer for s in plan.sources.values() if s.text), None)
+    meaning = plan.tokenizer
     if meaning is None:
         return None
     shown = {k: v for k, v in meaning.items() if k != "file"}

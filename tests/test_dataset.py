@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader
 
 from ncamix import cache, inventory
 from ncamix.automata import UnreachableBand, search
-from ncamix.collation import Collate
 from ncamix.compilation import prepare
 from ncamix.dataset import CurriculumDataset, FlatSpanner
 from ncamix.order import stage_order
@@ -330,31 +329,6 @@ def test_release_frees_who_waits_for_a_shard_whose_maker_was_killed(
     reader.join(60)
     assert named(found) == expected(plan)
     dataset.release()
-
-
-def test_digests_and_ids_do_not_depend_on_storage() -> None:
-    ids = np.random.default_rng(0).integers(0, 60_000, (3, 9))
-    batches = []
-    for dtype in (np.uint16, np.uint32):
-        rows = [
-            {"tokens": r.astype(dtype), "source": i % 2, "sample": i} for i, r in enumerate(ids)
-        ]
-        batches.append(Collate([1, 4])(rows))
-    narrow, wide = batches
-    for key in ("input_ids", "labels", "source", "digest"):
-        assert narrow[key].dtype == torch.int64
-        assert torch.equal(narrow[key], wide[key])
-    assert narrow["input_ids"].tolist() == ids[:, :-1].tolist()
-    assert narrow["labels"][0].tolist() == ids[0, 1:].tolist()
-    assert narrow["labels"][1].tolist() == [-100] * 3 + ids[1, 4:].tolist()
-    assert narrow["source"].tolist() == [0, 1, 0]
-    signed = [np.uint64(sample_digest(r)).astype(np.int64) for r in ids]
-    assert narrow["digest"].tolist() == signed
-    mixed = Collate([1, 4])(
-        [{"tokens": r.astype((np.uint16, np.uint32)[i % 2]), "source": 0, "sample": 0}
-         for i, r in enumerate(ids)]
-    )  # fmt: skip
-    assert torch.equal(mixed["digest"], narrow["digest"])
 
 
 def test_the_spanner_finds_every_sample() -> None:

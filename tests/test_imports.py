@@ -48,7 +48,7 @@ variants
 counting mixture
 apportionment rates durations entering
 plan
-forecast limits remarks parting corpora
+forecast limits remarks parting corpora stored
 inventory
 planning
 plans

@@ -22,7 +22,6 @@ def text_plan(folder: Path, more: str) -> Plan:
 @pytest.mark.parametrize(
     ("more", "path", "value"),
     [
-        (", attention: document", "attention", "document"),
         (", loss_weight: 2", "loss_weight", "2"),
         (", loss_weight: 0", "loss_weight", "0"),
     ],
@@ -35,27 +34,21 @@ def test_keys_of_text(tmp_path: Path, more: str, path: str, value: str) -> None:
 
 def test_all_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
     sources = SOURCES.replace("symbols: 100", "symbols: 100, loss_weight: 2")
-    text = "  code: {kind: text, files: [a.txt], attention: document, loss_weight: 3}\n"
+    text = "  code: {kind: text, files: [a.txt], loss_weight: 3}\n"
     (tmp_path / "a.txt").write_text("words " * 20_000)
     plan = plan_of(tmp_path, curriculum(stage("{code: 1, hiss: 1}"), sources + text, BYTES))
     found = problems(refuse_untrained, plan)
     assert [p.path for p in found] == [
         "sources.hiss.loss_weight",
-        "sources.code.attention",
         "sources.code.loss_weight",
     ]
 
 
-@pytest.mark.parametrize(
-    ("kind", "keys"),
-    [("pairs", "files: [a.jsonl], prompt: p, response: r"), ("mds", "remote: s3://b/a")],
-)
-def test_kinds(tmp_path: Path, kind: str, keys: str) -> None:
-    (tmp_path / "a.jsonl").write_text('{"p": "what", "r": "that"}\n' * 5000)
-    sources = SOURCES + f"  new: {{kind: {kind}, {keys}}}\n"
+def test_samples_that_exist_already_are_not_transformed(tmp_path: Path) -> None:
+    sources = SOURCES + "  new: {kind: mds, remote: s3://b/a, transform: shuffle_tokens}\n"
     plan = plan_of(tmp_path, curriculum(stage("{new: 1, hiss: 1}"), sources, BYTES))
     (found,) = problems(refuse_untrained, plan)
-    assert found.path == "sources.new.kind" and f"the kind {kind}" in found.what
+    assert found.path == "sources.new.transform" and "that exist already" in found.what
 
 
 def test_a_source_is_refused_once_however_many_lengths_it_has(tmp_path: Path) -> None:
@@ -81,7 +74,7 @@ def test_what_happens_on_entering(tmp_path: Path) -> None:
 
 
 def test_what_is_trained_passes(tmp_path: Path) -> None:
-    more = ", attention: whole, duplicates: keep, loss_weight: 1.0, max_share: 100%"
+    more = ", attention: document, duplicates: keep, loss_weight: 1.0, max_share: 100%"
     refuse_untrained(text_plan(tmp_path, more + ", transform: shuffle_tokens"))
     unused = SOURCES + "  more: {kind: mds, local: nowhere}\n"
     refuse_untrained(plan_of(tmp_path, curriculum(stage("{hiss: 1}"), unused, BYTES)))

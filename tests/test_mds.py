@@ -55,6 +55,18 @@ def test_data_sets_of_mosaicml_are_read(tmp_path: Path) -> None:
     assert (index.num_samples, index.length, index.dtype) == (3, 4, "int32")
 
 
+def test_a_loss_mask_counts_and_other_columns_do_not(data: Path) -> None:
+    file = data / "index.json"
+    whole = file.read_text()
+    assert not read_mds_index(data, "local").masked
+    file.write_text(shards(add("loss_mask", "ndarray:int64:9"))(whole))
+    assert read_mds_index(data, "local").masked
+    file.write_text(shards(add("other", "ndarray:float32"))(whole))
+    assert not read_mds_index(data, "local").masked
+    file.write_text(shards(place("part/x.mds"))(whole))  # as merged data sets have them
+    assert read_mds_index(data, "local").shards == (("shard.00000.mds", 5), ("part/x.mds", 2))
+
+
 def test_where_an_index_is_looked_for(tmp_path: Path, data: Path) -> None:
     source = load(tmp_path, "kind: mds, local: data")
     found = source.index(tmp_path)
@@ -104,6 +116,22 @@ def shards(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[str], 
     return apply
 
 
+def place(name: str) -> Callable[[list[dict[str, Any]]], object]:
+    def change(entries: list[dict[str, Any]]) -> None:
+        entries[1]["raw_data"]["basename"] = name
+
+    return change
+
+
+def add(column: str, encoding: str) -> Callable[[list[dict[str, Any]]], object]:
+    def change(entries: list[dict[str, Any]]) -> None:
+        for entry in entries:
+            entry["column_names"].append(column)
+            entry["column_encodings"].append(encoding)
+
+    return change
+
+
 def rename(entries: list[dict[str, Any]]) -> None:
     for entry in entries:
         entry["column_names"] = ["text"]
@@ -131,6 +159,12 @@ def encode(encoding: str) -> Callable[[list[dict[str, Any]]], object]:
         (shards(encode("ndarray:uint16")), "is 'ndarray:uint16', not a fixed number", "ndarray"),
         (shards(encode("ndarray:uint16:3,3")), "is 'ndarray:uint16:3,3', not", "ndarray"),
         (shards(lambda entries: encode("bytes")(entries[:1])), "differ in their columns", "kind"),
+        (shards(place("../x.mds")), "names the file '../x.mds', outside its folder", "trust"),
+        (shards(place("/etc/x.mds")), "names the file '/etc/x.mds', outside", "trust"),
+        (shards(place("a/../../x")), "names the file 'a/../../x', outside its folder", "trust"),
+        (shards(add("extra", "pkl")), "'extra' of", "without it"),
+        (shards(add("loss_mask", "ndarray:uint8:8")), "and a sample has 9 ids", "ndarray:uint8:9"),
+        (shards(add("loss_mask", "bytes")), "'loss_mask' of", "ndarray:uint8:9"),
     ],
 )
 def test_what_is_no_index_is_told(

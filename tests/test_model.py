@@ -17,6 +17,7 @@ from ncamix.training.model import (
     GROUPS,
     CurriculumModel,
     LossLlama,
+    attention_mask,
     build_llama,
     initial_values,
     parameter_groups,
@@ -154,6 +155,53 @@ def test_loss_equals_full_logits(tied: bool) -> None:
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
 
 
+def packed() -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Documents of 5, 4 and 3 ids, one sample of them, and its segments."""
+    documents = list(make_batch(1)["input_ids"][0].split([5, 4, 3]))
+    segments = torch.repeat_interleave(torch.arange(3), torch.tensor([5, 4, 3]))
+    return documents, torch.cat(documents)[None], segments[None]
+
+
+@pytest.mark.parametrize("kv_heads", [2, 1])
+def test_packed_documents_are_what_each_is_alone(kv_heads: int) -> None:
+    """Logits and gradients, to what float32 tables of rotary angles allow: positions are relative,
+    so those of a sample may run on."""
+    model = small(kv_heads=kv_heads).double()
+    documents, sample, segments = packed()
+    logits = model(sample, attention_mask=attention_mask(segments)).logits
+    alone = [model(document[None]).logits for document in documents]
+    torch.testing.assert_close(logits, torch.cat(alone, 1), atol=1e-8, rtol=1e-6)
+    assert not torch.allclose(logits, model(sample).logits, atol=1e-3)
+
+    every = ActiveIds([(0, 50)])
+    parameters = list(model.parameters())
+    total, losses = model(sample, targets=sample, active=every, segments=segments)
+    found = torch.autograd.grad(total, parameters)
+    parts = [model(d[None], targets=d[None], active=every) for d in documents]
+    wanted = torch.autograd.grad(torch.stack([part for part, _ in parts]).sum(), parameters)
+    torch.testing.assert_close(losses, torch.cat([own for _, own in parts], 1))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-8, rtol=1e-6)
+
+
+def test_one_segment_is_whole_attention() -> None:
+    wrapped, batch = CurriculumModel(small()), make_batch()
+    whole = {**batch, "segments": torch.zeros_like(batch["input_ids"])}
+    torch.testing.assert_close(wrapped(whole)["losses"], wrapped(batch)["losses"])
+    every = ActiveIds([(0, 50)])
+    torch.testing.assert_close(wrapped.eval_losses(whole, every), wrapped(whole)["losses"])
+
+
+def test_a_batch_without_targets_moves_nothing() -> None:
+    wrapped, batch = CurriculumModel(small()), make_batch()
+    wrapped.reset_sums(2)
+    batch["labels"][:] = MASKED
+    outputs = wrapped(batch)
+    outputs["loss"].backward()
+    assert outputs["loss"] == 0 and wrapped.source_loss_counts.tolist() == [0, 0]
+    assert all(p.grad is not None and not p.grad.any() for p in wrapped.parameters())
+
+
 def test_softmax_over_active_ids_only() -> None:
     model = small()
     wrapped = CurriculumModel(model)
@@ -226,13 +274,15 @@ def test_bf16_autocast_is_close() -> None:
 
 
 def test_trains_under_composer_with_microbatches() -> None:
+    """Attention within documents is split with the rows that it belongs to."""
+    segments = (torch.arange(48).view(4, 12) % 7 == 0).long().cumsum(1)
     ends = []
     for micro in (4, 2):
         wrapped = CurriculumModel(small())
         wrapped.reset_sums(2)
         # Composer weighs a microbatch by its share: with equal ones that undoes a mean over them.
         wrapped.loss_scale = (4 / micro) / 43
-        dataset: Any = [make_batch()] * 3
+        dataset: Any = [{**make_batch(), "segments": segments}] * 3
         batches: Any = DataLoader(dataset, batch_size=None)
         trainer = Trainer(
             model=wrapped,

@@ -4,8 +4,8 @@
     noise  independent symbols, a control                         endless
     dyck   brackets that match: nested, or shuffled               endless
     text   documents from files or the hub                        finite, compiled ahead
-    pairs  prompts and responses from files or the hub            finite, planned only
-    mds    token samples that exist already                       finite, planned only
+    pairs  prompts and responses from files or the hub            finite, compiled ahead
+    mds    token samples that exist already                       finite, read as they are
     blend  a mixture of others that changes by itself             no samples of its own
 
 A new kind is one file here and one line in each table below.

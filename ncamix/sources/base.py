@@ -55,6 +55,10 @@ class SourceSpec(Spec):
         """First position of a sample (1 .. sequence_length) whose id is a trained target."""
         return 1
 
+    def attends_within_documents(self) -> bool:
+        """Whether a token attends to its own document alone, not to all of the sample before it."""
+        return False
+
     def meaning(self) -> Meaning:
         """What determines the source's bytes beside seed, sequence length and vocabulary."""
         raise NotImplementedError

@@ -1,7 +1,8 @@
 """Source kind `mds`: a MosaicML data set of token samples that exists already.
 
-Its column `tokens` holds a fixed number of ids a sample. How many samples there are is known from
-its `index.json`, where that lies on this machine.
+Its column `tokens` holds a fixed number of ids a sample, and `loss_mask`, if there is one, as many
+integers, 0 where the id is no target; other columns are passed over. How many samples there are is
+known from its `index.json`, where that lies on this machine.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -23,17 +24,27 @@ from ncamix.sources.corpus import FiniteSource
 
 INDEX = "index.json"
 COLUMN = "tokens"
+MASK = "loss_mask"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _ENCODING = re.compile(r"ndarray:(u?int(?:8|16|32|64)):([0-9]+)\Z")
 
 
 @dataclass(frozen=True)
 class MdsIndex:
-    """What an index says: samples, ids a sample and their dtype; `digest` stands for all of it."""
+    """What an index says: samples, ids a sample and their dtype, and whether a loss mask is beside
+    them. shards: (file name once unpacked, samples) each. `digest` stands for all of it."""
 
     num_samples: int
     length: int
     dtype: str
+    masked: bool
+    shards: tuple[tuple[str, int], ...]
     digest: str
+
+
+def is_url(place: str) -> bool:
+    """Whether a place is an address, and no path on this machine."""
+    return _URL.match(place) is not None
 
 
 class MdsSource(FiniteSource):
@@ -65,6 +76,17 @@ class MdsSource(FiniteSource):
     def own_summary(self) -> str:
         return f"mds, {self.remote or self.local}"
 
+    def places(self, folder: Path) -> tuple[Path | None, str | None]:
+        """Where it lies, `local` and `remote`; paths are relative to `folder`."""
+
+        def path(written: str) -> Path:
+            return (folder / os.path.expanduser(written)).resolve()
+
+        remote = self.remote
+        if remote is not None and not is_url(remote):
+            remote = str(path(remote))
+        return path(self.local) if self.local is not None else None, remote
+
     def index(self, folder: Path) -> MdsIndex | None:
         """The data set's index if it is on this machine; paths are relative to `folder`.
 
@@ -72,65 +94,92 @@ class MdsSource(FiniteSource):
             UserError: there is none and it cannot be remote, or it is not one of token samples.
                 The problem's path is the key, `local` or `remote`.
         """
-        places = {
-            key: folder / os.path.expanduser(place)
-            for key in ("local", "remote")
-            if (place := getattr(self, key)) is not None and "://" not in place
-        }
+        local, remote = self.places(folder)
+        places = {"local": local} if local is not None else {}
+        if remote is not None and not is_url(remote):
+            places["remote"] = Path(remote)
         for key, place in places.items():
             if (place / INDEX).is_file():
                 return read_mds_index(place, key)
-        if self.remote is not None and "remote" not in places:
+        if remote is not None and "remote" not in places:
             return None
         key, place = list(places.items())[-1]
         raise fail(f"{place} holds no {INDEX}", "name the folder of an MDS data set", path=key)
 
 
-def read_mds_index(folder: Path, key: str) -> MdsIndex:
+def read_mds_index(folder: Path, key: str, place: str | None = None) -> MdsIndex:
     """The index of the data set in `folder`, which the YAML key `key` names.
 
+    place: where it was fetched from.
+
     Raises:
-        UserError: it is not an MDS index of samples with a fixed number of ids.
+        UserError: it is not an MDS index of samples with a fixed number of ids, or it names files
+            outside its folder.
     """
-    file = folder / INDEX
+    file, shown = folder / INDEX, place or str(folder)
     try:
         shards = json.loads(file.read_text(encoding="utf-8"))["shards"]
         found = {_layout(shard) for shard in shards}
-        num_samples = sum(int(shard["samples"]) for shard in shards)
+        sizes = tuple((str(s["raw_data"]["basename"]), int(s["samples"])) for s in shards)
+        named = [str(n) for shard in shards for n in _files(shard)]
     except OSError as error:
         raise fail(f"cannot read {file}: {error.strerror}", path=key) from None
     except (ValueError, LookupError, TypeError, AttributeError):
         raise fail(
-            f"{file} is not the index of an MDS data set", "write it with MDSWriter", path=key
+            f"{shown}/{INDEX} is not the index of an MDS data set",
+            "write it with MDSWriter",
+            path=key,
         ) from None
+    for name in named:
+        if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            what = f"the index of {shown} names the file '{name}', outside its folder"
+            raise fail(what, "do not use a data set that you do not trust", path=key)
+    num_samples = sum(samples for _, samples in sizes)
     if num_samples < 1:
-        raise fail(f"the data set {folder} has no samples", "name another", path=key)
+        raise fail(f"the data set {shown} has no samples", "name another", path=key)
     if len(found) > 1:
         raise fail(
-            f"the shards of {folder} differ in their columns",
+            f"the shards of {shown} differ in their columns",
             "name a data set of one kind",
             path=key,
         )
-    columns, encoding = found.pop()
-    if encoding is None:
+    encodings = dict(found.pop())
+    if COLUMN not in encodings:
         raise fail(
-            f"the data set {folder} has no column '{COLUMN}'",
-            f"its columns: {', '.join(columns)}",
+            f"the data set {shown} has no column '{COLUMN}'",
+            f"its columns: {', '.join(encodings)}",
             path=key,
         )
-    match = _ENCODING.match(encoding)
+    for name, encoding in encodings.items():
+        if encoding == "pkl":
+            what = f"the column '{name}' of {shown} is pickled: reading it may run any code"
+            raise fail(what, "write the data set without it", path=key)
+    match = _ENCODING.match(encodings[COLUMN])
     if match is None:
         raise fail(
-            f"the column '{COLUMN}' of {folder} is '{encoding}', not a fixed number of ids",
+            f"the column '{COLUMN}' of {shown} is '{encodings[COLUMN]}', not a fixed number of ids",
             "write it as ndarray:uint32:2049, which is 2,049 ids a sample",
             path=key,
         )
-    return MdsIndex(num_samples, int(match[2]), match[1], fingerprint({"shards": shards}))
+    mask = _ENCODING.match(encodings.get(MASK, encodings[COLUMN]))
+    if mask is None or mask[2] != match[2]:
+        raise fail(
+            f"the column '{MASK}' of {shown} is '{encodings[MASK]}', and a sample has {match[2]} "
+            "ids",
+            f"write it as ndarray:uint8:{match[2]}",
+            path=key,
+        )
+    digest = fingerprint({"shards": shards})
+    return MdsIndex(num_samples, int(match[2]), match[1], MASK in encodings, sizes, digest)
 
 
-def _layout(shard: Any) -> tuple[tuple[str, ...], str | None]:
-    """A shard's columns, and the encoding of its tokens if it has any."""
+def _layout(shard: Any) -> tuple[tuple[str, str], ...]:
+    """A shard's columns, each with its encoding."""
     if shard["format"] != "mds":
         raise ValueError(shard["format"])
-    encodings = dict(zip(shard["column_names"], shard["column_encodings"], strict=True))
-    return tuple(encodings), encodings.get(COLUMN)
+    return tuple(zip(shard["column_names"], shard["column_encodings"], strict=True))
+
+
+def _files(shard: Any) -> list[str]:
+    """The files that a shard may lie in."""
+    return [shard[part]["basename"] for part in ("raw_data", "zip_data") if shard[part]]

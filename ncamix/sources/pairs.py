@@ -80,6 +80,9 @@ class PairsSource(CorpusSource):
             what = f"pairs are rows, and '{rowless.name}' has none, by its suffix"
             yield ("files",), what, "name files of JSON lines (.jsonl, .jsonl.gz, ...) or Parquet"
 
+    def attends_within_documents(self) -> bool:
+        return self.pack == "isolated"
+
     def own_meaning(self) -> Meaning:
         """Everything but the pairs themselves, whose hash the plan adds."""
         return {

@@ -40,6 +40,9 @@ class TextSource(CorpusSource):
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
 
+    def attends_within_documents(self) -> bool:
+        return self.attention == "document"
+
     def document_meaning(self) -> Meaning:
         """As for every corpus; tokenizers are trained on these documents, too."""
         return {**super().document_meaning(), "duplicates": self.duplicates}

@@ -1,15 +1,17 @@
 """Evaluation: losses on held-out samples, per source.
 
-Endless sources are evaluated on samples that no seed of the run reaches, text on its validation
-split. The loss is the mean over unmasked targets in nats, normalised over the ids that the source
-can emit (for text: the ids that the export keeps); over all rows of the vocabulary as well where
-asked. Bits per byte: the summed loss of text in bits over the UTF-8 bytes of its targets.
+Endless sources are evaluated on samples that no seed of the run reaches, text and pairs on their
+validation split, masked and segmented as in training. The loss is the mean over unmasked targets in
+nats, normalised over the ids that the source can emit (for text: the ids that the export keeps);
+over all rows of the vocabulary as well where asked. Bits per byte: the summed loss of text in bits
+over the UTF-8 bytes of its unmasked targets.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +21,9 @@ from composer.utils import dist
 from numpy.typing import NDArray
 
 from ncamix import cache
+from ncamix.collation import Rows, labels_of, rows_of, segments_of
 from ncamix.plan import Plan, PlannedSource
-from ncamix.shards import read_samples
+from ncamix.shards import read_masks, read_samples
 from ncamix.sources import open_generator
 from ncamix.sources.base import MASKED
 from ncamix.training.loss import ActiveIds
@@ -36,17 +39,33 @@ BATCH_TOKENS = 1 << 13  # tokens that a device evaluates at once
 class EvaluationSet:
     """Held-out samples of one source: uint32 [num_samples, sequence_length + 1].
 
+    masks: bool of that shape, where the samples have masks. rows: how they become batches.
     num_bytes: UTF-8 bytes of the unmasked targets, None for what is not text.
     """
 
     source: PlannedSource
+    rows: Rows
     samples: NDArray[np.uint32]
+    masks: NDArray[np.bool_] | None
     num_bytes: int | None
 
-    @property
+    @cached_property
     def num_tokens(self) -> int:
         """Unmasked targets."""
-        return len(self.samples) * self.source.loss_tokens
+        return int((self.labels(slice(None)) != MASKED).sum())
+
+    def labels(self, part: slice) -> NDArray[np.int64]:
+        """Targets of some samples, int64 [n, sequence_length], MASKED where there is no loss."""
+        masks = self.masks[part] if self.masks is not None else None
+        return labels_of(self.samples[part].astype(np.int64), self.rows.loss_start, masks)
+
+    def batch(self, part: slice) -> dict[str, torch.Tensor]:
+        """Some samples as a batch for the model."""
+        ids = self.samples[part, :-1].astype(np.int64)
+        arrays = {"input_ids": ids, "labels": self.labels(part)}
+        if self.rows.boundary is not None:
+            arrays["segments"] = segments_of(ids, self.rows.boundary)
+        return {key: torch.from_numpy(array) for key, array in arrays.items()}
 
 
 def evaluation_set(
@@ -55,14 +74,17 @@ def evaluation_set(
     """The set of an evaluated source; text is compiled. facts: of text's tokenizer. data: where
     compiled datasets lie, if not in the cache."""
     source, limit = plan.sources[name], plan.curriculum.curriculum.evaluate.samples
+    rows = rows_of(source, facts.end_of_text_id if facts is not None else None)
     if source.text is None:
         samples = open_generator(source.evaluation_meaning()).samples(0, limit)
-        return EvaluationSet(source, samples, None)
+        return EvaluationSet(source, rows, samples, None, None)
     folder = cache.entry(source.fingerprint) if data is None else data / name
     samples = read_samples(folder / "validation", limit)
+    masks = read_masks(folder / "validation", limit)
     assert facts is not None
-    num_bytes = int(np.array(facts.bytes_per_id)[samples[:, source.loss_start :]].sum())
-    return EvaluationSet(source, samples, num_bytes)
+    targets = labels_of(samples.astype(np.int64), rows.loss_start, masks)
+    num_bytes = int(np.array(facts.bytes_per_id)[targets[targets != MASKED]].sum())
+    return EvaluationSet(source, rows, samples, masks, num_bytes)
 
 
 def evaluate(
@@ -76,16 +98,15 @@ def evaluate(
     own = ActiveIds([(source.first_id, source.first_id + source.num_ids)])
     sums = torch.zeros(2, dtype=torch.float64)
     step = max(1, BATCH_TOKENS // source.sequence_length)
-    ranks = dist.get_world_size()
-    mine = held.samples[dist.get_global_rank() :: ranks].astype(np.int64)
-    for first in range(0, -(-len(held.samples) // ranks), step):
-        chunk = mine[first : first + step]
+    ranks, rank, num = dist.get_world_size(), dist.get_global_rank(), len(held.samples)
+    for first in range(0, num, step * ranks):
+        # This rank's samples of these: every so many, from its own on.
+        part = slice(first + rank, min(first + step * ranks, num), ranks)
         # A rank without a sample left passes one without loss: sharded models move in step.
-        tokens = torch.from_numpy(chunk if len(chunk) else held.samples[:1].astype(np.int64))
-        tokens = tokens.to(device)
-        labels = tokens[:, 1:].clone()
-        labels[:, : source.loss_start - 1 if len(chunk) else None] = MASKED
-        batch = {"input_ids": tokens[:, :-1].contiguous(), "labels": labels}
+        some = part.start < part.stop
+        batch = {key: t.to(device) for key, t in held.batch(part if some else slice(1)).items()}
+        if not some:
+            batch["labels"].fill_(MASKED)
         sums[0] += model.eval_losses(batch, own).double().sum().cpu()
         if all_rows:
             every = ActiveIds([(0, rows)])
@@ -99,7 +120,7 @@ def evaluate(
         "num_bytes": held.num_bytes,
     }
     for suffix, summed in (("", total), ("_all_rows", total_all if all_rows else None)):
-        loss = None if summed is None else summed / held.num_tokens
+        loss = summed / held.num_tokens if summed is not None and held.num_tokens else None
         result[f"loss{suffix}"] = loss
         result[f"perplexity{suffix}"] = None if loss is None else math.exp(min(loss, 700.0))
         bits = None

@@ -3,9 +3,10 @@
     batch {input_ids, labels, source} -> decoder body -> hidden states -> chunked loss
       -> scalar for Composer, losses per position, sums per source
 
-Labels arrive shifted and masked by the data. Losses are in nats; the scalar is their sum times a
-factor set from outside, so that the divisor can be the count of the global batch whatever the
-microbatches and ranks.
+Labels arrive shifted and masked by the data. Where a batch carries `segments`, attention stays
+within them; rotary positions are relative, so they run on over a whole sample. Losses are in nats;
+the scalar is their sum times a factor set from outside, so that the divisor can be the count of the
+global batch whatever the microbatches and ranks.
 
 Initial values are drawn by name: each parameter has its own stream of random numbers, keyed by
 seed, purpose and parameter name, from a counter-based generator on the CPU. A value therefore
@@ -86,22 +87,38 @@ class LossLlama(LlamaForCausalLM):
         targets: Tensor | None = None,
         active: ActiveIds | None = None,
         scale: float = 1.0,
+        segments: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """With `targets` (int64 [B, L], MASKED where no loss): (scale * sum, losses [B, L]).
 
-        `input_ids` is int64 [B, L]. The sum is a 0-d tensor, the losses float32, detached, in nats.
-        Without `targets`, everything is passed on to Hugging Face. Raises ValueError if a target
-        is not among the `active` ids.
+        `input_ids` is int64 [B, L], and so are `segments`: a position attends to those before it
+        of the same number; without them, to all before it. The sum is a 0-d tensor, the losses
+        float32, detached, in nats. Without `targets`, everything is passed on to Hugging Face.
+        Raises ValueError if a target is not among the `active` ids.
         """
         if targets is None:
             return super().forward(input_ids, *args, **kwargs)
         assert input_ids is not None and active is not None
-        hidden = self.model(input_ids=input_ids, use_cache=False).last_hidden_state
+        mask = None if segments is None else attention_mask(segments)
+        hidden = self.model(
+            input_ids=input_ids, attention_mask=mask, use_cache=False
+        ).last_hidden_state
         total, losses = linear_cross_entropy(
             hidden.flatten(0, 1), self.lm_head.weight, targets.flatten(), active, scale
         )
         return total, losses.view(targets.shape)
+
+
+def attention_mask(segments: Tensor) -> Tensor:
+    """Which positions attend to which: bool [B, 1, L, L] of `segments` int64 [B, L].
+
+    True where a query (third axis) sees a key (last axis). Hugging Face takes a mask of four axes
+    as it is, and scaled dot product attention one of booleans.
+    """
+    length = segments.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    return (segments[:, None, :, None] == segments[:, None, None, :]) & causal
 
 
 def build_llama(
@@ -189,8 +206,9 @@ class CurriculumModel(ComposerModel):
     """Composer's view of a Llama: batches in, a scaled sum of losses out, sums kept per source.
 
     A batch is a dict of `input_ids` int64 [B, L], `labels` int64 [B, L], shifted already
-    (labels[b, j] is the target of position j) and MASKED where there is no loss, and `source`
-    int64 [B]. Before each batch the caller sets
+    (labels[b, j] is the target of position j) and MASKED where there is no loss, `source` int64
+    [B], and, if attention stays within documents in some row, `segments` int64 [B, L]. Before each
+    batch the caller sets
 
     - `active`: the ids that the softmax runs over; all rows until set
     - `loss_scale`: what the sum of losses is multiplied by; Composer further multiplies each
@@ -223,6 +241,7 @@ class CurriculumModel(ComposerModel):
             targets=batch["labels"],
             active=self.active,
             scale=self.loss_scale,
+            segments=batch.get("segments"),
         )
         if self.training and len(self.source_loss_sums):
             self._add_to_sums(batch["source"], batch["labels"], losses)
@@ -243,7 +262,10 @@ class CurriculumModel(ComposerModel):
         self.eval()
         try:
             _, losses = self.model(
-                input_ids=batch["input_ids"], targets=batch["labels"], active=active
+                input_ids=batch["input_ids"],
+                targets=batch["labels"],
+                active=active,
+                segments=batch.get("segments"),
             )
         finally:
             self.train(was_training)

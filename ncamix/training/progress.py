@@ -93,11 +93,10 @@ class RunProgress:
                     self.bar.start()
 
     def update(
-        self, stage: str, tokens: int, mixture: dict[str, float], loss: float, note: str
+        self, stage: str, tokens: int, mixture: dict[str, float], loss: float | None, note: str
     ) -> None:
-        """Show the state after a batch. tokens: consumed in the run; mixture: shares of 1.
-
-        note: what goes on beside training."""
+        """Show the state after a batch. tokens: consumed in the run; mixture: shares of 1; loss:
+        nats per token, None if no token had one; note: what goes on beside training."""
         if not self.enabled:
             return
         now = time.monotonic()
@@ -108,6 +107,7 @@ class RunProgress:
         shown = sorted(((w, n) for n, w in mixture.items() if w > 0.005), reverse=True)
         mix = " ".join(f"{name} {weight:.0%}" for weight, name in shown[:4])
         mix += f" +{len(shown) - 4}" if len(shown) > 4 else ""
+        loss_text = f"loss {loss:.3f}" if loss is not None else "no loss"
         count = f"{format_count(tokens)}/{format_count(self.num_tokens)} tokens"
         speed_text = f"{format_count(self._speed)} tokens/s" if self._speed else ""
         if self.bar is not None:
@@ -117,14 +117,14 @@ class RunProgress:
                 stage=stage,
                 tokens=count,
                 mixture=mix,
-                loss=f"loss {loss:.3f}",
+                loss=loss_text,
                 speed=speed_text,
                 note=note,
             )
         elif now >= self._next_line or tokens >= self.num_tokens:
             self._next_line = now + _LINE_SECONDS
             self.console.print(
-                f"{stage:>12}  {count:>22}  {mix:<40}  loss {loss:.3f}  {speed_text}  {note}",
+                f"{stage:>12}  {count:>22}  {mix:<40}  {loss_text}  {speed_text}  {note}",
                 highlight=False,
                 soft_wrap=True,
             )

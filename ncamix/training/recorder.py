@@ -1,6 +1,6 @@
 """The recorder: what a stage's batches were, what they cost, and whether they were as planned.
 
-    batch -> counts per source, digest, unmasked targets (summed over ranks) -> the loss's divisor
+    batch -> samples per source, digest, unmasked targets (summed over ranks) -> the loss's divisor
     losses -> one row of metrics.jsonl a batch; evaluations -> evaluations.jsonl
 
 Rows of a batch that a killed run trained on after its last checkpoint are cut when it resumes, so
@@ -10,6 +10,7 @@ every batch stands once. Realised counts travel in the checkpoint and are held a
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import Any, TextIO
 
@@ -48,7 +49,8 @@ class Recorder(Callback):
         self.plan, self.stage, self.folder, self.model = plan, stage, folder, model
         self.texts, self.progress, self.stop = texts, progress, stop
         self.sets = texts.sets(plan, stage)
-        self.realised = [0] * len(stage.sources)
+        self.realised = [0] * len(stage.sources)  # samples
+        self.loss_tokens = [0] * len(stage.sources)  # unmasked targets
         self.seconds = 0.0
         self.seen: list[Observation] = []  # evaluations of this stage, for what it waits for
         self.ended: int | None = None  # batches after which evidence ended the stage
@@ -58,10 +60,16 @@ class Recorder(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         seen = [vars(observation) for observation in self.seen]
-        return {"realised": self.realised, "seconds": self.seconds, "seen": seen}
+        return {
+            "realised": self.realised,
+            "loss_tokens": self.loss_tokens,
+            "seconds": self.seconds,
+            "seen": seen,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.realised, self.seconds = list(state["realised"]), float(state["seconds"])
+        self.loss_tokens = list(state["loss_tokens"])
         self.seen = [Observation(**observation) for observation in state["seen"]]
 
     def fit_start(self, state: State, logger: Logger) -> None:
@@ -96,14 +104,14 @@ class Recorder(Callback):
     def before_forward(self, state: State, logger: Logger) -> None:
         # Composer weighs a microbatch by its share of the rank's samples and averages over ranks.
         share = len(state.batch["source"]) / self._rank_samples
-        self.model.loss_scale = dist.get_world_size() / (self._targets * share)
+        self.model.loss_scale = dist.get_world_size() / (max(1, self._targets) * share)
 
     def batch_end(self, state: State, logger: Logger) -> None:
         done = state.timestamp.batch.value
         sums = torch.stack([self.model.source_loss_sums, self.model.source_loss_counts.double()])
         dist.all_reduce(sums)
         totals, counts = sums.tolist()
-        loss = sum(totals) / sum(counts)
+        loss = sum(totals) / sum(counts) if any(counts) else None  # all of it may be masked
         stage = self.stage
         tokens = stage.first_token + done * stage.batch_size * stage.sequence_length
         row: dict[str, Any] = {
@@ -112,13 +120,16 @@ class Recorder(Callback):
             "tokens": tokens,
             "loss": loss,
         }
-        for name, total, count in zip(stage.sources, totals, counts, strict=True):
+        for i, (name, total, count) in enumerate(zip(stage.sources, totals, counts, strict=True)):
+            self.loss_tokens[i] += int(count)
             if count:
                 row[f"loss/{name}"] = total / count
         for name, samples in zip(stage.sources, self.realised, strict=True):
             row[f"count/{name}"] = samples
+        for name, tokens_with_loss in zip(stage.sources, self.loss_tokens, strict=True):
+            row[f"loss_tokens/{name}"] = tokens_with_loss
         row |= {"lr": self._rate, "digest": self._digest}
-        if loss != loss or loss in (float("inf"), float("-inf")):
+        if loss is not None and not math.isfinite(loss):
             raise fail(
                 f"the loss is not finite in batch {done - 1:,} of stage '{stage.name}'",
                 "lower the learning rate, raise the warm-up, or use fp32 or bf16",
@@ -182,7 +193,8 @@ class Recorder(Callback):
             folder = self.folder.checkpoints(self.stage.index, self.stage.name)
             folder.mkdir(parents=True, exist_ok=True)
             realised = dict(zip(self.stage.sources, self.realised, strict=True))
-            facts = {"realised": realised, "seconds": self.seconds}
+            loss_tokens = dict(zip(self.stage.sources, self.loss_tokens, strict=True))
+            facts = {"realised": realised, "loss_tokens": loss_tokens, "seconds": self.seconds}
             write_whole(folder / "stage.json", json.dumps(facts).encode())
 
     def _evaluate(self, state: State, when: str) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from composer.core import DataSpec
 from composer.utils import dist
 from torch.utils.data import DataLoader
 
-from ncamix.collation import Collate
+from ncamix.collation import Collate, rows_of
 from ncamix.errors import fail
 from ncamix.plan import Plan, PlannedStage
 from ncamix.planning import decide
@@ -140,11 +140,13 @@ def _train_stage(
             plan, stage, cache, data, ranks, folder.add_prefix if leader else lambda prefix: None
         )
     share = stage.batch_size // ranks
+    drawn = [plan.dataset_of(name, stage) for name in stage.sources]
+    end_of_text_id = texts.end_of_text_id(plan, drawn)
     loader = DataLoader(
         dataset,
         batch_size=share,
         num_workers=trainer.workers,
-        collate_fn=Collate([plan.dataset_of(name, stage).loss_start for name in stage.sources]),
+        collate_fn=Collate([rows_of(source, end_of_text_id) for source in drawn]),
         pin_memory=device == "gpu",
         drop_last=True,
         multiprocessing_context="spawn" if trainer.workers else None,

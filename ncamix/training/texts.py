@@ -10,7 +10,7 @@ The first rank of each node holds the process that compiles; sizes are the first
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from composer.utils import dist
 
 from ncamix.background import Compiler, Failure, failure_of
 from ncamix.overlap import overlap_remarks
-from ncamix.plan import Plan, PlannedStage
+from ncamix.plan import Plan, PlannedSource, PlannedStage
 from ncamix.planning import decide
 from ncamix.text_compilation import (
     TextFacts,
@@ -126,3 +126,8 @@ class Texts:
             if file is not None and file.is_file():
                 self._facts = text_facts(file, plan.vocabulary.text_rows)
         return self._facts
+
+    def end_of_text_id(self, plan: Plan, drawn: Sequence[PlannedSource]) -> int | None:
+        """What closes documents, where a stage draws text; its texts are ready."""
+        facts = self.facts(plan) if any(source.text is not None for source in drawn) else None
+        return facts.end_of_text_id if facts is not None else None

@@ -13,6 +13,18 @@ from types import SimpleNamespace
 import numpy as np
 from timing import alternate, headline, write_results
 
+SPEC = SimpleNamespace(
+    layers=4,
+    heads=4,
+    kv_heads=None,
+    width=128,
+    mlp_width=None,
+    rope_theta=1e4,
+    tie_embeddings=True,
+    attention="sdpa",
+    dropout=0.0,
+)
+
 
 def shards() -> dict[str, float]:
     from streaming import MDSWriter
@@ -46,23 +58,12 @@ def loss() -> dict[str, float]:
     from ncamix.training.loss import ActiveIds
     from ncamix.training.model import CurriculumModel, build_llama
 
-    spec = SimpleNamespace(
-        layers=4,
-        heads=4,
-        kv_heads=None,
-        width=128,
-        mlp_width=None,
-        rope_theta=1e4,
-        tie_embeddings=True,
-        attention="sdpa",
-        dropout=0.0,
-    )
     rows, batch, length = 14_116, 8, 256
     ids = torch.randint(0, 4096, (batch, length + 1))
     data = {"input_ids": ids[:, :-1], "labels": ids[:, 1:], "source": torch.zeros(batch).long()}
-    model = CurriculumModel(build_llama(spec, rows, length, 0))
+    model = CurriculumModel(build_llama(SPEC, rows, length, 0))
     model.active = ActiveIds([(0, 4096)])
-    stock = build_llama(spec, rows, length, 0)
+    stock = build_llama(SPEC, rows, length, 0)
     steps: dict[str, Callable[[], object]] = {}
     for name, module in (("ours", model), ("stock", stock)):
         optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
@@ -93,6 +94,38 @@ def loss() -> dict[str, float]:
     return {"tokens_per_second": a, "stock_loss_tokens_per_second": b}
 
 
+def attention() -> dict[str, float]:
+    """A step of training on documents of about 100 ids, apart from each other or not."""
+    import torch
+
+    from ncamix.training.model import CurriculumModel, build_llama
+
+    found = {}
+    for batch, length in ((8, 256), (2, 1024)):
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(0, 4096, (batch, length + 1), generator=generator)
+        segments = (torch.rand(batch, length, generator=generator) < 0.01).long().cumsum(1)
+        whole = {
+            "input_ids": ids[:, :-1],
+            "labels": ids[:, 1:],
+            "source": torch.zeros(batch).long(),
+        }
+        model = CurriculumModel(build_llama(SPEC, 4096, length, 0))
+
+        def step(data: dict[str, torch.Tensor], model: CurriculumModel = model) -> None:
+            model(data)["loss"].backward()
+            model.zero_grad()
+
+        works = {"whole": whole, "document": {**whole, "segments": segments}}
+        taken = alternate({name: lambda data=data: step(data) for name, data in works.items()})
+        ratio = taken["document"] / taken["whole"]
+        print(f"  attention           {ratio:10.2f} times the time within documents, {length} ids")
+        found[f"document_over_whole_{length}"] = ratio
+    return found
+
+
 if __name__ == "__main__":
     print(headline("throughput"))
-    write_results("throughput", {"shards": shards(), "training_step": loss()})
+    write_results(
+        "throughput", {"shards": shards(), "training_step": loss(), "attention": attention()}
+    )

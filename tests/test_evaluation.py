@@ -1,0 +1,100 @@
+"""Evaluation: held-out samples are masked and kept apart as in training."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Planner
+from masked_data import END, LENGTH, write_pairs
+from test_model import small
+
+from ncamix import cache
+from ncamix.collation import Collate
+from ncamix.plan import Plan
+from ncamix.shards import ShardFormat, read_masks, read_samples, write_dataset
+from ncamix.text_compilation import TextFacts
+from ncamix.training.evaluation import EvaluationSet, evaluate, evaluation_sets
+from ncamix.training.loss import ActiveIds
+from ncamix.training.model import CurriculumModel
+
+BODY = """
+tokenizer: bytes
+sources:
+  answers:
+    {kind: pairs, files: [a.jsonl], prompt: p, response: r, holdout: {share: 0.2}, repeat: free}
+stages:
+  - {name: one, duration: rest, mixture: {answers: 1}}
+evaluate: {sources: [answers], samples: 6}
+"""
+FACTS = TextFacts(Path("unused"), END, [0] + [1] * 256)
+
+
+def pairs_plan(folder: Path, plan_of: Planner) -> Plan:
+    (folder / "a.jsonl").write_text('{"p": "a", "r": "b"}\n' * 99)
+    plan = plan_of(BODY)
+    write_pairs(plan.sources["answers"])
+    return plan
+
+
+def test_a_set_is_evaluated_as_it_would_be_trained(
+    tmp_path: Path, plan_of: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = pairs_plan(tmp_path, plan_of)
+    (held,) = evaluation_sets(plan, FACTS, None)
+    folder = cache.entry(plan.sources["answers"].fingerprint) / "validation"
+    tokens, masks = read_samples(folder, 6), read_masks(folder, 6)
+    assert masks is not None and held.num_tokens == masks[:, 1:].sum() < 6 * LENGTH
+    assert held.num_bytes == (tokens[:, 1:][masks[:, 1:]] != END).sum()
+
+    model = CurriculumModel(small(rows=300))
+    samples = [
+        {"tokens": ids, "loss_mask": mask.astype(np.uint8), "source": 0, "sample": 0}
+        for ids, mask in zip(tokens, masks, strict=True)
+    ]
+    batch = Collate([held.rows])(samples)
+    assert batch["segments"].max() > 1
+    text = ActiveIds([(0, 257)])
+    wanted = model.eval_losses(batch, text).double().sum().item()
+    apart = {k: v for k, v in batch.items() if k != "segments"}
+    assert model.eval_losses(apart, text).double().sum().item() != pytest.approx(wanted, rel=1e-6)
+    for tokens_at_once in (1 << 13, 64):
+        monkeypatch.setattr("ncamix.training.evaluation.BATCH_TOKENS", tokens_at_once)
+        found = evaluate(model, held, 300, True, torch.device("cpu"))
+        assert found["loss"] == pytest.approx(wanted / held.num_tokens)
+        assert held.num_bytes is not None
+        assert found["bits_per_byte"] == pytest.approx(wanted / math.log(2) / held.num_bytes)
+        assert found["loss_all_rows"] > found["loss"]
+        assert (found["num_tokens"], found["num_bytes"]) == (held.num_tokens, held.num_bytes)
+
+
+def test_a_set_without_targets_has_no_loss(tmp_path: Path, plan_of: Planner) -> None:
+    plan = pairs_plan(tmp_path, plan_of)
+    (held,) = evaluation_sets(plan, FACTS, None)
+    assert held.masks is not None
+    silent = EvaluationSet(held.source, held.rows, held.samples, held.masks & False, 0)
+    found = evaluate(CurriculumModel(small(rows=300)), silent, 300, True, torch.device("cpu"))
+    assert found["num_tokens"] == 0
+    for key in ("loss", "perplexity", "bits_per_byte", "loss_all_rows"):
+        assert found[key] is None
+
+
+def test_text_without_masks_counts_every_target(tmp_path: Path, plan_of: Planner) -> None:
+    (tmp_path / "a.txt").write_text("words and more words\n" * 800)
+    (tmp_path / "b.txt").write_text("more words and words\n" * 700)
+    keys = "kind: text, files: ['*.txt'], holdout: {share: 0.5}, repeat: free, attention: document"
+    plan = plan_of(
+        f"tokenizer: bytes\nsources:\n  words: {{{keys}}}\n"
+        "stages:\n  - {name: one, duration: rest, mixture: {words: 1}}\n"
+        "evaluate: {sources: [words], samples: 3}\n"
+    )
+    entry = cache.entry(plan.sources["words"].fingerprint) / "validation"
+    entry.mkdir(parents=True)
+    tokens = np.full((9, LENGTH + 1), 65, np.uint32)
+    write_dataset(entry, ShardFormat(LENGTH + 1, "uint16"), [tokens])
+    (held,) = evaluation_sets(plan, FACTS, None)
+    assert (held.num_tokens, held.num_bytes) == (3 * LENGTH, 3 * LENGTH)
+    assert held.rows.boundary == END and "segments" in held.batch(slice(None))

@@ -1,0 +1,174 @@
+"""A run on documents apart from each other, pairs, stored samples and automata: real processes."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from masked_data import write_data_set, write_pairs
+from test_run import Runner
+
+from ncamix.inspection import Request, inspect
+from ncamix.loading import load_curriculum
+from ncamix.order import stage_order
+from ncamix.plan import Plan
+from ncamix.planning import make_plan
+from ncamix.shards import read_masks, read_samples
+from ncamix.trainer import load_trainer
+
+CURRICULUM = """
+ncamix: 1
+name: tiny
+tokenizer: bytes
+sources:
+  lively: {kind: nca, alphabet: 3, grid: 6, band: {gzip: [0.20, 1.00]}}
+  words:
+    {kind: text, files: ["corpus/*.txt"], holdout: {share: 0.2}, repeat: free, attention: document}
+  answers:
+    {kind: pairs, files: [pairs.jsonl], prompt: p, response: r, holdout: {share: 0.2}, repeat: free}
+  mine: {kind: mds, local: mine, repeat: free}
+  again: {kind: mds, remote: mine, repeat: free}
+  blank: {kind: mds, local: blank, repeat: free}
+stages:
+  - {name: plain, duration: 6ba, mixture: {lively: 1, mine: 1}}
+  - {name: mixed, duration: 40ba, mixture: {words: 3, answers: 2, mine: 1, again: 1, lively: 1}}
+  - {name: silent, duration: 4ba, mixture: {blank: 1}}
+evaluate: {every: 25ba, sources: [words, answers, lively], samples: 8}
+"""
+TRAINER = """
+ncamix: 1
+name: small
+model: {layers: 1, heads: 2, width: 16, tie_embeddings: true}
+sequence_length: 32
+batch_size: 8
+microbatch: 3
+budget: 25.6ktok
+optimizer: {kind: adamw, lr: 1e-2, clip: 1.0}
+checkpoint: {every: 15ba, keep: 2}
+"""
+NUM_BATCHES = 50
+
+
+class MixedRunner(Runner):
+    """One working folder; what `text` compiles of pairs lies in the cache already."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        (folder / "tiny.yaml").write_text(CURRICULUM)
+        (folder / "small.yaml").write_text(TRAINER)
+        (folder / "pairs.jsonl").write_text('{"p": "a", "r": "b"}\n' * 200)
+        write_data_set(folder / "mine", masked=True)
+        write_data_set(folder / "blank", masked=False, blank=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("NCAMIX_CACHE", str(self.cache))
+            self.plan = self.planned()
+            write_pairs(self.plan.sources["answers"])
+
+    def planned(self) -> Plan:
+        return make_plan(
+            load_curriculum(self.folder / "tiny.yaml"), load_trainer(self.folder / "small.yaml")
+        )
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> MixedRunner:
+    runner = MixedRunner(tmp_path_factory.mktemp("mixed") / "work")
+    runner.run()
+    return runner
+
+
+def test_loss_tokens_are_those_of_the_samples(
+    mixed: MixedRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NCAMIX_CACHE", str(mixed.cache))
+    plan = mixed.planned()
+    masks = {
+        name: read_masks(folder)
+        for name, folder in {
+            "answers": mixed.cache / plan.sources["answers"].fingerprint,
+            "mine": mixed.folder / "mine",
+            "again": mixed.folder / "mine",
+            "blank": mixed.folder / "blank",
+        }.items()
+    }
+    summary = json.loads((mixed.folder / "runs/tiny/summary.json").read_text())
+    for stage, found in zip(plan.stages, summary["stages"], strict=True):
+        order = stage_order(plan, stage)
+        drawn = [order.batch(t) for t in range(stage.num_batches)]
+        for i, name in enumerate(stage.sources):
+            numbers = np.concatenate([samples[sources == i] for sources, samples in drawn])
+            mask = masks.get(name)
+            per = plan.sources[name].loss_tokens
+            wanted = len(numbers) * per if mask is None else mask[numbers, 1:].sum()
+            assert found["loss_tokens"][name] == wanted
+        last = [row for row in mixed.rows() if row["stage"] == stage.name][-1]
+        assert {n: last[f"loss_tokens/{n}"] for n in stage.sources} == found["loss_tokens"]
+    silent = [row for row in mixed.rows() if row["stage"] == "silent"]
+    assert [row["loss"] for row in silent] == [None] * 4, "nothing to learn, nothing to divide by"
+    assert summary["stages"][2]["train_loss"] is None
+    assert summary["stages"][1]["train_loss"] < math.log(257)
+    evaluated = summary["stages"][1]["evaluation"]["answers"]["after"]
+    held = mixed.cache / plan.sources["answers"].fingerprint / "validation"
+    targets = read_samples(held, 8)[:, 1:][read_masks(held, 8)[:, 1:]]  # type: ignore[index]
+    assert evaluated["num_tokens"] == len(targets)
+    assert evaluated["num_bytes"] == (targets > 0).sum(), "a byte an id, but for the end of text"
+
+
+def test_killed_and_resumed_and_on_two_ranks(mixed: MixedRunner, tmp_path: Path) -> None:
+    killed = MixedRunner(tmp_path / "killed")
+    status, _ = killed.stop_when(lambda: killed.batches() >= 30, signal.SIGKILL)
+    assert status == -signal.SIGKILL and killed.batches() < NUM_BATCHES
+    killed.run()
+    assert killed.rows() == mixed.rows()
+    assert killed.rows(name="evaluations.jsonl") == mixed.rows(name="evaluations.jsonl")
+
+    two = MixedRunner(tmp_path / "two")
+    command = [str(Path(sys.executable).with_name("composer")), "-n", "2", "-m"]
+    done = subprocess.run(
+        [*command, *two.command()[2:]],
+        cwd=two.folder,
+        env=two.env,
+        text=True,
+        capture_output=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(two.rows()) == NUM_BATCHES
+    for ours, theirs in zip(two.rows(), mixed.rows(), strict=True):
+        assert (ours["digest"], ours["tokens"]) == (theirs["digest"], theirs["tokens"])
+        for key in theirs:
+            if key.startswith(("count/", "loss_tokens/")):
+                assert ours[key] == theirs[key]
+        assert ours["loss"] == (theirs["loss"] and pytest.approx(theirs["loss"], abs=1e-3))
+
+
+def test_its_batches_are_found_and_decoded(
+    mixed: MixedRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NCAMIX_CACHE", str(mixed.cache))
+    run = mixed.folder / "runs/tiny"
+    found = inspect(mixed.planned(), Request(stage="mixed", batch=7, decode=True), run)
+    assert found.as_trained and found.decoded is not None
+    by_source = {s.source: s for s in found.samples}
+    assert "fox" in found.decoded.texts[by_source["words"].place]
+    assert "response" in found.decoded.texts[by_source["answers"].place]
+    for sample in found.samples:
+        if sample.source in ("mine", "again"):
+            number = int(sample.shard.split(".")[1]) * 16 + sample.row
+            assert number == sample.sample
+            assert found.decoded.texts[sample.place].isascii()
+    silent = inspect(mixed.planned(), Request(stage="silent", batch=1), run)
+    assert silent.as_trained
+
+
+def test_ids_that_the_tokenizer_lacks_end_the_run(tmp_path: Path) -> None:
+    runner = MixedRunner(tmp_path / "work")
+    write_data_set(runner.folder / "mine", masked=True, wrong=True)
+    output = runner.run(status=2)
+    assert f"the data set {runner.folder / 'mine'} of the source 'mine' holds the id 300" in output
