@@ -39,6 +39,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/bench_throughput.py
 	$(BIN)/python tests/benchmarks/bench_order.py
 	$(BIN)/python tests/benchmarks/bench_compile.py
+	$(BIN)/python tests/benchmarks/bench_background.py
 	$(BIN)/python tests/benchmarks/bench_curation.py
 
 $(VENV)/.installed: pyproject.toml

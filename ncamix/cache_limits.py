@@ -1,4 +1,4 @@
-"""Cache limits: the shards that a stage needs at hand at once, in bytes, and the limit of the cache.
+"""Cache limits: the shards that a stage needs at hand at once, in bytes, and what holds them.
 
     counts of the batches ahead -> samples of each source -> shards -> bytes -> a limit above them
 

@@ -149,6 +149,8 @@ def _stage(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
         "frozen_batches": {str(group): batches for group, batches in stage.frozen},
         "largest_deviation_samples": stage.apportionment.largest_deviation,
         "evaluate_after_batches": list(stage.evaluations),
+        "evaluates": list(plan.evaluated(stage)),
+        "awaits_text": list(plan.awaited(stage)),
         "transform": spec.transform,
         "until": str(spec.until) if spec.until else None,
         "mixture_curve": {

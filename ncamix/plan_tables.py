@@ -47,6 +47,7 @@ def print_plan(plan: Plan, chosen: str, console: Console) -> None:
         Text("\nstages", "bold"),
         _stage_table(plan),
         *(_quiet(line) for stage in plan.stages for line in stage_words(stage)),
+        *(_quiet(line) for line in (*_evaluation_words(plan), *_text_words(plan))),
         _quiet("deviation: largest distance, in samples, of a count from its schedule"),
         Text("\nsamples", "bold"),
         _sample_table(plan),
@@ -121,6 +122,33 @@ def stage_words(stage: PlannedStage) -> list[str]:
         lines.append(f"trains in {spec.precision}")
     lines += _enter_words(stage)
     return [f"{stage.name}: {line}" for line in lines]
+
+
+def _evaluation_words(plan: Plan) -> list[str]:
+    """What is evaluated and when, a line; nothing where nothing is."""
+    evaluate, first = plan.curriculum.curriculum.evaluate, plan.evaluated(plan.stages[0])
+    later = [name for name in evaluate.sources if name not in first]
+    if not evaluate.sources:
+        return []
+    parts = [", ".join(first)] if first else []
+    if later:
+        parts.append(f"{', '.join(later)} from stage '{plan.stages[plan.text_from].name}' on")
+    when = f"as every stage begins and ends, and every {evaluate.every}"
+    return [f"evaluated {when}: {'; '.join(parts)}"]
+
+
+def _text_words(plan: Plan) -> list[str]:
+    """Which texts are compiled while earlier stages train, a line a stage."""
+    known, lines = set(plan.awaited(plan.stages[0])), []
+    for stage in plan.stages[1:]:
+        names = [name for name in plan.awaited(stage) if name not in known]
+        known |= set(names)
+        if names:
+            lines.append(
+                f"{stage.name}: awaits the text of {', '.join(names)}, compiled while earlier "
+                "stages train"
+            )
+    return lines
 
 
 def _enter_words(stage: PlannedStage) -> list[str]:

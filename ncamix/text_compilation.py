@@ -334,6 +334,11 @@ class _Packer:
         return samples
 
 
+def is_compiled(source: PlannedSource) -> bool:
+    """Whether the cache holds a text source, whole."""
+    return _is_whole(source.fingerprint)
+
+
 def _is_whole(digest: str) -> bool:
     """Whether an entry is there, with every shard that its index names."""
     info = cache.entry_info(digest)

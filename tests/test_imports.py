@@ -69,6 +69,7 @@ places
 compiled
 jobs
 baking writer
+background
 compilation
 compile_progress
 collation streams
