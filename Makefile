@@ -40,6 +40,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/bench_text.py
 	$(BIN)/python tests/benchmarks/bench_order.py
 	$(BIN)/python tests/benchmarks/bench_compile.py
+	$(BIN)/python tests/benchmarks/bench_background.py
 	$(BIN)/python tests/benchmarks/bench_curation.py
 
 $(VENV)/.installed: pyproject.toml

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ncamix import compiling, looking
+from ncamix import compiling, looking, measure_command
 from ncamix.errors import UserError, fail, nearest
 from ncamix.options import CurriculumArgument, SetOption, TrainerOption, plan_of
 
@@ -154,6 +154,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "batch": looking.batch,
     "show": looking.show,
     "bands": looking.bands,
+    "measure": measure_command.measure,
     "report": report,
     "schema": schema,
     "help": help_,

@@ -72,7 +72,7 @@ class Inventory:
         self.warnings: list[str] = []
         self._documents: dict[str, Documents | None] = {}
         self._special: dict[str, dict[str, int]] = {}
-        self._bytes: dict[str, tuple[int, int | None]] = {}  # of text in files: about, at most
+        self.text_bytes: dict[str, tuple[int, int | None]] = {}  # of text in files: about, at most
         self.benchmarks: tuple[Benchmark, ...] = ()
         self._kept: dict[Path, str] = {}  # where what is fetched is kept, and of which source
 
@@ -196,8 +196,8 @@ class Inventory:
                     files = corpus_files(spec.files, folder)
                     for path, what, remedy in spec.misfits(files):
                         self.bad(("sources", name, *path), what, remedy)
-                    self._bytes[name] = corpus_size(files, spec.columns())
-                    if not self._bytes[name][0]:
+                    self.text_bytes[name] = corpus_size(files, spec.columns())
+                    if not self.text_bytes[name][0]:
                         raise fail(f"the text is empty ({len(files)} files)", "name other files")
                     documents = {**own, "documents": corpus_hash(files, self.say)}
                     if spec.by_repository:
@@ -297,7 +297,7 @@ class Inventory:
                 limit = max(1, -(-draft.samples_needed // per)) * per
                 draft = replace(draft, limit=limit)
         else:
-            num_bytes, most_bytes = self._bytes[draft.name]
+            num_bytes, most_bytes = self.text_bytes[draft.name]
             share = spec.holdout.share if spec.holdout else 0
             kept = num_bytes * float(1 - share) / BYTES_PER_TOKEN[str(tokenizer["kind"])]
             estimate = max(1, int(kept / draft.sequence_length))

@@ -221,7 +221,7 @@ class _Resolver:
                 if blend.clock == "run":
                     self.curves[i][name] = self.on_run(i, name, blend)
                 else:
-                    self.curves[i][name] = self.on_batches(i, name, blend.mixture, blend.cycle)
+                    self.curves[i][name] = self.on_batches(i, name, blend.schedule, blend.cycle)
         if self.problems:
             raise MixtureError(list(self.problems.values()))
         return [self.mixture(i) for i in range(len(self.shapes))]
@@ -261,10 +261,10 @@ class _Resolver:
 
     def on_run(self, stage: int, name: str, blend: BlendSource) -> ClockedCurve:
         shape, clock = self.shapes[stage], TokenClock(Fraction(self.run_tokens), "the run")
-        curve = self.curve(stage, name, blend.mixture, blend.cycle, clock)
+        curve = self.curve(stage, name, blend.schedule, blend.cycle, clock)
         half = curve.unit // 2
         return ClockedCurve(
-            names_of(blend.mixture),
+            names_of(blend.schedule),
             curve,
             (2 * shape.first_token + shape.tokens_per_batch) * half,
             2 * shape.tokens_per_batch * half,
@@ -281,13 +281,13 @@ class _Resolver:
             )
             positions[i] += self.slack
         total = Fraction(self.own_totals.setdefault(name, done), 1 << self.places)
-        columns, grid = names_of(blend.mixture), 2 << self.places
+        columns, grid = names_of(blend.schedule), 2 << self.places
         for i in inside:
             if total:
                 clock = TokenClock(total, f"the blend's {format_count(float(total))} tokens")
-                curve = self.curve(i, name, blend.mixture, blend.cycle, clock, grid)
+                curve = self.curve(i, name, blend.schedule, blend.cycle, clock, grid)
             else:  # it never weighs anything
-                curve = _standing_still(blend.mixture)
+                curve = _standing_still(blend.schedule)
             self.curves[i][name] = ClockedCurve(columns, curve, positions=positions[i])
 
 
@@ -320,7 +320,7 @@ def own_positions(
 
 
 def _inner(name: str, blends: Mapping[str, BlendSource]) -> tuple[str, ...]:
-    return names_of(blends[name].mixture) if name in blends else ()
+    return names_of(blends[name].schedule) if name in blends else ()
 
 
 def _standing_still(schedule: Schedule) -> Curve:

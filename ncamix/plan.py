@@ -10,8 +10,9 @@ sample counters are whole numbers, tokens are trained input positions.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from ncamix.groups import Group, parts
 from ncamix.keys import derive_key, fingerprint
 from ncamix.loading import LoadedCurriculum
 from ncamix.mixture import Mixture
+from ncamix.proportions import proportional_shares
 from ncamix.rates import RateCurve
-from ncamix.sources import LeafSource, NcaSource, TextSource
+from ncamix.sources import BlendSource, LeafSource, NcaSource, TextSource
 from ncamix.sources.base import plain
 from ncamix.sources.corpus import CorpusFile, FiniteSource
 from ncamix.trainer import LoadedTrainer, Optimizer
@@ -322,6 +324,56 @@ class Plan:
         for (automaton, measure), (candidates, name) in rarest.items():
             seconds[name] += candidates * scoring_seconds(automaton, measure)
         return seconds
+
+    @property
+    def text_bytes(self) -> dict[str, int]:
+        """Bytes of text, about, of corpora in files, by source."""
+        found = {s.name: s.text.num_bytes for s in self.sources.values() if s.text}
+        return {name: n for name, n in found.items() if n is not None}
+
+    def blends_by_size(self) -> dict[str, dict[str, Fraction]]:
+        """The shares of each blend by size whose texts the run draws from."""
+        known, specs = self.text_bytes, self.curriculum.curriculum.sources
+        return {
+            name: proportional_shares({n: known[n] for n in spec.proportional}, spec.temperature)
+            for name, spec in specs.items()
+            if isinstance(spec, BlendSource) and spec.proportional is not None
+            if all(n in known for n in spec.proportional)
+        }
+
+    @cached_property
+    def text_from(self) -> int:
+        """Index of the first stage that draws text, or ends on evidence of it: from there on, text
+        is evaluated, too. 0 where no stage does."""
+        for stage in self.stages:
+            until = stage.spec.until
+            watched = [condition.source for condition in until.conditions] if until else []
+            if self._texts([*self._drawn(stage), *watched]):
+                return stage.index
+        return 0
+
+    def evaluated(self, stage: PlannedStage) -> tuple[str, ...]:
+        """Sources that are evaluated in a stage: it follows from the plan alone, not from when a
+        text happens to be compiled."""
+        sources = self.curriculum.curriculum.evaluate.sources
+        if stage.index >= self.text_from:
+            return tuple(sources)
+        return tuple(name for name in sources if self.sources[name].text is None)
+
+    def awaited(self, stage: PlannedStage) -> tuple[str, ...]:
+        """Datasets of text that must be compiled before a stage begins."""
+        if self.estimated:  # before lengths are known, nothing begins
+            return self._texts(self.sources)
+        return self._texts([*self._drawn(stage), *self.evaluated(stage)])
+
+    def _drawn(self, stage: PlannedStage) -> list[str]:
+        """Datasets in a stage's mixture, also such as get no sample where it ends early."""
+        return [self.dataset_name(name, stage.sequence_length) for name in stage.mixture.leaves]
+
+    def _texts(self, datasets: Iterable[str]) -> tuple[str, ...]:
+        """Those that are text to be compiled, each once."""
+        known = {name: self.sources.get(name) for name in datasets}
+        return tuple(name for name, s in known.items() if s is not None and s.text is not None)
 
     def dataset_of(self, source: str, stage: PlannedStage) -> PlannedSource:
         """A source's samples as a stage draws them."""

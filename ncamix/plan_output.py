@@ -67,6 +67,10 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "sources": {
             key: _source(plan, key, source, drawn[key]) for key, source in plan.sources.items()
         },
+        "blends_by_size": {
+            name: {source: float(share) for source, share in shares.items()}
+            for name, shares in plan.blends_by_size().items()
+        },
         "stages": [_stage(plan, stage) for stage in plan.stages],
         "warnings": list(plan.warnings),
     }
@@ -143,6 +147,8 @@ def _stage(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
         "frozen_batches": {str(group): batches for group, batches in stage.frozen},
         "largest_deviation_samples": stage.apportionment.largest_deviation,
         "evaluate_after_batches": list(stage.evaluations),
+        "evaluates": list(plan.evaluated(stage)),
+        "awaits_text": list(plan.awaited(stage)),
         "transform": spec.transform,
         "until": str(spec.until) if spec.until else None,
         "mixture_curve": {

@@ -22,7 +22,8 @@ from ncamix.forecast import (
 )
 from ncamix.plan import Plan, PlannedStage, VocabularyPlan
 from ncamix.plan_output import words
-from ncamix.quantities import format_bytes, format_count, format_seconds
+from ncamix.quantities import format_bytes, format_count, format_fraction, format_seconds
+from ncamix.sources import BlendSource
 from ncamix.threads import count_threads
 
 SPECIAL_SHOWN = 6  # special ids of a range, at most; the JSON has all
@@ -47,6 +48,7 @@ def print_plan(plan: Plan, chosen: str, console: Console) -> None:
         Text("\nstages", "bold"),
         _stage_table(plan),
         *(_quiet(line) for stage in plan.stages for line in stage_words(stage)),
+        *(_quiet(line) for line in (*_evaluation_words(plan), *_text_words(plan))),
         _quiet("deviation: largest distance, in samples, of a count from its schedule"),
         Text("\nsamples", "bold"),
         _sample_table(plan),
@@ -55,6 +57,7 @@ def print_plan(plan: Plan, chosen: str, console: Console) -> None:
         _source_table(plan),
         _quiet("loss: tokens with a loss, of all tokens of a sample"),
         *(_quiet(line) for key in plan.sources for line in _epoch_words(plan, key)),
+        *(_quiet(line) for line in _size_words(plan)),
         Text("\ncosts", "bold"),
         *(_cost_lines(plan)),
         Text(""),
@@ -120,6 +123,33 @@ def stage_words(stage: PlannedStage) -> list[str]:
         lines.append(f"trains in {spec.precision}")
     lines += _enter_words(stage)
     return [f"{stage.name}: {line}" for line in lines]
+
+
+def _evaluation_words(plan: Plan) -> list[str]:
+    """What is evaluated and when, a line; nothing where nothing is."""
+    evaluate, first = plan.curriculum.curriculum.evaluate, plan.evaluated(plan.stages[0])
+    later = [name for name in evaluate.sources if name not in first]
+    if not evaluate.sources:
+        return []
+    parts = [", ".join(first)] if first else []
+    if later:
+        parts.append(f"{', '.join(later)} from stage '{plan.stages[plan.text_from].name}' on")
+    when = f"as every stage begins and ends, and every {evaluate.every}"
+    return [f"evaluated {when}: {'; '.join(parts)}"]
+
+
+def _text_words(plan: Plan) -> list[str]:
+    """Which texts are compiled while earlier stages train, a line a stage."""
+    known, lines = set(plan.awaited(plan.stages[0])), []
+    for stage in plan.stages[1:]:
+        names = [name for name in plan.awaited(stage) if name not in known]
+        known |= set(names)
+        if names:
+            lines.append(
+                f"{stage.name}: awaits the text of {', '.join(names)}, compiled while earlier "
+                "stages train"
+            )
+    return lines
 
 
 def _enter_words(stage: PlannedStage) -> list[str]:
@@ -223,6 +253,18 @@ def _repetition(epochs: Epochs) -> str:
         f"the first ends {where} ({stage}, batch {batch:,}); each sample comes "
         f"{'' if epochs.exact else 'about '}{times} times"
     )
+
+
+def _size_words(plan: Plan) -> list[str]:
+    """What each blend by size comes to, a line each."""
+    lines = []
+    for name, shares in plan.blends_by_size().items():
+        spec = plan.curriculum.curriculum.sources[name]
+        assert isinstance(spec, BlendSource)
+        temperature = format_fraction(spec.temperature)
+        parts = ", ".join(f"{source} {_percent(float(share))}" for source, share in shares.items())
+        lines.append(f"{name}: by size of files at temperature {temperature}, {parts}")
+    return lines
 
 
 def _cost_lines(plan: Plan) -> list[Text]:

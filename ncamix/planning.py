@@ -11,11 +11,12 @@ is counted, too; once it has ended, the rest is planned anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
 from ncamix.apportionment import Apportionment, apportion
+from ncamix.cache_limits import cache_limit
 from ncamix.curriculum import Stage
 from ncamix.durations import (
     MAX_EVALUATIONS,
@@ -30,14 +31,14 @@ from ncamix.inventory import Inventory
 from ncamix.loading import LoadedCurriculum
 from ncamix.mixture import Mixture, MixtureError, StageShape, names_of, resolve_mixtures
 from ncamix.plan import Plan, PlannedStage, dataset_name
+from ncamix.proportions import weighed
 from ncamix.rates import resolve_rate
 from ncamix.remarks import remarks
 from ncamix.schedule import Clock, Schedule
-from ncamix.sources import BlendSource
+from ncamix.sources import BlendSource, SourceSpec
 from ncamix.trainer import LoadedTrainer
 from ncamix.validation import in_order
 from ncamix.waiting import Say, quiet
-from ncamix.windows import cache_limit
 
 
 def make_plan(
@@ -85,6 +86,7 @@ class _Planner:
         self.problems, self.warnings = self.inventory.problems, self.inventory.warnings
         self.bad = self.inventory.bad
         self.planned_tokens = 0
+        self.text_bytes: Mapping[str, int] = {}  # of corpora in files, which blends may weigh by
 
     def stop_if_bad(self) -> None:
         if self.problems:
@@ -97,6 +99,7 @@ class _Planner:
                 self.warnings.append(f"the source '{name}' is declared but never used")
         self.inventory.check_bands(used)
         self.inventory.prepare(used)
+        self.text_bytes = {name: about for name, (about, _) in self.inventory.text_bytes.items()}
         self.check_entries()
         epochs, estimated = self.epochs()
         planned = self.lengths(epochs, {})
@@ -127,7 +130,7 @@ class _Planner:
 
     def decided(self, plan: Plan, ended: Mapping[str, int]) -> Plan:
         """A plan once evidence has ended stages. Its past stays, and its sources; they may grow."""
-        self.inventory.vocabulary = plan.vocabulary
+        self.inventory.vocabulary, self.text_bytes = plan.vocabulary, plan.text_bytes
         epochs, _ = self.epochs()
         planned = self.lengths(epochs, {})
         self.planned_tokens = planned.num_tokens
@@ -160,8 +163,7 @@ class _Planner:
             name = queue.pop()
             if name not in found:
                 found.add(name)
-                source = self.c.sources[name]
-                queue += _weighed(source.mixture) if isinstance(source, BlendSource) else ()
+                queue += _inner(self.c.sources[name])
         return {name for name in found if not isinstance(self.c.sources[name], BlendSource)}
 
     def check_entries(self) -> None:
@@ -223,7 +225,11 @@ class _Planner:
     ) -> list[PlannedStage]:
         """All stages, for given lengths. planned: those that schedules refer to. lenient: a replay
         of what was never drawn, since a stage ended before, draws new samples."""
-        blends = {n: s for n, s in self.c.sources.items() if isinstance(s, BlendSource)}
+        blends = {
+            n: weighed(s, self.text_bytes)
+            for n, s in self.c.sources.items()
+            if isinstance(s, BlendSource)
+        }
         reference = None if lengths is planned else planned.stages
         try:
             mixtures = resolve_mixtures(lengths.stages, blends, reference)
@@ -375,6 +381,13 @@ class _Planner:
         for name in self.c.evaluate.sources:
             lengths[name].add(self.t.sequence_length)
         return lengths
+
+
+def _inner(source: SourceSpec) -> Sequence[str]:
+    """The names that a blend ever gives a weight; nothing of other sources."""
+    if not isinstance(source, BlendSource):
+        return ()
+    return source.names if source.mixture is None else _weighed(source.mixture)
 
 
 def _weighed(schedule: Schedule) -> list[str]:

@@ -13,7 +13,7 @@ from ncamix.errors import Problem, nearest
 from ncamix.optimizer import LearningRate
 from ncamix.reading import Document
 from ncamix.schedule import Schedule, is_name
-from ncamix.sources import KINDS, BlendSource, SourceSpec, TextSource
+from ncamix.sources import KINDS, BlendSource, CorpusSource, SourceSpec, TextSource
 
 Path = tuple[str | int, ...]
 
@@ -38,15 +38,15 @@ class _Checker:
     def bad(self, path: Path, what: str, remedy: str) -> None:
         self.problems.append(self.document.problem(path, what, remedy))
 
-    def reached(self, mixture: Schedule) -> dict[str, SourceSpec | None]:
-        """All that a mixture comes to, through blends too: None for what is unknown or faulty."""
+    def reached(self, names: Iterable[str]) -> dict[str, SourceSpec | None]:
+        """All that names come to, through blends too: None for what is unknown or faulty."""
         found: dict[str, SourceSpec | None] = {}
-        queue = _names(mixture)
+        queue = list(names)
         while queue:
             name = queue.pop(0)
             if name not in found:
                 found[name] = source = self.c.sources.get(name)
-                queue += _names(source.mixture) if isinstance(source, BlendSource) else []
+                queue += source.names if isinstance(source, BlendSource) else ()
         return found
 
     def check_sources(self) -> None:
@@ -55,8 +55,9 @@ class _Checker:
                 what = f"'{name}' cannot name a source"
                 self.bad(("sources", name), what, "use letters, digits, _, -")
             if isinstance(source, BlendSource):
-                self.check_mixture(("sources", name, "mixture"), source.mixture)
-                if name in self.reached(source.mixture):
+                self.check_mixture(("sources", name, "mixture"), source.mixture or ())
+                self.check_proportional(("sources", name, "proportional"), source)
+                if name in self.reached(source.names):
                     what = f"the blend '{name}' contains itself"
                     self.bad(("sources", name), what, "break the circle")
 
@@ -67,6 +68,22 @@ class _Checker:
                     where = self.weight_path(path, i, name)
                     remedy = nearest(name, self.c.sources, "sources")
                     self.bad(where, f"unknown source '{name}'", remedy)
+
+    def check_proportional(self, path: Path, blend: BlendSource) -> None:
+        """A blend by size holds sources whose sizes are known before anything is read."""
+        for i, name in enumerate(blend.proportional or ()):
+            source = self.c.sources.get(name)
+            if name not in self.c.sources:
+                remedy = nearest(name, self.c.sources, "sources")
+                self.bad((*path, i), f"unknown source '{name}'", remedy)
+            elif source and not (isinstance(source, CorpusSource) and source.files is not None):
+                on_hub = isinstance(source, CorpusSource)
+                what = "lies on the hub" if on_hub else f"is of kind {source.kind}"
+                self.bad(
+                    (*path, i),
+                    f"'{name}' {what}, and only text and pairs in files have a size to weigh by",
+                    "write the weights instead: mixture: {" + f"{name}: 1, ...}}",
+                )
 
     def weight_path(self, path: Path, index: int, name: str) -> Path:
         """The path of a source's weight in a mixture, whichever form the mixture was written in."""
@@ -122,7 +139,7 @@ class _Checker:
                 )
 
     def check_draws(self, path: Path, stage: Stage) -> None:
-        reached = self.reached(stage.mixture)
+        reached = self.reached(_names(stage.mixture))
         leaves = [name for name, s in reached.items() if not isinstance(s, BlendSource)]
         known = None not in reached.values()
         for name, how in stage.draw.items():
@@ -139,7 +156,7 @@ class _Checker:
     def check_epochs(self, path: Path, stage: Stage) -> None:
         if stage.duration is None or stage.duration.unit != "ep":
             return
-        reached = self.reached(stage.mixture)
+        reached = self.reached(_names(stage.mixture))
         finite = [name for name, source in reached.items() if source and source.finite]
         remedy = "give the duration as a share of the budget, in tokens or in batches"
         if len(stage.mixture) > 1:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from ncamix.compilation import prepare
-from ncamix.compiled import Data, local_part
+from ncamix.background import Compiler, start_compiler
+from ncamix.compiled import Data, check_data
 from ncamix.errors import UserError, fail
 from ncamix.files import write_whole
 from ncamix.library import has_gpu
@@ -24,8 +24,9 @@ from ncamix.planning import decide
 from ncamix.run_folder import RunFolder
 from ncamix.sources import NcaSource
 from ncamix.sources.nca import NcaGenerator
-from ncamix.text_compilation import report_lines
-from ncamix.waiting import Waiting
+from ncamix.stored import stored_sizes
+from ncamix.text_compilation import report_lines, with_sizes
+from ncamix.waiting import Say, Waiting, WaitingIfLong, quiet
 
 if TYPE_CHECKING:
     from ncamix.text_compilation import TextFacts
@@ -49,7 +50,7 @@ def run_plan(
     if not first:
         if folder.file("summary.json").is_file() and not fresh:
             return {}
-        return _train(plan, folder, data, console, first)
+        return _train(_sized(plan, data, quiet), folder, data, console, first)
     with folder.hold():
         _take_over(plan, folder, fresh, console)
         finished = folder.file("summary.json")
@@ -59,14 +60,21 @@ def run_plan(
                 markup=False,
             )
             return dict(json.loads(finished.read_text()))
-        with Waiting(console, "compiling text") as waiting:
-            plan = decide(prepare(plan, waiting.say, data), folder.decisions())
-        for line in report_lines(plan) if data is None else ():
-            console.print(line, markup=False, highlight=False)
+        with WaitingIfLong(console) as say:
+            plan = _sized(plan, data, say)
         for name, document in (("curriculum", plan.curriculum), ("trainer", plan.trainer)):
             write_whole(folder.file(f"{name}.yaml"), document.document.text.encode())
-        write_plan(plan, folder)
+        if not plan.estimated:  # else its fingerprint is not known yet
+            write_plan(decide(plan, folder.decisions()), folder)
         return _train(plan, folder, data, console, first)
+
+
+def _sized(plan: Plan, data: Data | None, say: Say) -> Plan:
+    """A plan with the sizes of what is compiled or stored somewhere already."""
+    if data is not None:
+        return check_data(plan, data)
+    sizes = stored_sizes(plan, say)
+    return with_sizes(plan, sizes) if sizes else plan
 
 
 def write_plan(plan: Plan, folder: RunFolder) -> None:
@@ -151,38 +159,65 @@ def difference(before: dict[str, Any], plan: Plan) -> str:
 def _train(
     plan: Plan, folder: RunFolder, data: Data | None, console: Console, first: bool
 ) -> dict[str, Any]:
-    """The part that needs torch: all ranks."""
+    """All ranks: train, while this node's first rank has text compiled."""
+    compiler = start_compiler(plan) if data is None else None
+    try:
+        return _train_beside(compiler, plan, folder, data, console, first)
+    finally:
+        if compiler is not None:
+            compiler.close()
+
+
+def _train_beside(
+    compiler: Compiler | None,
+    plan: Plan,
+    folder: RunFolder,
+    data: Data | None,
+    console: Console,
+    first: bool,
+) -> dict[str, Any]:
+    """The part that needs torch."""
     device = "gpu" if has_gpu() else "cpu"
     with Waiting(console if first else None, "loading torch and Composer"):
         _quiet_libraries()
         from composer.utils import dist
 
-        from ncamix.text_compilation import text_facts, tokenizer_file
-        from ncamix.training.evaluation import evaluation_sets
         from ncamix.training.progress import RunProgress
         from ncamix.training.stages import is_finished, set_up_ranks, share_temporary, train
+        from ncamix.training.stopping import StopSignal
+        from ncamix.training.texts import Texts
 
         set_up_ranks(device)
         share_temporary()
         held = [folder.decisions() if first else {}]
-        dist.broadcast_object_list(held)  # the first rank has compiled the text by now
+        dist.broadcast_object_list(held)
+
+    told: set[str] = set()
+
+    def on_sizes(exact: Plan) -> None:
         if not first:
-            plan = prepare(plan, lambda what, done: None, data)
+            return
+        write_plan(exact, folder)
+        for line in report_lines(exact):
+            if line not in told:
+                console.print(line, markup=False, highlight=False)
+                told.add(line)
+
+    stop = StopSignal()
+    texts = Texts(plan, data, compiler, stop, on_sizes)
+    with stop.listen():  # after Composer's import, which lays handlers of its own
+        if plan.estimated:
+            with Waiting(console if first else None, "compiling text") as waiting:
+                plan, _ = texts.ready(plan, plan.stages[0], waiting.say)
         plan = decide(plan, held[0])
-        file = local_part(data) / "tokenizer.json" if data is not None else tokenizer_file(plan)
-        facts = None
-        if plan.vocabulary.text_rows and file is not None and file.is_file():
-            facts = text_facts(file, plan.vocabulary.text_rows)
-        sets = evaluation_sets(plan, facts, local_part(data) if data is not None else None)
-    if not is_finished(plan, folder):
-        with RunProgress(plan.num_tokens, console, first) as progress:
-            end_of_text_id = facts.end_of_text_id if facts is not None else None
-            plan = train(plan, folder, data, sets, end_of_text_id, device, progress)
+        if not is_finished(plan, folder):
+            with RunProgress(plan.num_tokens, console, first) as progress:
+                plan = train(plan, folder, data, texts, device, progress, stop)
     if not first:
         return {}
     write_plan(plan, folder)
     with Waiting(console, "exporting and drawing the report"):
-        return _finish(plan, folder, facts, device)
+        return _finish(plan, folder, texts.facts(plan), device)
 
 
 def _finish(plan: Plan, folder: RunFolder, facts: TextFacts | None, device: str) -> dict[str, Any]:

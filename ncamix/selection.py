@@ -113,5 +113,5 @@ def _leaves(chosen: list[str], known: Mapping[str, SourceSpec]) -> list[str]:
         if name in known and name not in found:  # a blend written alone mixes nothing known
             spec = found[name] = known[name]
             if isinstance(spec, BlendSource):
-                queue += [inner for frame in spec.mixture for inner in frame.value]
+                queue += spec.names
     return [name for name, spec in found.items() if not isinstance(spec, BlendSource)]

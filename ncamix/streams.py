@@ -20,6 +20,7 @@ from streaming.base import dataset as streaming_dataset
 from streaming.base.shared import prefix as shared_prefix
 
 from ncamix import cache
+from ncamix.cache_limits import cache_limit
 from ncamix.compiled import Data, local_part
 from ncamix.dataset import CurriculumDataset
 from ncamix.files import replace_link, write_whole
@@ -34,7 +35,6 @@ from ncamix.stored import stored_place
 from ncamix.supplies import FetchedStream, GeneratedStream, InPlaceStream, Supply
 from ncamix.threads import count_threads
 from ncamix.trainer import Trainer
-from ncamix.windows import cache_limit
 
 
 def remote_of(source: PlannedSource, num_shards: int, slots: Slots) -> Remote:

@@ -193,9 +193,14 @@ def _under_limit(source: PlannedSource, info: Mapping[str, Any]) -> dict[str, in
     return {"num_samples": num_samples, **named, "num_documents": num_documents}
 
 
-def _serves(source: PlannedSource, info: Mapping[str, Any] | None, say: Say) -> bool:
-    """Whether an entry has what a source needs, undamaged. Sizes are compared always, hashes when
-    this process first uses it as it is."""
+def is_compiled(source: PlannedSource) -> bool:
+    """Whether the cache holds a text source, all that its limit asks for, by the sizes of files."""
+    return _serves(source, cache.entry_info(source.fingerprint), None)
+
+
+def _serves(source: PlannedSource, info: Mapping[str, Any] | None, say: Say | None) -> bool:
+    """Whether an entry has what a source needs, undamaged. Sizes are compared always; hashes, if
+    there is somebody to tell, when this process first uses it as it is."""
     if info is None or source.samples_in(info) is None:
         return False
     folder = cache.entry(source.fingerprint)
@@ -205,7 +210,8 @@ def _serves(source: PlannedSource, info: Mapping[str, Any] | None, say: Say) -> 
     def told(number: int) -> None:
         nonlocal checked
         checked += number
-        say(f"checking '{source.name}'", min(1.0, checked / total))
+        if say is not None:
+            say(f"checking '{source.name}'", min(1.0, checked / total))
 
     try:
         indexes = {split: read_index(split_folder(folder, split)) for split in SPLITS}
@@ -216,11 +222,12 @@ def _serves(source: PlannedSource, info: Mapping[str, Any] | None, say: Say) -> 
             key = "num_samples" if split == "train" else f"{split}_samples"
             if torn or len(lines) < len(index) or sum(e["samples"] for e in index) < info[key]:
                 return False
-            if damaged(place, index, None if this in _hashed else told):
+            if damaged(place, index, None if say is None or this in _hashed else told):
                 return False
     except (OSError, ValueError, LookupError, TypeError):
         return False
-    _hashed.add(this)
+    if say is not None:
+        _hashed.add(this)
     return True
 
 

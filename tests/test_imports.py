@@ -46,10 +46,10 @@ curriculum study
 references
 loading schema
 variants
-counting mixture
+counting mixture proportions
 apportionment rates durations entering
 plan
-forecast limits remarks parting corpora stored windows
+forecast limits remarks parting corpora stored cache_limits
 inventory
 planning
 plans
@@ -71,6 +71,7 @@ places
 compiled
 jobs
 baking writer
+background
 compilation
 compile_progress
 collation streams
@@ -86,8 +87,13 @@ selection spreading replanning batches decoding
 showing batch_pictures
 inspection
 batch_output
+windows repetition measured_corpora
+nearness
+measuring
+measure_output
+measure_picture
 options
-looking compiling
+looking compiling measure_command
 cli
 __main__
 """

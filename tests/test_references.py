@@ -269,6 +269,6 @@ def test_what_is_faulty_casts_no_doubt_on_what_refers_to_it(tmp_path: Path) -> N
         "evaluate.samples",
         "sources.faulty.symbols",
         "sources.nested.style",
-        "sources.worse.mixture",
+        "sources.worse",
         "stages.two.draw.none",
     ]

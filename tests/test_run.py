@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from ncamix import cache
+
 CURRICULUM = """
 ncamix: 1
 name: tiny
@@ -127,6 +129,18 @@ class Runner:
         assert "leaked" not in output, output
         return output
 
+    def launch(self, ranks: int, *extra: str) -> subprocess.CompletedProcess[str]:
+        """A run over several ranks of this machine."""
+        composer = Path(sys.executable).with_name("composer")
+        return subprocess.run(
+            [str(composer), "-n", str(ranks), "-m", *self.command(*extra)[2:]],
+            cwd=self.folder,
+            env=self.env,
+            text=True,
+            capture_output=True,
+            timeout=240,
+        )
+
     def rows(self, out: str = "runs/tiny", name: str = "metrics.jsonl") -> list[dict]:
         return [json.loads(line) for line in (self.folder / out / name).read_text().splitlines()]
 
@@ -182,10 +196,12 @@ def test_a_run_leaves_what_it_promises(whole: Runner) -> None:
         last = [r for r in rows if r["stage"] == stage["name"]][-1]
         assert stage["planned"] == stage["realised"] == planned["counts"]
         assert stage["realised"] == {n: last[f"count/{n}"] for n in planned["counts"]}
-        words = stage["evaluation"]["words"]
-        for when in ("before", "after"):
-            assert 0 < words[when]["bits_per_byte"] < words[when]["bits_per_byte_all_rows"]
+        assert stage["evaluation"].keys() == set(planned["evaluates"])
         assert stage["evaluation"]["lively"]["after"]["bits_per_byte"] is None
+    words = summary["stages"][1]["evaluation"]["words"]  # from the first stage on that draws text
+    assert "words" not in summary["stages"][0]["evaluation"]
+    for when in ("before", "after"):
+        assert 0 < words[when]["bits_per_byte"] < words[when]["bits_per_byte_all_rows"]
     assert summary["plan_fingerprint"] == plan["fingerprint"]
     after = summary["stages"][1]["evaluation"]["words"]
     assert after["after"]["loss"] < after["before"]["loss"] - 1  # it learned
@@ -378,18 +394,87 @@ def test_compiled_datasets_give_the_same_run(whole: Runner, tmp_path: Path) -> N
     same_run(runner, whole)
 
 
+def test_automata_train_while_text_is_compiled(
+    whole: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ncamix.inspection import Request, inspect
+    from ncamix.replanning import replan
+    from ncamix.report import write_report
+
+    runner, run = Runner(tmp_path / "work"), tmp_path / "work/runs/tiny"
+    monkeypatch.setenv("NCAMIX_CACHE", str(runner.cache))
+    words = json.loads((whole.folder / "runs/tiny/plan.json").read_text())["sources"]["words"]
+    with cache.building(words["fingerprint"], "the text"):  # so nobody else can
+        status, _ = runner.stop_when(lambda: runner.batches() >= 20, signal.SIGKILL)
+        assert status == -signal.SIGKILL
+        while compilers(runner.folder):  # the run's child ends with it; bounded by pytest
+            time.sleep(0.05)
+        known = json.loads((run / "plan.json").read_text())
+        assert known["sources"]["words"]["num_samples"] is None
+        plan, difference = replan(run)
+        assert difference == "" and inspect(plan, Request(token=128), run).as_trained
+        write_report(run)
+        process = runner.start()
+        assert "compiling text: words 0%" in output_to(process, "waiting for text: ")
+        assert runner.batches() == FIRST_STAGE
+        process.kill()  # at the boundary
+        process.communicate(timeout=60)
+        process = runner.start()
+        output = output_to(process, "waiting for text: ")
+        assert runner.batches() == FIRST_STAGE
+    output += process.communicate(timeout=240)[0]
+    assert process.returncode == 0, output
+    same_run(runner, whole)
+    plans = [json.loads((r.folder / "runs/tiny/plan.json").read_text()) for r in (runner, whole)]
+    assert plans[0] == plans[1] and plans[0]["sources"]["words"] == {
+        **known["sources"]["words"],
+        **{k: words[k] for k in ("num_samples", *(k for k in words if "epoch" in k))},
+    }
+
+
+def output_to(process: subprocess.Popen[str], words: str) -> str:
+    """What a run says up to the line with these words."""
+    output = ""
+    assert process.stdout is not None
+    while words not in output:
+        line = process.stdout.readline()
+        assert line, output
+        output += line
+    return output
+
+
+def compilers(folder: Path) -> list[str]:
+    """Processes that compile text for a run started in a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            at_work = b"ncamix.background" in (path / "cmdline").read_bytes()
+            if at_work and Path(os.readlink(path / "cwd")) == folder:
+                found.append(path.name)
+    return found
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_text_that_cannot_be_compiled_stops_the_run(ranks: int, tmp_path: Path) -> None:
+    runner = Runner(tmp_path / "work")
+    extra = ["--set", "sources.words.repeat=1", "--set", "trainer.budget=96ktok"]
+    if ranks == 1:
+        output = runner.run(*extra, status=2)
+        assert "ncamix: tiny.yaml:" in output
+    else:
+        done = runner.launch(ranks, *extra)
+        output = done.stdout + done.stderr
+        assert done.returncode, output
+    assert "the text is too small for its share" in output
+    trained = runner.batches()
+    assert {row["stage"] for row in runner.rows()} == {"warm"}
+    assert (runner.folder / f"runs/tiny/checkpoints/0-warm/ba{trained:06}.pt").exists()
+    assert not compilers(runner.folder)
+
+
 def test_two_ranks_train_on_the_same_batches(whole: Runner, tmp_path: Path) -> None:
-    runner = Runner(tmp_path / "work", whole.cache)
-    composer = Path(sys.executable).with_name("composer")
-    command = [str(composer), "-n", "2", "-m", *runner.command()[2:]]
-    done = subprocess.run(
-        command,
-        cwd=runner.folder,
-        env=runner.env,
-        text=True,
-        capture_output=True,
-        timeout=240,
-    )
+    runner = Runner(tmp_path / "work")
+    done = runner.launch(2)
     assert done.returncode == 0, done.stdout + done.stderr
     ours, theirs = runner.rows(), whole.rows()
     assert len(ours) == len(theirs)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -80,10 +78,9 @@ def test_a_stage_ends_on_evidence_and_leaves_the_rest_to_the_rest(whole: Runner)
     evaluations = whole.rows(name="evaluations.jsonl")
     losses = [e["loss"] for e in evaluations if e["stage"] == "warm" and e["source"] == "still"]
     assert losses[-1] < 2.6 <= min(losses[:-1])  # at the first evaluation that says so
-    assert [e["when"] for e in evaluations if e["batch"] == ended and e["stage"] == "warm"] == [
-        "end",
-        "end",
-    ]
+    at_end = [e for e in evaluations if e["batch"] == ended and e["stage"] == "warm"]
+    # Of the text nothing yet: it is evaluated once a stage draws it.
+    assert [(e["source"], e["when"]) for e in at_end] == [("still", "end")]
     assert {"words", "words@64", "still@16", "hum@16", "lively@64"} < plan["sources"].keys()
     summary = json.loads((folder_of(whole) / "summary.json").read_text())
     assert summary["stages"][0]["realised"] == plan["stages"][0]["counts"]
@@ -133,9 +130,7 @@ def test_an_epoch_is_a_duration(tmp_path: Path) -> None:
 
 def test_two_ranks_decide_alike(whole: Runner, tmp_path: Path) -> None:
     runner = new_runner(tmp_path / "work", whole.cache)
-    composer = Path(sys.executable).with_name("composer")
-    command = [str(composer), "-n", "2", "-m", *runner.command()[2:]]
-    subprocess.run(command, cwd=runner.folder, env=runner.env, check=True, timeout=240)
+    assert runner.launch(2).returncode == 0
     decided = [
         json.loads((folder_of(r) / "decisions.json").read_text())["warm"] for r in (runner, whole)
     ]

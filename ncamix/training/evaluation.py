@@ -69,29 +69,25 @@ class EvaluationSet:
         return {key: torch.from_numpy(array) for key, array in arrays.items()}
 
 
-def evaluation_sets(plan: Plan, facts: TextFacts | None, data: Path | None) -> list[EvaluationSet]:
-    """The sets of all evaluated sources. facts: of the tokenizer, None where there is no text.
-    data: where compiled datasets lie, if not in the cache."""
-    wanted = plan.curriculum.curriculum.evaluate
-    sets = []
-    for name in wanted.sources:
-        source = plan.sources[name]
-        rows = rows_of(source, facts.end_of_text_id if facts is not None else None)
-        masks, num_bytes = None, None
-        if source.text is not None:
-            folder = cache.entry(source.fingerprint) if data is None else data / name
-            most = wanted.samples
-            if data is None:  # an entry may hold more than the plan's own
-                most = min(most, held_out_samples(source, "validation"))
-            samples = read_samples(folder / "validation", most)
-            masks = read_masks(folder / "validation", most)
-            assert facts is not None
-            targets = labels_of(samples.astype(np.int64), rows.loss_start, masks)
-            num_bytes = int(np.array(facts.bytes_per_id)[targets[targets != MASKED]].sum())
-        else:
-            samples = open_generator(source.evaluation_meaning()).samples(0, wanted.samples)
-        sets.append(EvaluationSet(source, rows, samples, masks, num_bytes))
-    return sets
+def evaluation_set(
+    plan: Plan, name: str, facts: TextFacts | None, data: Path | None
+) -> EvaluationSet:
+    """The set of an evaluated source; text is compiled. facts: of text's tokenizer. data: where
+    compiled datasets lie, if not in the cache."""
+    source, limit = plan.sources[name], plan.curriculum.curriculum.evaluate.samples
+    rows = rows_of(source, facts.end_of_text_id if facts is not None else None)
+    if source.text is None:
+        samples = open_generator(source.evaluation_meaning()).samples(0, limit)
+        return EvaluationSet(source, rows, samples, None, None)
+    folder = cache.entry(source.fingerprint) if data is None else data / name
+    if data is None:  # an entry may hold more than the plan's own
+        limit = min(limit, held_out_samples(source, "validation"))
+    samples = read_samples(folder / "validation", limit)
+    masks = read_masks(folder / "validation", limit)
+    assert facts is not None
+    targets = labels_of(samples.astype(np.int64), rows.loss_start, masks)
+    num_bytes = int(np.array(facts.bytes_per_id)[targets[targets != MASKED]].sum())
+    return EvaluationSet(source, rows, samples, masks, num_bytes)
 
 
 def evaluate(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ncamix.quantities import format_count
+from ncamix.waiting import Say, Waiting
 
 _LINE_SECONDS = 10.0
 
@@ -32,11 +35,19 @@ class RunProgress:
                 TextColumn("{task.fields[loss]}"),
                 TextColumn("{task.fields[speed]}"),
                 TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[note]}"),
                 console=self.console,
                 refresh_per_second=4,
             )
             self.task = self.bar.add_task(
-                "", total=self.num_tokens, stage="", tokens="", mixture="", loss="", speed=""
+                "",
+                total=self.num_tokens,
+                stage="",
+                tokens="",
+                mixture="",
+                loss="",
+                speed="",
+                note="",
             )
             self.bar.start()
         return self
@@ -59,11 +70,33 @@ class RunProgress:
         if self.enabled:
             self.console.print(line, highlight=False, markup=False)
 
+    @contextmanager
+    def aside(self) -> Iterator[Say]:
+        """What to tell of what the run waits for; from the first word on it is shown instead of the
+        bar."""
+        shown: list[Waiting] = []
+
+        def say(what: str, share: float) -> None:
+            if self.enabled and not shown:
+                if self.bar is not None:
+                    self.bar.stop()
+                shown.append(Waiting(self.console, what).__enter__())
+            for waiting in shown:
+                waiting.say(what, share)
+
+        try:
+            yield say
+        finally:
+            for waiting in shown:
+                waiting.__exit__()
+                if self.bar is not None:
+                    self.bar.start()
+
     def update(
-        self, stage: str, tokens: int, mixture: dict[str, float], loss: float | None
+        self, stage: str, tokens: int, mixture: dict[str, float], loss: float | None, note: str
     ) -> None:
         """Show the state after a batch. tokens: consumed in the run; mixture: shares of 1; loss:
-        nats per token, None if no token had one."""
+        nats per token, None if no token had one; note: what goes on beside training."""
         if not self.enabled:
             return
         now = time.monotonic()
@@ -86,11 +119,12 @@ class RunProgress:
                 mixture=mix,
                 loss=loss_text,
                 speed=speed_text,
+                note=note,
             )
         elif now >= self._next_line or tokens >= self.num_tokens:
             self._next_line = now + _LINE_SECONDS
             self.console.print(
-                f"{stage:>12}  {count:>22}  {mix:<40}  {loss_text}  {speed_text}",
+                f"{stage:>12}  {count:>22}  {mix:<40}  {loss_text}  {speed_text}  {note}",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TextIO
 
 import torch
@@ -29,55 +26,11 @@ from ncamix.mixture import weights_as_floats
 from ncamix.plan import Plan, PlannedStage
 from ncamix.run_folder import RunFolder, cut_rows
 from ncamix.sources.base import MASKED
-from ncamix.training.evaluation import EvaluationSet, evaluate
+from ncamix.training.evaluation import evaluate
 from ncamix.training.model import CurriculumModel
 from ncamix.training.progress import RunProgress
-
-
-class Stopped(Exception):
-    """A signal asked the run to stop, and it has saved its state. status: for the shell."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(f"stopped by signal {status - 128}")
-        self.status = status
-
-
-class StopSignal:
-    """Remembers SIGTERM and SIGINT; all ranks agree on it at the end of each batch."""
-
-    def __init__(self) -> None:
-        self.received = 0
-        self.agreed = 0
-
-    @contextmanager
-    def listen(self) -> Iterator[None]:
-        """Catch the signals while training; a second SIGINT interrupts at once."""
-        stock = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
-        for number in stock:
-            signal.signal(number, self._receive)
-        try:
-            yield
-        finally:
-            for number, handler in stock.items():
-                signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: Any) -> None:
-        if self.received == number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = number
-
-    def agree(self, device: torch.device) -> None:
-        """Take the largest signal of all ranks."""
-        if dist.get_world_size() == 1:
-            self.agreed = self.received
-            return
-        flag = torch.tensor([self.received], dtype=torch.int64, device=device)
-        dist.all_reduce(flag, reduce_operation="MAX")
-        self.agreed = int(flag.item())
-
-    def wanted(self) -> Stopped | None:
-        """The exception to stop with, or None."""
-        return Stopped(128 + self.agreed) if self.agreed else None
+from ncamix.training.stopping import StopSignal
+from ncamix.training.texts import Texts
 
 
 class Recorder(Callback):
@@ -89,12 +42,13 @@ class Recorder(Callback):
         stage: PlannedStage,
         folder: RunFolder,
         model: CurriculumModel,
-        sets: list[EvaluationSet],
+        texts: Texts,
         progress: RunProgress,
         stop: StopSignal,
     ) -> None:
         self.plan, self.stage, self.folder, self.model = plan, stage, folder, model
-        self.sets, self.progress, self.stop = sets, progress, stop
+        self.texts, self.progress, self.stop = texts, progress, stop
+        self.sets = texts.sets(plan, stage)
         self.realised = [0] * len(stage.sources)  # samples
         self.loss_tokens = [0] * len(stage.sources)  # unmasked targets
         self.seconds = 0.0
@@ -185,8 +139,9 @@ class Recorder(Callback):
             self._metrics.flush()
         now = time.monotonic()
         self.seconds, self._began = self.seconds + now - self._began, now
-        self.progress.update(stage.name, tokens, weights_as_floats(stage.mixture, done - 1), loss)
-        self.stop.agree(self._device())
+        failure, mixture = self.texts.failure(), weights_as_floats(stage.mixture, done - 1)
+        self.progress.update(stage.name, tokens, mixture, loss, self.texts.note())
+        self.stop.agree(self._device(), failure)
         if done == stage.num_batches:
             self._finish(state)
         elif done in self.evaluate_after:

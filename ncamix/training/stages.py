@@ -1,7 +1,7 @@
 """The loop over stages: one Composer Trainer a stage, weights handed from each to the next.
 
-    for each stage: model (fresh, handed over, or from the stage's own checkpoint) -> transition
-    -> dataset -> Trainer.fit -> last checkpoint -> next stage
+    for each stage: its texts are ready -> model (fresh, handed over, or from the stage's own
+    checkpoint) -> transition -> dataset -> Trainer.fit -> last checkpoint -> next stage
 
 Everything is decided by the plan; the folder's checkpoints say how far a run has come.
 """
@@ -30,17 +30,20 @@ from ncamix.compiled import Data
 from ncamix.errors import fail
 from ncamix.plan import Plan, PlannedStage
 from ncamix.planning import decide
+from ncamix.quantities import format_seconds
 from ncamix.run_folder import RunFolder, machine_wide
 from ncamix.streams import make_dataset
 from ncamix.training.checkpoints import Checkpointer, checkpoint_path, latest_checkpoint
-from ncamix.training.evaluation import EvaluationSet
 from ncamix.training.loss import ActiveIds
 from ncamix.training.model import CurriculumModel, build_llama
 from ncamix.training.progress import RunProgress
-from ncamix.training.recorder import Recorder, StopSignal
+from ncamix.training.recorder import Recorder
+from ncamix.training.stopping import StopSignal
+from ncamix.training.texts import Texts
 from ncamix.training.transitions import reinitialize
 
 RENDEZVOUS_SECONDS = 24 * 3600.0  # the first rank may be tokenizing for hours
+SAID_SECONDS = 1.0  # of waiting for text, from which on it is worth a line
 _PRECISIONS = {"fp32": "fp32", "bf16": "amp_bf16", "fp16": "amp_fp16"}
 
 
@@ -72,17 +75,18 @@ def train(
     plan: Plan,
     folder: RunFolder,
     data: Data | None,
-    sets: list[EvaluationSet],
-    end_of_text_id: int | None,
+    texts: Texts,
     device: str,
     progress: RunProgress,
+    stop: StopSignal,
 ) -> Plan:
-    """Train every stage that is not finished yet; the plan as it turned out, stages that evidence
-    ended early included. end_of_text_id: of the tokenizer, None where there is no text.
+    """Train every stage that is not finished yet; the plan as it turned out, sizes of texts and
+    stages that evidence ended early included.
 
     Raises:
         Stopped: a signal came; the state is saved.
-        UserError: the batch does not split over the ranks, or the loss is not finite.
+        UserError: the batch does not split over the ranks, the loss is not finite, or a text cannot
+            be compiled; the state is saved.
     """
     ranks = dist.get_world_size()
     for stage in plan.stages:
@@ -92,17 +96,18 @@ def train(
                 f"split over {ranks} ranks",
                 "choose a multiple",
             )
-    stop = StopSignal()
-    with stop.listen():  # after Composer's import, which lays handlers of its own
-        for index in range(len(plan.stages)):
-            stage = plan.stages[index]
-            if not _final(folder, stage).is_file():
-                ended = _train_stage(
-                    plan, stage, folder, data, sets, end_of_text_id, device, progress, stop
-                )
-                if ended is not None:
-                    plan = decide(plan, {stage.name: ended})
-                progress.pause(plan.num_tokens)
+    for index in range(len(plan.stages)):
+        if _final(folder, plan.stages[index]).is_file():
+            continue
+        with progress.aside() as say:
+            plan, seconds = texts.ready(plan, plan.stages[index], say)
+        stage = plan.stages[index]
+        if seconds >= SAID_SECONDS:
+            progress.say(f"stage '{stage.name}' waited {format_seconds(seconds)} for its text")
+        ended = _train_stage(plan, stage, folder, data, texts, device, progress, stop)
+        if ended is not None:
+            plan = decide(plan, {stage.name: ended})
+        progress.pause(plan.num_tokens)
     return plan
 
 
@@ -111,8 +116,7 @@ def _train_stage(
     stage: PlannedStage,
     folder: RunFolder,
     data: Data | None,
-    sets: list[EvaluationSet],
-    end_of_text_id: int | None,
+    texts: Texts,
     device: str,
     progress: RunProgress,
     stop: StopSignal,
@@ -137,13 +141,13 @@ def _train_stage(
             plan, stage, cache, data, ranks, folder.add_prefix if leader else lambda prefix: None
         )
     share = stage.batch_size // ranks
+    drawn = [plan.dataset_of(name, stage) for name in stage.sources]
+    end_of_text_id = texts.end_of_text_id(plan, drawn)
     loader = DataLoader(
         dataset,
         batch_size=share,
         num_workers=trainer.workers,
-        collate_fn=Collate(
-            [rows_of(plan.dataset_of(name, stage), end_of_text_id) for name in stage.sources]
-        ),
+        collate_fn=Collate([rows_of(source, end_of_text_id) for source in drawn]),
         pin_memory=device == "gpu",
         drop_last=True,
         multiprocessing_context="spawn" if trainer.workers else None,
@@ -151,7 +155,7 @@ def _train_stage(
         persistent_workers=False,
     )
     checkpointer = Checkpointer(home, _interval(plan, stage), trainer.checkpoint.keep, stop.wanted)
-    recorder = Recorder(plan, stage, folder, model, sets, progress, stop)
+    recorder = Recorder(plan, stage, folder, model, texts, progress, stop)
     clip = stage.optimizer.clip
     runner: Trainer | None = None
     try:
