@@ -5,7 +5,7 @@ from pathlib import Path
 
 from streaming import StreamingDataset
 
-from ncamix.compilation import compile_plan
+from ncamix.compilation.datasets import compile_plan
 from ncamix.loading import load_curriculum
 from ncamix.planning import make_plan
 from ncamix.trainer import load_trainer

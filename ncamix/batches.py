@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncamix.compilation import prepare
-from ncamix.compiled import check_data
+from ncamix.compilation.compiled import check_data
+from ncamix.compilation.datasets import prepare
+from ncamix.compilation.samples import Stored, samples_of
 from ncamix.errors import fail, nearest
 from ncamix.mixture import weights_as_floats
 from ncamix.order import stage_order
 from ncamix.plan import Plan, PlannedSource, PlannedStage
 from ncamix.run_folder import read_rows
-from ncamix.samples import Stored, samples_of
 from ncamix.shards import sample_digest, shard_name
 from ncamix.stored import stored_rows
 from ncamix.text_compilation import prepare_text

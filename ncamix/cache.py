@@ -15,6 +15,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ncamix.errors import UserError, fail
-from ncamix.files import write_whole
+from ncamix.files import DATA_LOCK, write_whole
 from ncamix.waiting import Say, quiet
 
 INFO = "source.json"
@@ -33,6 +34,8 @@ _LOCKS = ".locks"
 _REMOVING = ".removing-"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _POLL_SECONDS = 0.2
+_FINGERPRINT = re.compile("[0-9a-f]{32}")
+PASSAGES = {"uploads": "upload", "remotes": "remote"}  # folders of a URL each, by what they hold
 _FRESH_SECONDS = 60  # a use within so many seconds of the last one is not written down again
 
 _held: dict[Path, IO[Any]] = {}  # locks of entries that this process reads
@@ -161,8 +164,9 @@ def note_use(fingerprint: str, curriculum: str) -> None:
 class Entry:
     """An entry as it is listed.
 
-    kind: text, pairs, tokenizer, or `unfinished` for what a killed process left, from which the
-    next one goes on. name: of the source, where known. last_use: seconds since 1970.
+    kind: text, pairs, mds (an index), tokenizer; `upload` for what is on its way to a URL, `remote`
+    for what was fetched from one; `unfinished` for what a killed process left, from which the next
+    one goes on. name: of the source, where known. last_use: seconds since 1970.
     """
 
     fingerprint: str
@@ -182,22 +186,21 @@ class Entry:
 def entries() -> list[Entry]:
     """All entries of the cache, the one used last first."""
     root = cache_root()
-    folders = [p for p in root.iterdir() if p.is_dir()] if root.is_dir() else []
+    folders = [p for p in root.glob("*") if _FINGERPRINT.fullmatch(p.name) and p.is_dir()]
+    folders += [p for place in PASSAGES for p in (root / place).glob("*") if p.is_dir()]
     found = []
     for folder in folders:
-        if folder.name.startswith("."):
-            continue
         info, uses = entry_info(folder.name) or {}, _read_json(folder / USES)
         last = max([*uses.values(), 0]) or folder.stat().st_mtime
         found.append(
             Entry(
-                folder.name,
-                str(info.get("kind", "unfinished")),
+                folder.relative_to(root).as_posix(),
+                PASSAGES.get(folder.parent.name) or str(info.get("kind", "unfinished")),
                 str(info.get("name", "")),
                 sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
                 float(last),
                 tuple(sorted(uses)),
-                in_use(folder.name),
+                in_use(folder.relative_to(root).as_posix()),
             )
         )
     return sorted(found, key=lambda e: (-e.last_use, e.fingerprint))
@@ -210,7 +213,7 @@ def remove(fingerprint: str) -> bool:
         shutil.rmtree(left, ignore_errors=True)
     with _alone(fingerprint) as free:
         if free and entry(fingerprint).is_dir():
-            aside = root / f"{_REMOVING}{fingerprint}"
+            aside = root / f"{_REMOVING}{fingerprint.replace('/', '-')}"
             os.replace(entry(fingerprint), aside)
             shutil.rmtree(aside, ignore_errors=True)
         return free
@@ -236,6 +239,13 @@ def _try_lock(file: IO[Any], kind: int) -> bool:
 @contextmanager
 def _alone(fingerprint: str) -> Iterator[bool]:
     """Whether nobody else reads or builds an entry, nor begins to within the block."""
+    if "/" in fingerprint:  # of a URL
+        try:
+            with (entry(fingerprint) / DATA_LOCK).open("a") as lock:
+                yield _try_lock(lock, fcntl.LOCK_EX)
+        except FileNotFoundError:
+            yield True
+        return
     with (
         _lock_file(fingerprint, "use").open("a") as use,
         _lock_file(fingerprint, "build").open("a") as build,

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ncamix import compiling, looking, measure_command
+from ncamix import cache_command, compile_command, looking, measure_command
 from ncamix.errors import UserError, fail, nearest
 from ncamix.options import CurriculumArgument, SetOption, TrainerOption, plan_of
 
@@ -150,11 +150,12 @@ def help_(
 COMMANDS: dict[str, Callable[..., None]] = {
     "plan": looking.plan,
     "run": run,
-    "compile": compiling.compile,
+    "compile": compile_command.compile,
     "batch": looking.batch,
     "show": looking.show,
     "bands": looking.bands,
     "measure": measure_command.measure,
+    "cache": cache_command.cache,
     "report": report,
     "schema": schema,
     "help": help_,

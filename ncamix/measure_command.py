@@ -80,10 +80,10 @@ def measure(
 
     ncamix measure code_target:code --tokenizer gpt2 --json
     """
-    from ncamix.measure_output import measured_json, print_measured
-    from ncamix.measured_corpora import find_corpora
-    from ncamix.measuring import Options, limit_of
-    from ncamix.measuring import measure as measure_corpus
+    from ncamix.measure.corpora import find_corpora
+    from ncamix.measure.measures import Options, limit_of
+    from ncamix.measure.measures import measure as measure_corpus
+    from ncamix.measure.output import measured_json, print_measured
 
     options = Options(tokenizer, window, windows, limit_of(limit), seed)
     with WaitingIfLong(Console(stderr=True)) as say:
@@ -93,7 +93,7 @@ def measure(
     else:
         print_measured(found, Console())
     if plot is not None:
-        from ncamix.measure_picture import write_measure_picture
+        from ncamix.measure.picture import write_measure_picture
 
         write_measure_picture(found, plot)
         if not as_json:

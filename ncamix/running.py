@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from ncamix.background import Compiler, start_compiler
-from ncamix.compiled import Data, check_data
+from ncamix.compilation.compiled import Data, check_data
 from ncamix.errors import UserError, fail
 from ncamix.files import write_whole
 from ncamix.library import has_gpu

@@ -21,7 +21,7 @@ from streaming.base.shared import prefix as shared_prefix
 
 from ncamix import cache
 from ncamix.cache_limits import cache_limit
-from ncamix.compiled import Data, local_part
+from ncamix.compilation.compiled import Data, local_part
 from ncamix.dataset import CurriculumDataset
 from ncamix.files import replace_link, write_whole
 from ncamix.library import has_gpu

@@ -13,8 +13,8 @@ import pytest
 
 from ncamix import cache, inventory
 from ncamix.batches import batch_of, digest_of, ids_of
-from ncamix.compilation import Writing, compile_plan
-from ncamix.compiled import check_data
+from ncamix.compilation.compiled import check_data
+from ncamix.compilation.datasets import Writing, compile_plan
 from ncamix.errors import UserError
 from ncamix.plan import Plan
 from ncamix.shards import read_index, read_masks, read_samples

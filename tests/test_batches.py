@@ -23,7 +23,7 @@ from ncamix.automata import Automaton
 from ncamix.batches import batch_of, digest_of, find_token, ids_of, with_sizes
 from ncamix.cells import ABSENT, state_colours
 from ncamix.cli import main
-from ncamix.compilation import compile_plan
+from ncamix.compilation.datasets import compile_plan
 from ncamix.dataset import LazyWork
 from ncamix.decoding import as_text, frames_of, rule_scores
 from ncamix.errors import UserError

@@ -21,8 +21,9 @@ from streaming import StreamingDataset
 from torch.utils.data import DataLoader
 
 from ncamix import cache, inventory
-from ncamix.compilation import Writing, compile_plan, prepare
-from ncamix.compiled import check_data, compiled_samples
+from ncamix.compilation.compiled import check_data, compiled_samples
+from ncamix.compilation.datasets import Writing, compile_plan, prepare
+from ncamix.compilation.writer import Watcher
 from ncamix.errors import UserError
 from ncamix.owners import shards_needed
 from ncamix.plan import Plan
@@ -30,7 +31,6 @@ from ncamix.shards import read_index, read_samples, sample_digest, shard_name
 from ncamix.sources import open_generator
 from ncamix.streams import make_dataset
 from ncamix.text_compilation import quiet
-from ncamix.writer import Watcher
 
 CURRICULUM = """\
 tokenizer: {bpe: 300, train_on: [words]}
@@ -360,13 +360,14 @@ def test_a_second_compiler_is_refused(plan_of: Callable[..., Plan], tmp_path: Pa
 COMPILE = """
 import os, signal, sys, time
 from pathlib import Path
-from ncamix import inventory, places
-from ncamix.compilation import Writing, compile_plan
+from ncamix import inventory
+from ncamix.compilation import places
+from ncamix.compilation.datasets import Writing, compile_plan
 from ncamix.loading import load_curriculum
 from ncamix.planning import make_plan
 from ncamix.waiting import quiet
 from ncamix.trainer import load_trainer
-from ncamix.writer import Watcher
+from ncamix.compilation.writer import Watcher
 inventory.SHARD_TOKENS = 16 * 33
 plan = make_plan(load_curriculum(Path("c.yaml")), load_trainer(Path("small.yaml")))
 out, stop_at, wait = sys.argv[1], sys.argv[2], float(sys.argv[3])

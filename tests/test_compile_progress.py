@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ncamix import compile_progress
-from ncamix.compile_progress import CompileProgress
+from ncamix.compilation import progress as compile_progress
+from ncamix.compilation.progress import CompileProgress
 from ncamix.plan import Plan
 from ncamix.shards import read_index
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from ncamix import cache, inventory
 from ncamix.automata import UnreachableBand, search
-from ncamix.compilation import prepare
+from ncamix.compilation.datasets import prepare
 from ncamix.dataset import CurriculumDataset, FlatSpanner
 from ncamix.order import stage_order
 from ncamix.owners import shards_needed

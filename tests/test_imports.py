@@ -65,15 +65,7 @@ curation
 overlap
 text_entry
 text_compilation
-samples stores ranks
-journal reuse
-places
-compiled
-jobs
-baking writer
-background
-compilation
-compile_progress
+compilation background
 collation streams
 run_folder
 training
@@ -87,13 +79,10 @@ selection spreading replanning batches decoding
 showing batch_pictures
 inspection
 batch_output
-windows repetition measured_corpora
-nearness
-measuring
-measure_output
-measure_picture
+measure
 options
-looking compiling measure_command
+looking compile_command measure_command pruning
+cache_command
 cli
 __main__
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ncamix.journal import Journal, read_journals, remove_journals
+from ncamix.compilation.journal import Journal, read_journals, remove_journals
 
 
 def entry(samples: int) -> dict[str, object]:

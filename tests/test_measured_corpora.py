@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ncamix.errors import UserError
-from ncamix.measured_corpora import find_corpora
+from ncamix.measure.corpora import find_corpora
 
 CURRICULUM = """\
 ncamix: 1

@@ -17,10 +17,10 @@ from rich.console import Console
 from ncamix.cli import main
 from ncamix.errors import UserError
 from ncamix.frequencies import zipf_exponent, zipf_shares
-from ncamix.measure_output import as_near, measured_json, print_measured, short_name, tenth_shares
-from ncamix.measure_picture import measure_picture
-from ncamix.measured_corpora import find_corpora
-from ncamix.measuring import GROUPS, Measured, Options, limit_of, measure, zipf_of
+from ncamix.measure.corpora import find_corpora
+from ncamix.measure.measures import GROUPS, Measured, Options, limit_of, measure, zipf_of
+from ncamix.measure.output import as_near, measured_json, print_measured, short_name, tenth_shares
+from ncamix.measure.picture import measure_picture
 
 WORDS = "the of and automata token rule frame band sample text state grid patch window"
 BYTES = Options(tokenizer="bytes", window=256)

@@ -7,7 +7,7 @@ import pytest
 
 from ncamix.automata import Band
 from ncamix.loading import read_source
-from ncamix.nearness import (
+from ncamix.measure.nearness import (
     ALPHABETS,
     WINDOW_BYTES,
     Nearest,

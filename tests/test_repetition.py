@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncamix.repetition import Repeats, document_hash, gram_hashes, line_hashes
+from ncamix.measure.repetition import Repeats, document_hash, gram_hashes, line_hashes
 
 
 @settings(max_examples=100, deadline=None)

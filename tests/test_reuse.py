@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ncamix.reuse import Elsewhere, register
+from ncamix.compilation.reuse import Elsewhere, register
 from ncamix.shards import ShardFormat, is_sound, read_index, shard_name, write_dataset
 
 

@@ -16,7 +16,7 @@ from faulty_store import FaultyStore, faulty_store
 from test_dataset import BATCH, ONE, expected, load, named, segments
 
 from ncamix import cache, inventory, supplies
-from ncamix.compilation import prepare
+from ncamix.compilation.datasets import prepare
 from ncamix.dataset import CurriculumDataset
 from ncamix.errors import UserError
 from ncamix.order import stage_order

@@ -492,8 +492,8 @@ def test_a_tokenizer_is_the_same_whatever_stages_and_seeds(corpus: Path, plan_of
 def test_compiled_datasets_serve_plans_of_a_smaller_limit(
     hub: Path, plan_of: Planner, tmp_path: Path
 ) -> None:
-    from ncamix.compilation import compile_plan
-    from ncamix.compiled import check_data
+    from ncamix.compilation.compiled import check_data
+    from ncamix.compilation.datasets import compile_plan
     from ncamix.waiting import quiet
 
     plan = plan_of(HUB.replace("HUB", str(hub)), name="hub")

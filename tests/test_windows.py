@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_deflate import needs_zlib
 
-from ncamix.windows import WindowDraw, compressed_sizes, mean_of, scattered
+from ncamix.measure.windows import WindowDraw, compressed_sizes, mean_of, scattered
 
 
 def drawn(stream: np.ndarray, cuts: list[int], size: int, most: int, key: int = 7) -> WindowDraw:

@@ -26,7 +26,7 @@ from composer.utils import dist
 from torch.utils.data import DataLoader
 
 from ncamix.collation import Collate, rows_of
-from ncamix.compiled import Data
+from ncamix.compilation.compiled import Data
 from ncamix.errors import fail
 from ncamix.plan import Plan, PlannedStage
 from ncamix.planning import decide

@@ -16,7 +16,7 @@ from dataclasses import replace
 from composer.utils import dist
 
 from ncamix.background import Compiler, Failure, failure_of
-from ncamix.compiled import Data, local_part
+from ncamix.compilation.compiled import Data, local_part
 from ncamix.overlap import overlap_remarks
 from ncamix.plan import Plan, PlannedSource, PlannedStage
 from ncamix.planning import decide

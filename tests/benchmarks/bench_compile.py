@@ -39,8 +39,8 @@ optimizer: {lr: 1e-3}
 WORK = """
 import json, resource, sys, time
 from pathlib import Path
-from ncamix.compilation import compile_plan
-from ncamix.compiled import compiled_samples
+from ncamix.compilation.datasets import compile_plan
+from ncamix.compilation.compiled import compiled_samples
 from ncamix.loading import load_curriculum
 from ncamix.planning import make_plan
 from ncamix.sources import open_generator

@@ -51,7 +51,7 @@ def streams(rounds: int) -> dict[str, Any]:
 
     from ncamix import inventory
     from ncamix.automata import search
-    from ncamix.compilation import compile_plan
+    from ncamix.compilation.datasets import compile_plan
     from ncamix.library import find
     from ncamix.loading import load_curriculum
     from ncamix.planning import make_plan

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ncamix.batches import batch_of, ids_of
-from ncamix.compilation import Writing, compile_plan
+from ncamix.compilation.datasets import Writing, compile_plan
 from ncamix.loading import load_curriculum
 from ncamix.planning import make_plan
 from ncamix.shards import read_samples

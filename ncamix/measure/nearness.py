@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ncamix.automata import Automaton, Band, Spread, shipped_spread
 from ncamix.inventory import RARE
-from ncamix.windows import compressed_sizes
+from ncamix.measure.windows import compressed_sizes
 
 ALPHABETS = (2, 3, 4, 6, 8, 10, 15)  # of 12 x 12 cells in 2 x 2 patches, whose spreads are shipped
 STEPS = 20  # bands of 0.05

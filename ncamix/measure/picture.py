@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from ncamix.canvas import TITLE, Canvas, text_pixels
 from ncamix.charts import TEXT, WHITE, source_colours, style
 from ncamix.files import write_drawn
-from ncamix.measure_output import short_name, show
-from ncamix.measuring import Measured
-from ncamix.nearness import ALPHABETS, WINDOW_BYTES, spread_of_alphabet
+from ncamix.measure.measures import Measured
+from ncamix.measure.nearness import ALPHABETS, WINDOW_BYTES, spread_of_alphabet
+from ncamix.measure.output import short_name, show
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from ncamix import cache
+from ncamix.compilation.journal import Done, read_journals, remove_journals
+from ncamix.compilation.stores import Store, is_url
 from ncamix.errors import fail
 from ncamix.files import DATA_LOCK, leave_nothing, make_folder, write_whole
-from ncamix.journal import Done, read_journals, remove_journals
 from ncamix.shards import INDEX, file_of, is_sound, read_index
-from ncamix.stores import Store, is_url
 
 Entries = dict[int, dict[str, Any]]
 PLAN, TOKENIZER, README = TOPS = ("plan.json", "tokenizer.json", "README.txt")  # beside datasets

@@ -53,8 +53,8 @@ def compile(
     are kept: interrupted, the same command continues. Under `torchrun` or `composer`, every rank
     writes its share. `ncamix run CURRICULUM --data DIR` trains from them.
     """
-    from ncamix.compilation import Writing, compile_plan
-    from ncamix.compile_progress import CompileProgress
+    from ncamix.compilation.datasets import Writing, compile_plan
+    from ncamix.compilation.progress import CompileProgress
     from ncamix.text_compilation import report_lines
 
     first = int(os.environ.get("RANK", "0")) == 0

@@ -17,17 +17,17 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ncamix.baking import bake_jobs, readme
-from ncamix.compiled import Data, check_data
-from ncamix.jobs import source_jobs
+from ncamix.compilation.baking import bake_jobs, readme
+from ncamix.compilation.compiled import Data, check_data
+from ncamix.compilation.jobs import source_jobs
+from ncamix.compilation.places import PLAN, README, TOKENIZER, Place, place_of
+from ncamix.compilation.ranks import Ranks
+from ncamix.compilation.writer import Watcher, write_jobs
 from ncamix.limits import refuse_untrained
-from ncamix.places import PLAN, README, TOKENIZER, Place, place_of
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
-from ncamix.ranks import Ranks
 from ncamix.text_compilation import prepare_text, text_facts, tokenizer_file
 from ncamix.waiting import Say
-from ncamix.writer import Watcher, write_jobs
 
 ZSTD_LEVEL = 3
 

@@ -7,8 +7,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from ncamix.compilation.writer import Watcher
 from ncamix.quantities import format_count
-from ncamix.writer import Watcher
 
 _LINE_SECONDS = 10.0
 

@@ -19,12 +19,12 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from ncamix import cache
+from ncamix.compilation.jobs import Job
+from ncamix.compilation.journal import Journal
+from ncamix.compilation.places import Place
+from ncamix.compilation.ranks import Ranks
+from ncamix.compilation.reuse import Elsewhere, register
 from ncamix.files import write_whole
-from ncamix.jobs import Job
-from ncamix.journal import Journal
-from ncamix.places import Place
-from ncamix.ranks import Ranks
-from ncamix.reuse import Elsewhere, register
 from ncamix.shards import INDEX, file_of, index_bytes
 from ncamix.threads import count_threads
 

@@ -24,12 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import PydanticCustomError
 
-from ncamix import repetition, tokenization
+from ncamix import tokenization
 from ncamix.errors import Problem, UserError, fail
 from ncamix.frequencies import zipf_exponent
 from ncamix.keys import derive_key
-from ncamix.measured_corpora import Corpus
-from ncamix.nearness import (
+from ncamix.measure import repetition
+from ncamix.measure.corpora import Corpus
+from ncamix.measure.nearness import (
     WINDOW_BYTES,
     WINDOW_TOKENS,
     Nearest,
@@ -38,9 +39,9 @@ from ncamix.nearness import (
     nca_source,
     nearest_bands,
 )
+from ncamix.measure.windows import FEWEST_OWNERS, Estimate, WindowDraw, compressed_sizes, mean_of
 from ncamix.quantities import parse_quantity
 from ncamix.waiting import Say, quiet
-from ncamix.windows import FEWEST_OWNERS, Estimate, WindowDraw, compressed_sizes, mean_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as HubTokenizer

@@ -13,10 +13,10 @@ from functools import cached_property
 from typing import Any
 
 from ncamix import cache
-from ncamix.compiled import compiled_samples
+from ncamix.compilation.compiled import compiled_samples
+from ncamix.compilation.samples import Generated, Mask, Stored, Tokens, samples_of
 from ncamix.keys import fingerprint
 from ncamix.plan import Plan, PlannedSource
-from ncamix.samples import Generated, Mask, Stored, Tokens, samples_of
 from ncamix.shards import ShardFormat, width_of
 from ncamix.sources import NcaSource
 from ncamix.splits import HELD_OUT

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ncamix.measuring import RAW_BYTES, Measured
-from ncamix.nearness import WINDOW_BYTES, WINDOW_TOKENS, Nearest
+from ncamix.measure.measures import RAW_BYTES, Measured
+from ncamix.measure.nearness import WINDOW_BYTES, WINDOW_TOKENS, Nearest
+from ncamix.measure.repetition import GRAM_WORDS, LINE_CHARACTERS
+from ncamix.measure.windows import FEWEST_OWNERS, Estimate
 from ncamix.quantities import format_bytes, format_count
-from ncamix.repetition import GRAM_WORDS, LINE_CHARACTERS
-from ncamix.windows import FEWEST_OWNERS, Estimate
 
 NAME_WIDTH, COLUMN = 23, 26  # of a corpus: characters of its name (the end is kept), of its column
 BAR_CELLS = 14

@@ -13,10 +13,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ncamix.jobs import Job, held_out_jobs, ranges, source_facts, source_form
+from ncamix.compilation.jobs import Job, held_out_jobs, ranges, source_facts, source_form
+from ncamix.compilation.samples import Generated, Mask, Samples, Tokens, samples_of
 from ncamix.order import stage_order
 from ncamix.plan import Plan, PlannedSource, PlannedStage
-from ncamix.samples import Generated, Mask, Samples, Tokens, samples_of
 from ncamix.shards import ShardFormat, width_of
 
 _HEAD = """\

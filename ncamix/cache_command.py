@@ -1,0 +1,132 @@
+"""The command that looks after the cache: `ncamix cache`."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from ncamix.errors import fail
+
+if TYPE_CHECKING:
+    from ncamix.cache import Entry
+
+_SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def cache(
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            "--older-than",
+            metavar="AGE",
+            help="Only what was last used so long ago: 30m, 12h, 30d, 8w.",
+            show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--keep",
+            metavar="SIZE",
+            help="Only what must go for the rest to fit: 20GB. What was used last stays.",
+            show_default=False,
+        ),
+    ] = None,
+    curriculum: Annotated[
+        str | None,
+        typer.Option(
+            "--curriculum",
+            metavar="NAME",
+            help="Only what this curriculum has used, and no other.",
+            show_default=False,
+        ),
+    ] = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove what is listed; what is in use stays.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+) -> None:
+    """List the cache of compiled text and tokenizers, or what of it could go.
+
+    Without options, everything. With conditions, what meets all of them; --remove then removes it.
+    Nothing is lost: what is needed again is compiled again, byte for byte. The cache lies in
+    NCAMIX_CACHE, or in ~/.cache/ncamix; runs keep nothing else there.
+    """
+    from ncamix import cache as cached
+    from ncamix import pruning
+    from ncamix.quantities import format_bytes
+
+    choice = pruning.Choice(
+        None if older_than is None else _age(older_than),
+        None if keep is None else _size(keep),
+        curriculum,
+    )
+    if remove and not choice.is_given:
+        raise fail(
+            "--remove needs a condition",
+            "write --older-than 30d, --keep 20GB or --curriculum NAME (--keep 0GB: everything)",
+        )
+    entries = cached.entries()
+    shown = pruning.choose(entries, choice) if choice.is_given else entries
+    if remove:
+        shown = pruning.prune(shown)
+    if as_json:
+        print(json.dumps([{**asdict(entry), "age": entry.age} for entry in shown], indent=1))
+        return
+    console = Console()
+    if shown:
+        console.print(_table(shown))
+    total = format_bytes(sum(entry.num_bytes for entry in shown))
+    what = "removed" if remove else "could go" if choice.is_given else "in the cache"
+    line = f"{len(shown):,} entries, {total} {what}: {cached.cache_root()}"
+    if choice.is_given and not remove and shown:
+        line += "; --remove removes them"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _table(entries: list[Entry]) -> object:
+    from rich import box
+    from rich.table import Table
+
+    from ncamix.quantities import format_bytes
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("entry", "kind", "source"):
+        table.add_column(name, no_wrap=name == "entry")
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("last used", justify="right", no_wrap=True)
+    table.add_column("curricula")
+    for entry in entries:
+        used = "now" if entry.in_use else f"{_ago(entry.age)} ago"
+        size = format_bytes(entry.num_bytes)
+        curricula = ", ".join(entry.curricula)
+        table.add_row(entry.fingerprint[:12], entry.kind, entry.name, size, used, curricula)
+    return table
+
+
+def _ago(seconds: float) -> str:
+    for unit in ("w", "d", "h"):
+        if seconds >= 2 * _SECONDS[unit]:
+            return f"{seconds / _SECONDS[unit]:.0f} {unit}"
+    return f"{seconds / 60:.0f} m"
+
+
+def _age(written: str) -> float:
+    """Seconds of an age such as 30d."""
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([mhdw])\s*", written)
+    if found is None:
+        raise fail(f"--older-than: '{written}' is no age", "write it like 30m, 12h, 30d or 8w")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def _size(written: str) -> int:
+    """Bytes of a size such as 20GB, in powers of 1000."""
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kMGT]?)B\s*", written)
+    if found is None:
+        raise fail(f"--keep: '{written}' is no size", "write it like 500MB or 20GB")
+    return int(float(found[1]) * 1000 ** " kMGT".index(found[2] or " "))
