@@ -171,6 +171,16 @@ class RunFolder:
                 shutil.rmtree(temporary, ignore_errors=True)
         self._write({})
 
+    def forget_unbegun(self) -> None:
+        """Remove what a run wrote that has not trained a batch, so that it may be planned anew."""
+        if read_rows(self.file("metrics.jsonl")) or any(self.path.glob("checkpoints/*/ba*.pt")):
+            return
+        for entry in self.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name != RUN_LOCK:
+                entry.unlink()
+
     def move_aside(self) -> Path | None:
         """Move what the folder holds to `<name>.<time>` beside it; where it went, if anywhere."""
         entries = [p for p in self.path.iterdir() if p.name != RUN_LOCK]

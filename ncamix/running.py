@@ -60,13 +60,22 @@ def run_plan(
                 markup=False,
             )
             return dict(json.loads(finished.read_text()))
-        with WaitingIfLong(console) as say:
-            plan = _sized(plan, data, say)
-        for name, document in (("curriculum", plan.curriculum), ("trainer", plan.trainer)):
-            write_whole(folder.file(f"{name}.yaml"), document.document.text.encode())
-        if not plan.estimated:  # else its fingerprint is not known yet
-            write_plan(decide(plan, folder.decisions()), folder)
-        return _train(plan, folder, data, console, first)
+        try:
+            return _run(plan, folder, data, console)
+        except UserError:
+            folder.forget_unbegun()
+            raise
+
+
+def _run(plan: Plan, folder: RunFolder, data: Data | None, console: Console) -> dict[str, Any]:
+    """The first rank's part, in a folder that is this plan's."""
+    with WaitingIfLong(console) as say:
+        plan = _sized(plan, data, say)
+    for name, document in (("curriculum", plan.curriculum), ("trainer", plan.trainer)):
+        write_whole(folder.file(f"{name}.yaml"), document.document.text.encode())
+    if not plan.estimated:  # else its fingerprint is not known yet
+        write_plan(decide(plan, folder.decisions()), folder)
+    return _train(plan, folder, data, console, first=True)
 
 
 def _sized(plan: Plan, data: Data | None, say: Say) -> Plan:

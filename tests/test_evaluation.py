@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -9,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import Planner
-from masked_data import END, LENGTH, write_pairs
+from masked_data import END, LENGTH
 from test_model import small
 
 from ncamix import cache
 from ncamix.collation import Collate
 from ncamix.plan import Plan
-from ncamix.shards import ShardFormat, read_masks, read_samples, write_dataset
-from ncamix.text_compilation import TextFacts
-from ncamix.training.evaluation import EvaluationSet, evaluate, evaluation_sets
+from ncamix.shards import read_masks, read_samples
+from ncamix.text_compilation import TextFacts, prepare_text
+from ncamix.training.evaluation import EvaluationSet, evaluate, evaluation_set
 from ncamix.training.loss import ActiveIds
 from ncamix.training.model import CurriculumModel
 
@@ -34,17 +35,16 @@ FACTS = TextFacts(Path("unused"), END, [0] + [1] * 256)
 
 
 def pairs_plan(folder: Path, plan_of: Planner) -> Plan:
-    (folder / "a.jsonl").write_text('{"p": "a", "r": "b"}\n' * 99)
-    plan = plan_of(BODY)
-    write_pairs(plan.sources["answers"])
-    return plan
+    pairs = ({"p": f"{i}", "r": f"is {i * i}"} for i in range(300))
+    (folder / "a.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    return prepare_text(plan_of(BODY))
 
 
 def test_a_set_is_evaluated_as_it_would_be_trained(
     tmp_path: Path, plan_of: Planner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = pairs_plan(tmp_path, plan_of)
-    (held,) = evaluation_sets(plan, FACTS, None)
+    held = evaluation_set(plan, "answers", FACTS, None)
     folder = cache.entry(plan.sources["answers"].fingerprint) / "validation"
     tokens, masks = read_samples(folder, 6), read_masks(folder, 6)
     assert masks is not None and held.num_tokens == masks[:, 1:].sum() < 6 * LENGTH
@@ -73,7 +73,7 @@ def test_a_set_is_evaluated_as_it_would_be_trained(
 
 def test_a_set_without_targets_has_no_loss(tmp_path: Path, plan_of: Planner) -> None:
     plan = pairs_plan(tmp_path, plan_of)
-    (held,) = evaluation_sets(plan, FACTS, None)
+    held = evaluation_set(plan, "answers", FACTS, None)
     assert held.masks is not None
     silent = EvaluationSet(held.source, held.rows, held.samples, held.masks & False, 0)
     found = evaluate(CurriculumModel(small(rows=300)), silent, 300, True, torch.device("cpu"))
@@ -83,18 +83,15 @@ def test_a_set_without_targets_has_no_loss(tmp_path: Path, plan_of: Planner) -> 
 
 
 def test_text_without_masks_counts_every_target(tmp_path: Path, plan_of: Planner) -> None:
-    (tmp_path / "a.txt").write_text("words and more words\n" * 800)
-    (tmp_path / "b.txt").write_text("more words and words\n" * 700)
+    for i in range(40):
+        (tmp_path / f"{i}.txt").write_text(f"{i} words and more words\n" * 20)
     keys = "kind: text, files: ['*.txt'], holdout: {share: 0.5}, repeat: free, attention: document"
     plan = plan_of(
         f"tokenizer: bytes\nsources:\n  words: {{{keys}}}\n"
         "stages:\n  - {name: one, duration: rest, mixture: {words: 1}}\n"
         "evaluate: {sources: [words], samples: 3}\n"
     )
-    entry = cache.entry(plan.sources["words"].fingerprint) / "validation"
-    entry.mkdir(parents=True)
-    tokens = np.full((9, LENGTH + 1), 65, np.uint32)
-    write_dataset(entry, ShardFormat(LENGTH + 1, "uint16"), [tokens])
-    (held,) = evaluation_sets(plan, FACTS, None)
+    plan = prepare_text(plan)
+    held = evaluation_set(plan, "words", FACTS, None)
     assert (held.num_tokens, held.num_bytes) == (3 * LENGTH, 3 * LENGTH)
     assert held.rows.boundary == END and "segments" in held.batch(slice(None))

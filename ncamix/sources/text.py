@@ -30,8 +30,7 @@ class TextSource(CorpusSource):
     )
     overlap: Literal["report", "refuse", "ignore"] = Field(
         "report",
-        description="What becomes of runs of 13 words that training shares with evaluation sets: "
-        "report them, refuse the source, or ignore (do not look).",
+        description="What becomes of runs of 13 words that training shares with evaluation sets.",
     )
     attention: Literal["whole", "document"] = Field(
         "whole", description="Whether a token attends to the whole sample or to its document."
