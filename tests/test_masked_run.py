@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from masked_data import write_data_set, write_pairs
+from masked_data import write_data_set
 from test_run import Runner
 
 from ncamix.inspection import Request, inspect
@@ -56,19 +56,16 @@ NUM_BATCHES = 50
 
 
 class MixedRunner(Runner):
-    """One working folder; what `text` compiles of pairs lies in the cache already."""
+    """One working folder, with short pairs and data sets of somebody else's."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         (folder / "tiny.yaml").write_text(CURRICULUM)
         (folder / "small.yaml").write_text(TRAINER)
-        (folder / "pairs.jsonl").write_text('{"p": "a", "r": "b"}\n' * 200)
+        pairs = ({"p": f"p{i}", "r": f"response {i * i}"} for i in range(300))
+        (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
         write_data_set(folder / "mine", masked=True)
         write_data_set(folder / "blank", masked=False, blank=True)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("NCAMIX_CACHE", str(self.cache))
-            self.plan = self.planned()
-            write_pairs(self.plan.sources["answers"])
 
     def planned(self) -> Plan:
         return make_plan(

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ncamix.compilation.baking import bake_jobs, readme
 from ncamix.compilation.compiled import Data, check_data
@@ -98,8 +99,15 @@ def _compile(
             place.put(TOKENIZER, file.read_bytes())
         if how.bake:
             place.put(README, readme(plan).encode())
-        facts = {**plan_json(plan), **({"baked": True} if how.bake else {})}
-        place.put(PLAN, json.dumps(facts, indent=1).encode())
+        place.put(PLAN, json.dumps(_facts(plan, how), indent=1).encode())
     ranks.wait()
     place.end()
     return plan
+
+
+def _facts(plan: Plan, how: Writing) -> dict[str, Any]:
+    """What plan.json says: the plan, with the names of its files, not where one machine has them."""
+    facts = plan_json(plan)
+    facts["curriculum_file"] = Path(facts["curriculum_file"]).name
+    facts["trainer"]["file"] = Path(facts["trainer"]["file"]).name
+    return facts | ({"baked": True} if how.bake else {})
