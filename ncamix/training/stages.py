@@ -12,7 +12,10 @@ import gc
 import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
+import time
+import traceback
 from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
@@ -44,6 +47,7 @@ from ncamix.training.transitions import reinitialize
 
 RENDEZVOUS_SECONDS = 24 * 3600.0  # the first rank may be tokenizing for hours
 SAID_SECONDS = 1.0  # of waiting for text, from which on it is worth a line
+_LAST_WORD_SECONDS = 1.0  # between a worker's broken connection and the signal of its death
 _PRECISIONS = {"fp32": "fp32", "bf16": "amp_bf16", "fp16": "amp_fp16"}
 
 
@@ -180,13 +184,15 @@ def _train_stage(
         runner.fit()
         runner.close()
     except BaseException as error:
+        death = _death_of_a_worker(error) if trainer.workers else None
         for worker in multiprocessing.active_children():  # they ignore SIGTERM, and may wait
             worker.kill()
         if runner is not None:  # not `runner.close`, which waits for ranks that may not fail
             runner.engine.close()
-        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        if death is not None:
+            traceback.clear_frames(error.__traceback__)  # or its queues go as Python does, aloud
             raise fail(
-                f"a process that loads data has died: {error}",
+                f"a process that loads data has died: {death}",
                 "the machine may have run out of memory: lower the trainer's `workers`, and run "
                 "the same command again to resume",
             ) from None
@@ -199,6 +205,23 @@ def _train_stage(
     if dist.get_global_rank() == 0:
         shutil.rmtree(cache, ignore_errors=True)
     return recorder.ended
+
+
+def _death_of_a_worker(error: BaseException) -> str | None:
+    """What the DataLoader says of a worker that died, if that is why training failed.
+
+    It says so in a handler of SIGCHLD, wherever the main thread is: perhaps only after a connection
+    to the worker broke, and never once this returns, so that cleaning up is not interrupted.
+    """
+    try:
+        if isinstance(error, (OSError, EOFError)):
+            time.sleep(_LAST_WORD_SECONDS)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    except RuntimeError as late:
+        error = late
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    told = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
+    return str(error).strip() if told else None
 
 
 def enter_stage(plan: Plan, stage: PlannedStage, folder: RunFolder, resumed: bool) -> Any:
