@@ -24,7 +24,8 @@ from ncamix.compilation.samples import Stored, samples_of
 from ncamix.errors import fail, nearest
 from ncamix.mixture import weights_as_floats
 from ncamix.order import stage_order
-from ncamix.plan import Plan, PlannedSource, PlannedStage
+from ncamix.plan import Plan, PlannedStage
+from ncamix.planned_source import PlannedSource
 from ncamix.run_folder import read_rows
 from ncamix.shards import sample_digest, shard_name
 from ncamix.stored import stored_rows

@@ -14,7 +14,8 @@ from collections.abc import Collection
 import numpy as np
 
 from ncamix.errors import UserError
-from ncamix.plan import Plan, PlannedSource, PlannedStage
+from ncamix.plan import Plan, PlannedStage
+from ncamix.planned_source import PlannedSource
 from ncamix.quantities import format_bytes
 from ncamix.shards import ShardFormat, width_of
 

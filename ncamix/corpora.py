@@ -14,7 +14,7 @@ from typing import Any
 from ncamix.errors import Problem, UserError
 from ncamix.keys import canonical
 from ncamix.loading import LoadedCurriculum
-from ncamix.plan import Benchmark, EarlierText
+from ncamix.planned_source import Benchmark, EarlierText
 from ncamix.sources import SourceSpec, TextSource
 from ncamix.sources.corpus import CorpusFile, corpus_files, corpus_hash
 

@@ -18,7 +18,7 @@ from typing import Any
 from ncamix.documents import Document, Pair, read_documents, read_pairs
 from ncamix.duplicates import Digests, Signatures
 from ncamix.errors import fail
-from ncamix.plan import PlannedSource
+from ncamix.planned_source import PlannedSource
 from ncamix.sources import CorpusSource, PairsSource, TextSource
 from ncamix.splits import split_of
 

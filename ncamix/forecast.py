@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ncamix.plan import Plan, PlannedSource, PlannedStage
+from ncamix.plan import Plan, PlannedStage
+from ncamix.planned_source import PlannedSource
 from ncamix.schedule import Curve
 from ncamix.shards import ShardFormat, width_of
 

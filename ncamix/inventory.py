@@ -19,13 +19,12 @@ from ncamix.corpora import earlier_texts, find_benchmarks
 from ncamix.errors import Problem, UserError, fail
 from ncamix.keys import fingerprint
 from ncamix.loading import LoadedCurriculum
-from ncamix.plan import (
+from ncamix.plan import PlannedStage, VocabularyPlan
+from ncamix.planned_source import (
     Benchmark,
     PlannedSource,
-    PlannedStage,
     StoredPlan,
     TextPlan,
-    VocabularyPlan,
     dataset_name,
     too_small,
 )

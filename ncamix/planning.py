@@ -30,7 +30,8 @@ from ncamix.errors import UserError
 from ncamix.inventory import Inventory
 from ncamix.loading import LoadedCurriculum
 from ncamix.mixture import Mixture, MixtureError, StageShape, names_of, resolve_mixtures
-from ncamix.plan import Plan, PlannedStage, dataset_name
+from ncamix.plan import Plan, PlannedStage
+from ncamix.planned_source import dataset_name
 from ncamix.proportions import weighed
 from ncamix.rates import resolve_rate
 from ncamix.remarks import remarks

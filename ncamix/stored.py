@@ -26,7 +26,8 @@ from ncamix import cache
 from ncamix.errors import Problem, UserError, fail
 from ncamix.files import replace_link, write_whole
 from ncamix.loading import LoadedCurriculum
-from ncamix.plan import Plan, PlannedSource, StoredPlan
+from ncamix.plan import Plan
+from ncamix.planned_source import PlannedSource, StoredPlan
 from ncamix.sources.mds import COLUMN, INDEX, MASK, MdsIndex, is_url, read_mds_index
 from ncamix.waiting import Say, quiet
 

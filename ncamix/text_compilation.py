@@ -23,7 +23,8 @@ from ncamix.errors import UserError, fail
 from ncamix.files import write_whole
 from ncamix.keys import fingerprint
 from ncamix.overlap import Evaluation, check_overlap, overlap_counter, overlap_remarks
-from ncamix.plan import Plan, PlannedSource, too_small
+from ncamix.plan import Plan
+from ncamix.planned_source import PlannedSource, too_small
 from ncamix.planning import make_plan
 from ncamix.shard_log import damaged, read_log
 from ncamix.shards import read_index

@@ -30,7 +30,8 @@ from ncamix.errors import UserError
 from ncamix.keys import derive_key, fingerprint
 from ncamix.overlap import OverlapCounter
 from ncamix.packing import Mark, Packed, Packer, PairPacker, StreamPacker
-from ncamix.plan import Plan, PlannedSource
+from ncamix.plan import Plan
+from ncamix.planned_source import PlannedSource
 from ncamix.shard_log import ShardLog, damaged
 from ncamix.shards import ShardFormat, width_of
 from ncamix.sources.base import shuffle

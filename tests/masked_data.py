@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncamix import cache
-from ncamix.plan import PlannedSource
+from ncamix.planned_source import PlannedSource
 from ncamix.shards import ShardFormat, write_index
 from ncamix.tokenization import byte_tokenizer
 

@@ -48,6 +48,7 @@ loading schema
 variants
 counting mixture proportions
 apportionment rates durations entering
+planned_source
 plan
 forecast limits remarks parting corpora stored cache_limits
 inventory

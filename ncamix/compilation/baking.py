@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from ncamix.compilation.jobs import Job, held_out_jobs, ranges, source_facts, source_form
 from ncamix.compilation.samples import Generated, Mask, Samples, Tokens, samples_of
 from ncamix.order import stage_order
-from ncamix.plan import Plan, PlannedSource, PlannedStage
+from ncamix.plan import Plan, PlannedStage
+from ncamix.planned_source import PlannedSource
 from ncamix.shards import ShardFormat, width_of
 
 _HEAD = """\

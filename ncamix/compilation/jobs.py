@@ -16,7 +16,8 @@ from ncamix import cache
 from ncamix.compilation.compiled import compiled_samples
 from ncamix.compilation.samples import Generated, Mask, Stored, Tokens, samples_of
 from ncamix.keys import fingerprint
-from ncamix.plan import Plan, PlannedSource
+from ncamix.plan import Plan
+from ncamix.planned_source import PlannedSource
 from ncamix.shards import ShardFormat, width_of
 from ncamix.sources import NcaSource
 from ncamix.splits import HELD_OUT

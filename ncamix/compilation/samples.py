@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ncamix import cache
 from ncamix.errors import fail
-from ncamix.plan import PlannedSource
+from ncamix.planned_source import PlannedSource
 from ncamix.shards import MASK, is_sound, read_index, read_shard
 from ncamix.sources import open_generator
 from ncamix.stored import StoredSamples
