@@ -100,7 +100,9 @@ class _Planner:
                 self.warnings.append(f"the source '{name}' is declared but never used")
         self.inventory.check_bands(used)
         self.inventory.prepare(used)
-        self.text_bytes = {name: about for name, (about, _) in self.inventory.text_bytes.items()}
+        self.text_bytes = {
+            name: about for name, (about, _) in self.inventory.corpora.num_bytes.items()
+        }
         self.check_entries()
         epochs, estimated = self.epochs()
         planned = self.lengths(epochs, {})
