@@ -12,10 +12,9 @@ read, whatever that source itself drops, and whether or not a stage uses it. Mem
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
-from ncamix.documents import Document, Pair, read_documents, read_pairs
+from ncamix.documents import Document, read_documents, read_pairs
 from ncamix.duplicates import Digests, Signatures
 from ncamix.errors import fail
 from ncamix.planned_source import PlannedSource
@@ -56,10 +55,7 @@ def split_documents(
         left = copies.without(batch)
         num_read, num_left = num_read + len(batch), num_left + len(left)
         for document in left:
-            by = document
-            if isinstance(document, Pair):  # all responses to a prompt are on one side
-                by = replace(document, text=document.prompt)
-            yield document, split_of(by, holdout)
+            yield document, split_of(document, holdout)
     if num_read and not num_left:
         names = " and ".join(f"'{earlier.name}'" for earlier in text.before)
         raise fail(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ncamix.compilation.jobs import Job, held_out_jobs, ranges, source_facts, source_form
+from ncamix.compilation.jobs import Job, held_out_jobs, source_facts, source_form
 from ncamix.compilation.samples import Generated, Mask, Samples, Tokens, samples_of
 from ncamix.order import stage_order
 from ncamix.plan import Plan, PlannedStage
@@ -41,20 +41,18 @@ sees.
 """
 
 
-def bake_jobs(plan: Plan, zstd: int | None, end_of_text: int | None) -> list[Job]:
+def bake_jobs(plan: Plan, zstd: int | None) -> list[Job]:
     """The datasets of a baked plan; texts must be compiled in the cache.
 
-    zstd: level, None for files that are not compressed. end_of_text: its id.
+    zstd: level, None for files that are not compressed.
     """
     jobs = [_stage_job(plan, stage, zstd) for stage in plan.stages]
     for source in plan.sources.values():
-        facts = source_facts(plan, source, end_of_text)
-        if source.text is not None:
-            jobs += held_out_jobs(source, zstd, facts)
+        jobs += held_out_jobs(source, zstd, source_facts(plan, source))
     for name in plan.curriculum.curriculum.evaluate.sources:
         source = plan.sources[name]
         if not source.spec.finite:
-            jobs.append(_evaluation_job(plan, source, zstd, end_of_text))
+            jobs.append(_evaluation_job(plan, source, zstd))
     return jobs
 
 
@@ -76,9 +74,7 @@ def readme(plan: Plan) -> str:
     return _HEAD.format(name=plan.name, rows=plan.vocabulary.rows) + "\n".join(lines) + "\n" + _TAIL
 
 
-def _evaluation_job(
-    plan: Plan, source: PlannedSource, zstd: int | None, end_of_text: int | None
-) -> Job:
+def _evaluation_job(plan: Plan, source: PlannedSource, zstd: int | None) -> Job:
     """The held-out samples of an endless source."""
     held = Generated(source.evaluation_meaning())
     return Job(
@@ -88,7 +84,7 @@ def _evaluation_job(
         plan.curriculum.curriculum.evaluate.samples,
         source.samples_per_shard,
         held.range,
-        facts={**source_facts(plan, source, end_of_text), "split": "validation"},
+        facts={**source_facts(plan, source), "split": "validation"},
     )
 
 
@@ -115,7 +111,7 @@ def _stage_job(plan: Plan, stage: PlannedStage, zstd: int | None) -> Job:
             "sequence_length": stage.sequence_length,
             "sources": [source.name for source in sources],
             "rows": plan.vocabulary.rows,
-            "ranges": ranges(plan),
+            "ranges": plan.vocabulary.id_map(),
         },
     )
 

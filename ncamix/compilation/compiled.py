@@ -71,7 +71,7 @@ def check_data(plan: Plan, data: Data) -> Plan:
             if source.text is not None:
                 for split in HELD_OUT:
                     count_samples(here / name / split)
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise fail(f"{data}/{name} is not whole ({error})", way_out) from None
         limit, there = source.limit, told["sources"][name].get("limit")
         if limit is not None and there is not None:
@@ -134,7 +134,7 @@ def _fetch_indexes(plan: Plan, store: Store, new: Path, here: Path) -> None:
                 continue
             try:
                 entries = read_index(new / folder)
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
+            except ValueError as error:
                 what = f"{store.url}/{folder}/{INDEX} is not to be trusted"
                 reason = str(error).replace(f"{new}/", "")
                 raise fail(f"{what} ({reason})", "compile these datasets anew, elsewhere") from None
