@@ -33,9 +33,9 @@ from ncamix.sources.corpus import (
     CorpusSource,
     FiniteSource,
 )
-from ncamix.sources.mds import is_url
 from ncamix.sources.nca import Quantiles
 from ncamix.stored import known_index, misfit
+from ncamix.stores import is_url
 from ncamix.waiting import Say
 
 RARE = 0.01  # a band that fewer rules reach deserves a remark

@@ -28,10 +28,9 @@ from streaming.base.world import World
 from ncamix.errors import UserError, fail
 from ncamix.remote import Remote, read_hash
 from ncamix.shards import HASH, INDEX, SIZE_LIMIT, damage_of, read_index, shard_name
+from ncamix.stores import ANSWER_SECONDS, ATTEMPTS
 from ncamix.waiting import tell
 
-ATTEMPTS = 6  # of a download; the pauses between them double: 1, 2, 4, 8 and 16 seconds
-TIMEOUT = 30.0  # seconds without a byte after which an attempt has failed
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -113,7 +112,7 @@ class FetchedStream(Supply):
 
     def __init__(self, remote: str, local: str) -> None:
         super().__init__(
-            remote=remote, local=local, download_retry=ATTEMPTS, download_timeout=TIMEOUT
+            remote=remote, local=local, download_retry=ATTEMPTS, download_timeout=ANSWER_SECONDS
         )
 
     def give_up(self, file: str, reason: str) -> UserError:
@@ -130,7 +129,7 @@ class FetchedStream(Supply):
                 os.replace(self._download_file(INDEX, f"{INDEX}.tmp"), index)
         else:  # the stock method gives up after one timeout, while the leader may try again
             reason = f"{index} was not fetched"
-            patience = ATTEMPTS * (TIMEOUT + 2**ATTEMPTS)
+            patience = ATTEMPTS * (ANSWER_SECONDS + 2**ATTEMPTS)
             wait_for_file_to_exist(str(index), TICK, patience, reason)
         self._check_index(index.parent, INDEX)
         readers: list[Any] = super().get_shards(world, allow_unsafe_types)

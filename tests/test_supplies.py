@@ -133,7 +133,7 @@ def test_damaged_text_ends_in_a_message(made: Any, tmp_path: Path, damage: Any) 
     next(batches)
     for shard in cache.entry(plan.sources["words"].fingerprint).glob("*.mds"):
         damage(shard)
-    with pytest.raises(UserError, match=r"the compiled text .*shard.0\d+.mds is damaged") as caught:
+    with pytest.raises(UserError, match=r"the shard .*shard.0\d+.mds is damaged") as caught:
         list(batches)
     assert "compiled anew" in str(caught.value)
 
@@ -215,7 +215,7 @@ def test_a_small_cache_fetches_again_what_it_evicted(made: Any, tmp_path: Path) 
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyStore]:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # attempts are those of the stream
     monkeypatch.setattr(supplies, "ATTEMPTS", 3)
-    monkeypatch.setattr(supplies, "TIMEOUT", 1.0)
+    monkeypatch.setattr(supplies, "ANSWER_SECONDS", 1.0)
     with faulty_store(monkeypatch) as store:
         yield store
 

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from ncamix.compilation.places import PLAN, TOKENIZER, passage
-from ncamix.compilation.stores import Store, is_url
 from ncamix.errors import fail
 from ncamix.files import DATA_LOCK, write_whole
 from ncamix.owners import shards_needed
 from ncamix.plan import Plan
 from ncamix.shards import INDEX, count_samples, file_of, is_sound, read_index
 from ncamix.splits import HELD_OUT
+from ncamix.stores import Store, is_url
 from ncamix.text_compilation import with_sizes
 
 Data = Path | str  # a folder, or a URL

@@ -21,10 +21,10 @@ from typing import Any
 
 from ncamix import cache
 from ncamix.compilation.journal import Done, read_journals, remove_journals
-from ncamix.compilation.stores import Store, is_url
 from ncamix.errors import fail
 from ncamix.files import DATA_LOCK, leave_nothing, make_folder, write_whole
 from ncamix.shards import INDEX, file_of, is_sound, own_part, read_index
+from ncamix.stores import Store, is_url
 
 Entries = dict[int, dict[str, Any]]
 PLAN, TOKENIZER, README = TOPS = ("plan.json", "tokenizer.json", "README.txt")  # beside datasets
