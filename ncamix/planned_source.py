@@ -16,6 +16,7 @@ from typing import Any
 
 from ncamix.errors import Problem
 from ncamix.loading import LoadedCurriculum
+from ncamix.shards import ShardFormat, width_of
 from ncamix.sources import LeafSource, TextSource
 from ncamix.sources.corpus import CorpusFile, FiniteSource
 
@@ -119,6 +120,18 @@ class PlannedSource:
         return self.sequence_length + 1 - self.loss_start
 
     @property
+    def shard_format(self) -> ShardFormat:
+        """The layout of its shards: not compressed, without hashes."""
+        width = width_of(self.first_id + self.num_ids)
+        return ShardFormat(self.sequence_length + 1, width, masked=self.masked)
+
+    @property
+    def expected_samples(self) -> int | None:
+        """Samples of an epoch, a guess while the size is unknown; None if endless, or nothing is
+        known."""
+        return self.num_samples or self.estimated_samples
+
+    @property
     def epochs_allowed(self) -> int | None:
         """How often a finite source may be seen; None where that does not matter."""
         return self.spec.repeat if isinstance(self.spec, FiniteSource) else None
@@ -139,7 +152,7 @@ class PlannedSource:
 
     def epochs(self) -> float | None:
         """Epochs over a finite source, a guess while its size is unknown; None if endless."""
-        size = self.num_samples or self.estimated_samples
+        size = self.expected_samples
         return self.samples_needed / size if size else None
 
 

@@ -204,7 +204,7 @@ class _Planner:
             size = self.inventory.sizes.get(dataset_name(name, length, self.t.sequence_length))
             if size is None:
                 source = self.inventory.source(name, length, 0)
-                size = source.num_samples or source.estimated_samples if source else None
+                size = source.expected_samples if source else None
                 if source is not None and source.text and source.text.hub is not None:
                     size = None  # only as much of it is read as the run needs
                 if source is not None and size is None:

@@ -17,7 +17,7 @@ from ncamix.collation import Collate
 from ncamix.plan import Plan
 from ncamix.shards import ShardFormat, read_masks, read_samples, write_dataset
 from ncamix.text_compilation import TextFacts
-from ncamix.training.evaluation import EvaluationSet, evaluate, evaluation_sets
+from ncamix.training.evaluation import EvaluationSet, evaluate, evaluation_set
 from ncamix.training.loss import ActiveIds
 from ncamix.training.model import CurriculumModel
 
@@ -44,7 +44,7 @@ def test_a_set_is_evaluated_as_it_would_be_trained(
     tmp_path: Path, plan_of: Planner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = pairs_plan(tmp_path, plan_of)
-    (held,) = evaluation_sets(plan, FACTS, None)
+    held = evaluation_set(plan, "answers", FACTS, None)
     folder = cache.entry(plan.sources["answers"].fingerprint) / "validation"
     tokens, masks = read_samples(folder, 6), read_masks(folder, 6)
     assert masks is not None and held.num_tokens == masks[:, 1:].sum() < 6 * LENGTH
@@ -73,7 +73,7 @@ def test_a_set_is_evaluated_as_it_would_be_trained(
 
 def test_a_set_without_targets_has_no_loss(tmp_path: Path, plan_of: Planner) -> None:
     plan = pairs_plan(tmp_path, plan_of)
-    (held,) = evaluation_sets(plan, FACTS, None)
+    held = evaluation_set(plan, "answers", FACTS, None)
     assert held.masks is not None
     silent = EvaluationSet(held.source, held.rows, held.samples, held.masks & False, 0)
     found = evaluate(CurriculumModel(small(rows=300)), silent, 300, True, torch.device("cpu"))
@@ -95,6 +95,6 @@ def test_text_without_masks_counts_every_target(tmp_path: Path, plan_of: Planner
     entry.mkdir(parents=True)
     tokens = np.full((9, LENGTH + 1), 65, np.uint32)
     write_dataset(entry, ShardFormat(LENGTH + 1, "uint16"), [tokens])
-    (held,) = evaluation_sets(plan, FACTS, None)
+    held = evaluation_set(plan, "answers", FACTS, None)
     assert (held.num_tokens, held.num_bytes) == (3 * LENGTH, 3 * LENGTH)
     assert held.rows.boundary == END and "segments" in held.batch(slice(None))

@@ -90,7 +90,7 @@ def check_data(plan: Plan, data: Data) -> Plan:
 def compiled_samples(plan: Plan) -> dict[str, int]:
     """Samples of each source that compiling writes, whole shards of endless ones included."""
     return {
-        name: source.num_samples or source.estimated_samples or 0
+        name: source.expected_samples or 0
         for name, source in plan.sources.items()
         if source.spec.finite
     } | {

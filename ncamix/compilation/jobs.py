@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ from ncamix.compilation.samples import Generated, Mask, Stored, Tokens, samples_
 from ncamix.keys import fingerprint
 from ncamix.plan import Plan
 from ncamix.planned_source import PlannedSource
-from ncamix.shards import ShardFormat, width_of
+from ncamix.shards import ShardFormat
 from ncamix.splits import HELD_OUT
 from ncamix.text_compilation import held_out_samples
 
@@ -111,8 +111,7 @@ def held_out_jobs(source: PlannedSource, zstd: int | None, facts: dict[str, Any]
 
 def source_form(source: PlannedSource, zstd: int | None, masked: bool = False) -> ShardFormat:
     """The format of a source's shards."""
-    width = width_of(source.first_id + source.num_ids)
-    return ShardFormat(source.sequence_length + 1, width, zstd, masked, hashed=True)
+    return replace(source.shard_format, zstd=zstd, masked=masked, hashed=True)
 
 
 def source_facts(plan: Plan, source: PlannedSource) -> dict[str, Any]:
