@@ -71,7 +71,7 @@ def finish(compiler: Compiler) -> None:
 
 def locked(plan: Plan, name: str):  # type: ignore[no-untyped-def]
     """Hold a dataset's place in the cache, as a process that compiles it would."""
-    return text_compilation._building(plan.sources[name].fingerprint)
+    return cache.building(plan.sources[name].fingerprint, name)
 
 
 def test_texts_are_compiled_in_the_order_of_need(plan_of: Planner) -> None:

@@ -13,6 +13,8 @@ import pytest
 from ncamix import cache
 from ncamix.errors import UserError
 
+A, B, C = ("a" * 32, "b" * 32, "c" * 32)
+
 
 def make(fingerprint: str, name: str = "words") -> None:
     with cache.building(
@@ -38,41 +40,41 @@ def end(process: subprocess.Popen[str]) -> None:
 
 def test_entries_are_listed_with_what_used_them() -> None:
     assert cache.entries() == []
-    make("a")
-    make("b", "code")
-    (cache.entry("c")).mkdir()
-    (cache.entry("c") / "shard").write_bytes(b"1")
-    cache.note_use("a", "first")
-    cache.note_use("a", "second")
+    make(A)
+    make(B, "code")
+    (cache.entry(C)).mkdir()
+    (cache.entry(C) / "shard").write_bytes(b"1")
+    cache.note_use(A, "first")
+    cache.note_use(A, "second")
     found = {e.fingerprint: e for e in cache.entries()}
     assert {e.kind for e in found.values()} == {"text", "unfinished"}
-    assert found["a"].curricula == ("first", "second") and found["b"].curricula == ()
-    assert found["b"].name == "code" and found["c"].num_bytes == 1
-    assert found["a"].num_bytes > found["b"].num_bytes >= 5
+    assert found[A].curricula == ("first", "second") and found[B].curricula == ()
+    assert found[B].name == "code" and found[C].num_bytes == 1
+    assert found[A].num_bytes > found[B].num_bytes >= 5
     assert all(0 <= e.age < 60 and not e.in_use for e in found.values())
-    cache.hold("b")
-    assert {e.fingerprint for e in cache.entries() if e.in_use} == {"b"}
-    assert not cache.remove("b") and cache.entry_info("b") is not None
+    cache.hold(B)
+    assert {e.fingerprint for e in cache.entries() if e.in_use} == {B}
+    assert not cache.remove(B) and cache.entry_info(B) is not None
 
 
 def test_what_another_process_reads_is_not_removed() -> None:
-    make("a")
-    process = other("cache.hold('a'); cache.hold('a'); print('held', flush=True)")
+    make(A)
+    process = other(f"cache.hold('{A}'); cache.hold('{A}'); print('held', flush=True)")
     assert process.stdout is not None and process.stdout.readline() == "held\n"
-    assert cache.in_use("a") and not cache.remove("a")
+    assert cache.in_use(A) and not cache.remove(A)
     process.kill()  # a lock dies with its process
     process.wait(30)
-    assert not cache.in_use("a") and cache.remove("a")
-    assert not cache.entry("a").exists() and cache.entries() == []
+    assert not cache.in_use(A) and cache.remove(A)
+    assert not cache.entry(A).exists() and cache.entries() == []
 
 
 def test_who_builds_second_waits_and_says_so() -> None:
     process = other(
-        "with cache.building('a', 'x') as folder:\n"
+        f"with cache.building('{A}', 'x') as folder:\n"
         " (folder / 'data').write_text('1'); print('built', flush=True); sys.stdin.read()"
     )
     assert process.stdout is not None and process.stdout.readline() == "built\n"
-    assert cache.in_use("a") and not cache.remove("a")
+    assert cache.in_use(A) and not cache.remove(A)
     said: list[str] = []
 
     def say(what: str, share: float) -> None:
@@ -81,53 +83,53 @@ def test_who_builds_second_waits_and_says_so() -> None:
             assert process.stdin is not None
             process.stdin.close()
 
-    with cache.building("a", "the text 'words'", say) as folder:
+    with cache.building(A, "the text 'words'", say) as folder:
         assert (folder / "data").read_text() == "1"
     assert said[0] == "waiting for another process: the text 'words'"
     process.wait(30)
 
 
 def test_nothing_is_left_of_what_was_not_begun_or_removed() -> None:
-    with pytest.raises(ValueError), cache.building("a", "the text") as folder:
+    with pytest.raises(ValueError), cache.building(A, "the text") as folder:
         (folder / "empty").mkdir()
         raise ValueError
-    assert not cache.entry("a").exists()
-    make("b")
+    assert not cache.entry(A).exists()
+    make(B)
     left = cache.cache_root() / ".removing-x"
     left.mkdir()
-    assert cache.remove("b") and not left.exists()
+    assert cache.remove(B) and not left.exists()
     assert [p.name for p in cache.cache_root().iterdir()] == [".locks"]
 
 
 def test_locks_of_another_cache_are_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make("a")
-    cache.hold("a")
+    make(A)
+    cache.hold(A)
     monkeypatch.setenv("NCAMIX_CACHE", str(tmp_path / "second"))
-    cache.hold("a")
+    cache.hold(A)
     monkeypatch.setenv("NCAMIX_CACHE", str(tmp_path / "cache"))
-    assert not cache.in_use("a")
+    assert not cache.in_use(A)
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("NCAMIX_CACHE", str(tmp_path / "file" / "cache"))
-    cache.hold("a")
-    cache.note_use("a", "first")
+    cache.hold(A)
+    cache.note_use(A, "first")
     with (
         pytest.raises(UserError, match=r"the cache .* cannot be written"),
-        cache.building("a", "x"),
+        cache.building(A, "x"),
     ):
         raise AssertionError("not reached")
 
 
 def test_a_later_use_is_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    make("a")
-    cache.note_use("a", "first")
+    make(A)
+    cache.note_use(A, "first")
     (before,) = cache.entries()
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 3600)
     assert cache.entries()[0].age > 3000
-    cache.note_use("a", "first")
+    cache.note_use(A, "first")
     assert cache.entries()[0].last_use >= before.last_use + 3500
