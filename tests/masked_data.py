@@ -1,37 +1,17 @@
-"""Data sets with loss masks: pairs as they are compiled, and samples of somebody else's."""
+"""Data sets of somebody else's samples, with loss masks."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ncamix import cache
-from ncamix.planned_source import PlannedSource
 from ncamix.shards import ShardFormat, write_index
-from ncamix.tokenization import byte_tokenizer
 
 LENGTH = 32
 END = 0  # of text, of the byte tokenizer
 SHARD = 16
-
-
-def pack_pairs(num: int, first: int) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
-    """Two isolated pairs a sample, each `prompt N` and `response N`, then padding."""
-    tokens = np.full((num, LENGTH + 1), END, np.uint32)
-    masks = np.zeros((num, LENGTH + 1), np.bool_)
-    tokenizer = byte_tokenizer()
-    for row in range(num):
-        ids, mask = [], []
-        for pair in (first + 2 * row, first + 2 * row + 1):
-            prompt = tokenizer.encode(f"p{pair % 10}\n").ids
-            response = [*tokenizer.encode("response").ids, END]
-            ids += prompt + response
-            mask += [False] * len(prompt) + [True] * len(response)
-        tokens[row, : len(ids)], masks[row, : len(ids)] = ids, mask
-    return tokens, masks
 
 
 def write_masked(folder: Path, tokens: NDArray[np.uint32], masks: NDArray[np.bool_]) -> None:
@@ -44,16 +24,6 @@ def write_masked(folder: Path, tokens: NDArray[np.uint32], masks: NDArray[np.boo
         (folder / name).write_bytes(data)
         entries.append(entry)
     write_index(folder, entries)
-
-
-def write_pairs(source: PlannedSource) -> None:
-    """The cache entry of a source of pairs."""
-    entry = cache.entry(source.fingerprint)
-    sizes = {"train": 40, "validation": 8, "test": 4}
-    for first, (split, num) in enumerate(sizes.items()):
-        write_masked(entry / (split if first else ""), *pack_pairs(num, 100 * first))
-    info = {"kind": "text", "name": source.name, "num_samples": sizes["train"]}
-    (entry / cache.INFO).write_text(json.dumps(info))
 
 
 def write_data_set(folder: Path, masked: bool, blank: bool = False, wrong: bool = False) -> None:

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import Planner
-from masked_data import END, LENGTH, write_pairs
+from masked_data import END, LENGTH
 from test_model import small
 
 from ncamix import cache
 from ncamix.collation import Collate
 from ncamix.plan import Plan
-from ncamix.shards import ShardFormat, read_masks, read_samples, write_dataset
-from ncamix.text_compilation import TextFacts
+from ncamix.shards import read_masks, read_samples
+from ncamix.text_compilation import TextFacts, prepare_text
 from ncamix.training.evaluation import EvaluationSet, evaluate, evaluation_set
 from ncamix.training.loss import ActiveIds
 from ncamix.training.model import CurriculumModel
@@ -34,10 +34,9 @@ FACTS = TextFacts(Path("unused"), END, [0] + [1] * 256)
 
 
 def pairs_plan(folder: Path, plan_of: Planner) -> Plan:
-    (folder / "a.jsonl").write_text('{"p": "a", "r": "b"}\n' * 99)
-    plan = plan_of(BODY)
-    write_pairs(plan.sources["answers"])
-    return plan
+    rows = (f'{{"p": "p{i}", "r": "response {i}"}}\n' for i in range(99))
+    (folder / "a.jsonl").write_text("".join(rows))
+    return prepare_text(plan_of(BODY))
 
 
 def test_a_set_is_evaluated_as_it_would_be_trained(
@@ -83,18 +82,14 @@ def test_a_set_without_targets_has_no_loss(tmp_path: Path, plan_of: Planner) -> 
 
 
 def test_text_without_masks_counts_every_target(tmp_path: Path, plan_of: Planner) -> None:
-    (tmp_path / "a.txt").write_text("words and more words\n" * 800)
-    (tmp_path / "b.txt").write_text("more words and words\n" * 700)
+    for i in range(20):
+        (tmp_path / f"{i}.txt").write_text(f"words and more words {i}\n" * 90)
     keys = "kind: text, files: ['*.txt'], holdout: {share: 0.5}, repeat: free, attention: document"
     plan = plan_of(
         f"tokenizer: bytes\nsources:\n  words: {{{keys}}}\n"
         "stages:\n  - {name: one, duration: rest, mixture: {words: 1}}\n"
         "evaluate: {sources: [words], samples: 3}\n"
     )
-    entry = cache.entry(plan.sources["words"].fingerprint) / "validation"
-    entry.mkdir(parents=True)
-    tokens = np.full((9, LENGTH + 1), 65, np.uint32)
-    write_dataset(entry, ShardFormat(LENGTH + 1, "uint16"), [tokens])
-    held = evaluation_set(plan, "answers", FACTS, None)
+    held = evaluation_set(prepare_text(plan), "words", FACTS, None)
     assert (held.num_tokens, held.num_bytes) == (3 * LENGTH, 3 * LENGTH)
     assert held.rows.boundary == END and "segments" in held.batch(slice(None))

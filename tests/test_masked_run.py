@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from masked_data import write_data_set, write_pairs
+from masked_data import write_data_set
 from test_run import Runner
 
 from ncamix.inspection import Request, inspect
@@ -56,19 +56,16 @@ NUM_BATCHES = 50
 
 
 class MixedRunner(Runner):
-    """One working folder; what `text` compiles of pairs lies in the cache already."""
+    """One working folder, with pairs and two data sets of samples."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         (folder / "tiny.yaml").write_text(CURRICULUM)
         (folder / "small.yaml").write_text(TRAINER)
-        (folder / "pairs.jsonl").write_text('{"p": "a", "r": "b"}\n' * 200)
+        rows = (f'{{"p": "p{i}", "r": "response {i}"}}\n' for i in range(200))
+        (folder / "pairs.jsonl").write_text("".join(rows))
         write_data_set(folder / "mine", masked=True)
         write_data_set(folder / "blank", masked=False, blank=True)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("NCAMIX_CACHE", str(self.cache))
-            self.plan = self.planned()
-            write_pairs(self.plan.sources["answers"])
 
     def planned(self) -> Plan:
         return make_plan(

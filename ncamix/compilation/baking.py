@@ -90,13 +90,13 @@ def _evaluation_job(plan: Plan, source: PlannedSource, zstd: int | None) -> Job:
 
 def _stage_job(plan: Plan, stage: PlannedStage, zstd: int | None) -> Job:
     sources = [plan.dataset_of(name, stage) for name in stage.sources]
-    stored = [samples_of(source) for source in sources]
+    samples = [samples_of(source) for source in sources]
     masked = any(source.loss_start > 1 for source in sources) or any(
-        not isinstance(samples, Generated) and samples.is_masked for samples in stored
+        not isinstance(own, Generated) and own.is_masked for own in samples
     )
     width = width_of(max(source.first_id + source.num_ids for source in sources))
     sizes = {s.dataset: s.num_samples for s in sources if s.spec.finite}
-    baked = _Baked(plan, stage, sources, stored, masked)
+    baked = _Baked(plan, stage, sources, samples, masked)
     return Job(
         stage_folder(stage),
         {"plan": plan.fingerprint, "stage": stage.index, "sizes": sizes},
@@ -124,11 +124,11 @@ class _Baked:
         plan: Plan,
         stage: PlannedStage,
         sources: list[PlannedSource],
-        stored: list[Samples],
+        samples: list[Samples],
         masked: bool,
     ) -> None:
         self._order = stage_order(plan, stage)
-        self._sources, self._stored, self._masked = sources, stored, masked
+        self._sources, self._samples, self._masked = sources, samples, masked
         self._length = stage.sequence_length + 1
 
     def range(self, first: int, count: int) -> tuple[Tokens, Mask]:
@@ -137,7 +137,7 @@ class _Baked:
         drawn, numbers = self._drawn(first, count)
         tokens = np.empty((count, self._length), np.uint32)
         masks = np.zeros((count, self._length), np.bool_) if self._masked else None
-        for index, (source, samples) in enumerate(zip(self._sources, self._stored, strict=True)):
+        for index, (source, samples) in enumerate(zip(self._sources, self._samples, strict=True)):
             at = np.flatnonzero(drawn == index)
             if not len(at):
                 continue

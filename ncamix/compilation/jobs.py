@@ -14,7 +14,7 @@ from typing import Any
 
 from ncamix import cache
 from ncamix.compilation.compiled import compiled_samples
-from ncamix.compilation.samples import Generated, Mask, Stored, Tokens, samples_of
+from ncamix.compilation.samples import Compiled, Generated, Mask, Tokens, samples_of
 from ncamix.keys import fingerprint
 from ncamix.plan import Plan
 from ncamix.planned_source import PlannedSource
@@ -97,7 +97,7 @@ def held_out_jobs(source: PlannedSource, zstd: int | None, facts: dict[str, Any]
     if source.text is None:
         return
     for split in HELD_OUT:
-        held = Stored(cache.entry(source.fingerprint) / split)
+        held = Compiled(cache.entry(source.fingerprint) / split)
         yield Job(
             f"{source.dataset}/{split}",
             {"source": source.fingerprint, "split": split},
