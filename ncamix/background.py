@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from ncamix.errors import Problem, UserError
-from ncamix.plan import Plan, too_small
+from ncamix.plan import Plan
+from ncamix.planned_source import too_small
 from ncamix.text_compilation import compile_text, is_compiled
 
 _TELL_SECONDS = 0.5  # between two words on how far the child is

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from ncamix.compilation.compiled import check_data
 from ncamix.compilation.datasets import prepare
-from ncamix.compilation.samples import Stored, samples_of
+from ncamix.compilation.samples import Compiled, samples_of
 from ncamix.errors import fail, nearest
 from ncamix.mixture import weights_as_floats
 from ncamix.order import stage_order
-from ncamix.plan import Plan, PlannedSource, PlannedStage
+from ncamix.plan import Plan, PlannedStage
+from ncamix.planned_source import PlannedSource
 from ncamix.run_folder import read_rows
 from ncamix.shards import sample_digest, shard_name
 from ncamix.stored import stored_rows
@@ -207,8 +208,8 @@ def _read(
     source: PlannedSource, numbers: NDArray[np.int64], data: Path | None
 ) -> NDArray[np.uint32]:
     """Samples of one dataset, uint32 [len(numbers), sequence_length + 1]."""
-    stored = Stored(data / source.dataset) if source.spec.finite and data else samples_of(source)
-    return stored.chosen(numbers)[0]
+    known = Compiled(data / source.dataset) if source.spec.finite and data else samples_of(source)
+    return known.chosen(numbers)[0]
 
 
 def digest_of(ids: Sequence[NDArray[np.uint32]]) -> int:

@@ -24,7 +24,8 @@ def cache(
         typer.Option(
             "--older-than",
             metavar="AGE",
-            help="Only what was last used so long ago: 30m, 12h, 30d, 8w.",
+            help="Only what was last used so long ago or longer: 30m, 12h, 30d, 8w (minutes, "
+            "hours, days, weeks).",
             show_default=False,
         ),
     ] = None,
@@ -33,7 +34,8 @@ def cache(
         typer.Option(
             "--keep",
             metavar="SIZE",
-            help="Only what must go for the rest to fit: 20GB. What was used last stays.",
+            help="Only what must go for the rest to fit into SIZE: 500MB, 20GB, 1TB. What was used "
+            "last stays.",
             show_default=False,
         ),
     ] = None,
@@ -53,9 +55,13 @@ def cache(
 ) -> None:
     """List the cache of compiled text and tokenizers, or what of it could go.
 
-    Without options, everything. With conditions, what meets all of them; --remove then removes it.
-    Nothing is lost: what is needed again is compiled again, byte for byte. The cache lies in
-    NCAMIX_CACHE, or in ~/.cache/ncamix; runs keep nothing else there.
+    Without options, everything is listed. With conditions, what meets all of them and is not in
+    use; --remove then removes it. Nothing is lost: what is needed again is compiled or fetched
+    again, byte for byte. The cache lies in NCAMIX_CACHE, or in ~/.cache/ncamix. Examples:
+
+    ncamix cache --older-than 30d
+
+    ncamix cache --keep 20GB --remove
     """
     from ncamix import cache as cached
     from ncamix import pruning

@@ -14,9 +14,8 @@ from collections.abc import Collection
 import numpy as np
 
 from ncamix.errors import UserError
-from ncamix.plan import Plan, PlannedSource, PlannedStage
+from ncamix.plan import Plan, PlannedStage
 from ncamix.quantities import format_bytes
-from ncamix.shards import ShardFormat, width_of
 
 USUAL_LIMIT = 8 * 10**9
 _LARGEST = 4  # times the largest shard: what Streaming asks of a limit
@@ -36,9 +35,12 @@ def bytes_needed(plan: Plan, stage: PlannedStage, in_place: Collection[str] = ()
         source = plan.dataset_of(name, stage)
         if source.dataset in in_place:
             continue
-        per, size = source.samples_per_shard, _shard_bytes(source)
+        per, size = (
+            source.samples_per_shard,
+            source.shard_format.num_bytes(source.samples_per_shard),
+        )
         if source.spec.finite:
-            num_shards = -(-(source.num_samples or source.estimated_samples or 0) // per)
+            num_shards = -(-(source.expected_samples or 0) // per)
         elif name in stage.replayed:
             num_shards = -(-stage.replayed[name] // per) + owners
         else:  # owners are ahead of each other by a few samples, and stand in two shards
@@ -67,9 +69,3 @@ def cache_limit(plan: Plan, stage: PlannedStage, in_place: Collection[str] = ())
             )
         )
     return int(wanted.value)
-
-
-def _shard_bytes(source: PlannedSource) -> int:
-    width = width_of(source.first_id + source.num_ids)
-    form = ShardFormat(source.sequence_length + 1, width, masked=source.masked)
-    return form.num_bytes(source.samples_per_shard)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ncamix.plan import PlannedSource
+from ncamix.planned_source import PlannedSource
 from ncamix.shards import MASK, sample_digest
 from ncamix.sources.base import MASKED
 from ncamix.stored import check_ids

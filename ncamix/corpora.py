@@ -1,7 +1,8 @@
-"""What a text is compared with: texts that are declared before it, and benchmarks.
+"""Corpora: the files of texts and pairs, found and hashed, and what a text is compared with.
 
+    files, hub           -> what determines a source's documents
     sources, as declared -> for a text that drops copies, the files of the texts before it
-    evaluate: benchmarks -> files of evaluation sets, found and hashed
+    evaluate: benchmarks -> files of evaluation sets
 
 The answers enter meanings, so they follow from what is declared, not from what a stage uses.
 """
@@ -11,20 +12,89 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ncamix.errors import Problem, UserError
+from ncamix.errors import Problem, UserError, fail
 from ncamix.keys import canonical
 from ncamix.loading import LoadedCurriculum
-from ncamix.plan import Benchmark, EarlierText
+from ncamix.planned_source import Benchmark, EarlierText
+from ncamix.sizes import corpus_size
 from ncamix.sources import SourceSpec, TextSource
-from ncamix.sources.corpus import CorpusFile, corpus_files, corpus_hash
+from ncamix.sources.corpus import CorpusFile, CorpusSource, corpus_files, corpus_hash
+from ncamix.waiting import Say
 
 CURATED = ("holdout", "duplicates")  # keys of a text's meaning that do not change how it is read
 
-Read = Callable[[str], tuple[tuple[CorpusFile, ...] | None, dict[str, Any]] | None]
+# Files (None: on the hub), and the meaning of the documents.
+Documents = tuple[tuple[CorpusFile, ...] | None, dict[str, Any]]
+
+
+class Corpora:
+    """The corpora of one curriculum, each read once; `problems` grows on the way.
+
+    num_bytes: of text in the files of sources that were read: about, and at most, where that is
+    known.
+    """
+
+    def __init__(self, loaded: LoadedCurriculum, problems: list[Problem], say: Say) -> None:
+        self.num_bytes: dict[str, tuple[int, int | None]] = {}
+        self._loaded, self._problems, self._say = loaded, problems, say
+        self._specs = loaded.curriculum.sources
+        self._found: dict[str, Documents | None] = {}
+
+    def documents(self, name: str) -> Documents | None:
+        """A source's files, and what determines its documents; None where there is a problem.
+
+        The copies that a text drops depend on the texts before it, too.
+        """
+        found = self._read(name)
+        if found is None:
+            return None
+        before = [meaning for _, meaning in earlier_texts(name, self._specs, self._read)]
+        return (found[0], {**found[1], "before": before} if before else found[1])
+
+    def earlier(self, name: str) -> tuple[EarlierText, ...]:
+        """The texts whose documents a source drops copies of."""
+        return tuple(text for text, _ in earlier_texts(name, self._specs, self._read))
+
+    def _read(self, name: str) -> Documents | None:
+        """As `documents`, of the source alone."""
+        if name not in self._found:
+            spec = self._specs[name]
+            assert isinstance(spec, CorpusSource)
+            if spec.hub is not None:
+                meaning = {**spec.document_meaning(), "documents": spec.data_set()}
+                self._found[name] = (None, meaning)
+            else:
+                try:
+                    self._found[name] = self._in_files(name, spec)
+                except UserError as error:
+                    problem = error.problems[0]
+                    self._bad(name, ("files",), problem.what, problem.remedy)
+                    self._found[name] = None
+        return self._found[name]
+
+    def _in_files(self, name: str, spec: CorpusSource) -> Documents:
+        """The documents of a source made of files. Raises UserError if they cannot be read."""
+        assert spec.files is not None
+        files = corpus_files(
+            spec.files, self._loaded.document.folder_of(("sources", name, "files"))
+        )
+        for path, what, remedy in spec.misfits(files):
+            self._bad(name, path, what, remedy)
+        self.num_bytes[name] = corpus_size(files, spec.columns())
+        if not self.num_bytes[name][0]:
+            raise fail(f"the text is empty ({len(files)} files)", "name other files")
+        meaning = {**spec.document_meaning(), "documents": corpus_hash(files, self._say)}
+        if spec.by_repository:
+            meaning["repositories"] = [file.repository for file in files]
+        return tuple(files), meaning
+
+    def _bad(self, name: str, path: tuple[str, ...], what: str, remedy: str) -> None:
+        document = self._loaded.document
+        self._problems.append(document.problem(("sources", name, *path), what, remedy))
 
 
 def earlier_texts(
-    name: str, sources: Mapping[str, SourceSpec], read: Read
+    name: str, sources: Mapping[str, SourceSpec], read: Callable[[str], Documents | None]
 ) -> list[tuple[EarlierText, dict[str, Any]]]:
     """The texts whose documents a text drops copies of, and what determines those as read.
 
@@ -33,8 +103,7 @@ def earlier_texts(
     another guise, such as a control, and does not count. Their order is that of their meanings:
     names and places in the file do not matter.
 
-    read: of a source's name, its files (None: on the hub) and the meaning of its documents; None
-    where there is a problem.
+    read: the documents of a source, by its name; None where there is a problem.
     """
     spec, own = sources[name], read(name)
     if own is None or not isinstance(spec, TextSource) or spec.duplicates == "keep":

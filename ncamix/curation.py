@@ -12,14 +12,13 @@ read, whatever that source itself drops, and whether or not a stage uses it. Mem
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
-from ncamix.documents import Document, Pair, read_documents, read_pairs
+from ncamix.documents import Document, read_corpus, read_documents
 from ncamix.duplicates import Digests, Signatures
 from ncamix.errors import fail
-from ncamix.plan import PlannedSource
-from ncamix.sources import CorpusSource, PairsSource, TextSource
+from ncamix.planned_source import PlannedSource
+from ncamix.sources import PairsSource, TextSource
 from ncamix.splits import split_of
 
 BATCH_CHARACTERS = 1 << 20  # documents are compared in batches of about so many
@@ -38,7 +37,7 @@ def split_documents(
         UserError: a document cannot be read, or all are copies of other sources' documents.
     """
     spec, text = source.spec, source.text
-    assert isinstance(spec, CorpusSource) and text is not None
+    assert isinstance(spec, TextSource | PairsSource) and text is not None
     report = {} if report is None else report
     holdout = (spec.holdout.share, spec.holdout.by) if spec.holdout is not None else None
     copies = _Copies(spec.duplicates if isinstance(spec, TextSource) else "drop", report)
@@ -47,19 +46,11 @@ def split_documents(
             copies.without(batch)
     copies.forget_counts()
     num_read = num_left = 0
-    if isinstance(spec, PairsSource):
-        documents: Iterator[Document] = read_pairs(text.files, spec, report)
-    else:
-        assert isinstance(spec, TextSource)
-        documents = read_documents(text.files, spec, report)
-    for batch in batches(documents):
+    for batch in batches(read_corpus(text.files, spec, report)):
         left = copies.without(batch)
         num_read, num_left = num_read + len(batch), num_left + len(left)
         for document in left:
-            by = document
-            if isinstance(document, Pair):  # all responses to a prompt are on one side
-                by = replace(document, text=document.prompt)
-            yield document, split_of(by, holdout)
+            yield document, split_of(document, holdout)
     if num_read and not num_left:
         names = " and ".join(f"'{earlier.name}'" for earlier in text.before)
         raise fail(

@@ -30,7 +30,8 @@ from streaming.base.dataset import _Iterator, _ShardState
 from streaming.base.world import World
 
 from ncamix.order import StageOrder
-from ncamix.supplies import GeneratedStream, Supply, tell
+from ncamix.supplies import GeneratedStream, Supply
+from ncamix.waiting import tell
 
 _BATCHES_KEPT = 160  # three threads ask for each index, at different times
 _WATCH_SECONDS = 0.25

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncamix.cells import ABSENT
-from ncamix.plan import Plan, PlannedSource
+from ncamix.plan import Plan
+from ncamix.planned_source import PlannedSource
 from ncamix.sources import NcaSource
 from ncamix.sources.nca import NcaGenerator
 from ncamix.text_compilation import tokenizer_file

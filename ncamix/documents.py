@@ -55,17 +55,26 @@ def package_of(name: str) -> str:
     return name.split("/")[0]
 
 
+def read_corpus(
+    files: Sequence[CorpusFile] | None,
+    spec: TextSource | PairsSource | None = None,
+    report: dict[str, Any] | None = None,
+) -> Iterator[Document]:
+    """The documents of a text source, or the pairs of a pairs source, as of the two below."""
+    if isinstance(spec, PairsSource):
+        return read_pairs(files, spec, report)
+    return read_documents(files, spec, report)
+
+
 def read_documents(
     files: Sequence[CorpusFile] | None,
     spec: TextSource | None = None,
     report: dict[str, Any] | None = None,
-    first_row: int = 0,
 ) -> Iterator[Document]:
     """All documents of a source in their fixed order; empty ones are left out.
 
-    files: of the corpus, None for the hub, whose rows are read from number `first_row` on. spec:
-    how they are read; None is as a text source without further keys. report: told what is left
-    out, see `Omissions`.
+    files: of the corpus, None for the hub. spec: how they are read; None is as a text source
+    without further keys. report: told what is left out, see `Omissions`.
 
     Raises:
         UserError: a file cannot be read, a row is broken or lacks its column, the hub cannot be
@@ -86,14 +95,13 @@ def read_documents(
             else:
                 yield document
     if files is None:
-        yield from _texts(spec, hub_rows(spec.data_set(), first_row), None, omissions)
+        yield from _texts(spec, hub_rows(spec.data_set()), None, omissions)
 
 
 def read_pairs(
     files: Sequence[CorpusFile] | None,
     spec: PairsSource,
     report: dict[str, Any] | None = None,
-    first_row: int = 0,
 ) -> Iterator[Pair]:
     """All pairs of a source in their fixed order; those without a response are left out.
 
@@ -104,7 +112,7 @@ def read_pairs(
         rows = _file_rows(spec, file, format_of(file.name), omissions)
         yield from _pairs(spec, rows, file, omissions)
     if files is None:
-        yield from _pairs(spec, hub_rows(spec.data_set(), first_row), None, omissions)
+        yield from _pairs(spec, hub_rows(spec.data_set()), None, omissions)
 
 
 def _whole_documents(
@@ -121,7 +129,7 @@ def _whole_documents(
         if data is not None:
             text = decoded(data, spec.not_utf8, file.name, str(file.path), omissions)
             if text is not None:
-                yield Document(file.name, file.name.split("/")[0], text, file.repository)
+                yield Document(file.name, package_of(file.name), text, file.repository)
         return
     for name, data in read_members(file.path, form, file.name, omissions, read):
         where = f"{name.removeprefix(file.name + '/')} in {file.path}"
@@ -219,5 +227,5 @@ def _groups(spec: CorpusSource, row: Row, file: CorpusFile | None) -> tuple[str,
     repository = None if found is None else legible(str(found))
     if repository is None and spec.by_repository:
         raise no_repository(row.where)
-    folder = file.name.split("/")[0] if file is not None and "/" in file.name else None
+    folder = package_of(file.name) if file is not None and "/" in file.name else None
     return repository or folder or row.name, repository

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ncamix.plan import Plan, PlannedSource, PlannedStage
+from ncamix.plan import Plan, PlannedStage
+from ncamix.planned_source import PlannedSource
 from ncamix.schedule import Curve
-from ncamix.shards import ShardFormat, width_of
 
 WEIGHT_BYTES = 4  # checkpoints hold fp32 weights, whatever the precision of training
 COPIES = 3  # the weights and Adam's two moments
@@ -79,7 +79,7 @@ class Epochs:
 def epochs_of(plan: Plan, key: str) -> Epochs | None:
     """The epochs of a finite source; None for an endless one or one of unknown size."""
     source = plan.sources[key]
-    size, used = source.num_samples or source.estimated_samples, source.epochs()
+    size, used = source.expected_samples, source.epochs()
     if size is None or used is None:
         return None
     drawn = [
@@ -137,7 +137,7 @@ def disk(plan: Plan) -> Disk:
 def samples_to_compile(source: PlannedSource) -> int:
     """Samples that compiling a source writes, whole shards of endless ones included."""
     if source.spec.finite:
-        return source.num_samples or source.estimated_samples or 0
+        return source.expected_samples or 0
     return max(1, -(-source.samples_needed // source.samples_per_shard)) * source.samples_per_shard
 
 
@@ -155,7 +155,6 @@ def _generated(plan: Plan, stage: PlannedStage) -> int:
 
 def _bytes(source: PlannedSource, num_samples: int) -> int:
     """Bytes of so many samples in uncompressed shards."""
-    form = ShardFormat(source.sequence_length + 1, width_of(source.first_id + source.num_ids))
-    per = source.samples_per_shard
+    form, per = source.shard_format, source.samples_per_shard
     whole, rest = divmod(num_samples, per)
     return whole * form.num_bytes(per) + (form.num_bytes(rest) if rest else 0)

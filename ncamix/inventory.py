@@ -1,7 +1,7 @@
 """The inventory: sources and vocabulary of a plan, and what determines their bytes.
 
-Text is found and hashed here (not tokenized), ranges of ids are laid out, and every source gets its
-full meaning and fingerprint. What cannot work is collected as problems of the curriculum's file.
+Text is found and hashed (not tokenized), ranges of ids are laid out, and every source gets its full
+meaning and fingerprint. What cannot work is collected as problems of the curriculum's file.
 """
 
 from __future__ import annotations
@@ -15,32 +15,27 @@ from typing import Any
 from ncamix import cache, packing, tokenization
 from ncamix.automata import Spread
 from ncamix.bands import spread_of
-from ncamix.corpora import earlier_texts, find_benchmarks
-from ncamix.errors import Problem, UserError, fail
+from ncamix.corpora import Corpora, find_benchmarks
+from ncamix.errors import Problem, UserError
 from ncamix.keys import fingerprint
 from ncamix.loading import LoadedCurriculum
-from ncamix.plan import (
+from ncamix.plan import PlannedStage, VocabularyPlan
+from ncamix.planned_source import (
     Benchmark,
     PlannedSource,
-    PlannedStage,
     StoredPlan,
     TextPlan,
-    VocabularyPlan,
     dataset_name,
     too_small,
 )
-from ncamix.sizes import corpus_size
 from ncamix.sources import LeafSource, MdsSource, NcaSource, PairsSource, TextSource
 from ncamix.sources.corpus import (
-    CorpusFile,
     CorpusSource,
     FiniteSource,
-    corpus_files,
-    corpus_hash,
 )
-from ncamix.sources.mds import is_url
 from ncamix.sources.nca import Quantiles
 from ncamix.stored import known_index, misfit
+from ncamix.stores import is_url
 from ncamix.waiting import Say
 
 RARE = 0.01  # a band that fewer rules reach deserves a remark
@@ -48,8 +43,6 @@ LUMP = 0.05  # and so do quantiles that hold so much more or less of the rules t
 SHARD_TOKENS = 1 << 18  # ids in a shard of the trainer's length, about: what is made at once
 # A text's size in tokens is known only once it is tokenized; before that, a rough guess.
 BYTES_PER_TOKEN = {"bytes": 1.0, "bpe": 3.4, "pretrained": 3.8}
-
-Documents = tuple[tuple[CorpusFile, ...] | None, dict[str, Any]]
 
 
 class Inventory:
@@ -70,10 +63,9 @@ class Inventory:
         self.sizes, self.say = sizes, say
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
-        self._documents: dict[str, Documents | None] = {}
-        self._special: dict[str, dict[str, int]] = {}
-        self.text_bytes: dict[str, tuple[int, int | None]] = {}  # of text in files: about, at most
+        self.corpora = Corpora(loaded, self.problems, say)
         self.benchmarks: tuple[Benchmark, ...] = ()
+        self._special: dict[str, dict[str, int]] = {}
         self._kept: dict[Path, str] = {}  # where what is fetched is kept, and of which source
 
     def prepare(self, used: set[str]) -> None:
@@ -82,7 +74,7 @@ class Inventory:
         self.vocabulary = self._vocabulary(used)
         for name in sorted(used):
             if isinstance(self.c.sources[name], CorpusSource):
-                self.documents(name)
+                self.corpora.documents(name)
         self.benchmarks, problems = find_benchmarks(self.loaded)
         self.problems += problems
 
@@ -160,7 +152,7 @@ class Inventory:
                     f"no stage uses the source '{name}' that the tokenizer is trained on",
                     "use it in a stage, or train the tokenizer on one that is used",
                 )
-        documents = {name: self.documents(name) for name in wanted.train_on}
+        documents = {name: self.corpora.documents(name) for name in wanted.train_on}
         special = {"special": list(wanted.special)} if wanted.special else {}
         return {
             "kind": "bpe",
@@ -169,45 +161,6 @@ class Inventory:
             **special,
             "train_on": {name: it[1] for name, it in documents.items() if it},
         }
-
-    def documents(self, name: str) -> Documents | None:
-        """A corpus's files, and what determines its documents; None where there is a problem.
-
-        The copies that a text drops depend on the texts before it, too.
-        """
-        found = self._read(name)
-        if found is None:
-            return None
-        before = [meaning for _, meaning in earlier_texts(name, self.c.sources, self._read)]
-        return (found[0], {**found[1], "before": before} if before else found[1])
-
-    def _read(self, name: str) -> Documents | None:
-        """As `documents`, of the corpus alone."""
-        spec = self.c.sources[name]
-        assert isinstance(spec, CorpusSource)
-        if name not in self._documents:
-            own = spec.document_meaning()
-            if spec.hub is not None:
-                self._documents[name] = (None, {**own, "documents": spec.data_set()})
-            else:
-                assert spec.files is not None
-                try:
-                    folder = self.loaded.document.folder_of(("sources", name, "files"))
-                    files = corpus_files(spec.files, folder)
-                    for path, what, remedy in spec.misfits(files):
-                        self.bad(("sources", name, *path), what, remedy)
-                    self.text_bytes[name] = corpus_size(files, spec.columns())
-                    if not self.text_bytes[name][0]:
-                        raise fail(f"the text is empty ({len(files)} files)", "name other files")
-                    documents = {**own, "documents": corpus_hash(files, self.say)}
-                    if spec.by_repository:
-                        documents["repositories"] = [file.repository for file in files]
-                    self._documents[name] = (tuple(files), documents)
-                except UserError as error:
-                    problem = error.problems[0]
-                    self.bad(("sources", name, "files"), problem.what, problem.remedy)
-                    self._documents[name] = None
-        return self._documents[name]
 
     def _vocabulary(self, used: set[str]) -> VocabularyPlan:
         """Text first, then every other range in a fixed order that spelling does not change."""
@@ -283,7 +236,7 @@ class Inventory:
 
     def _corpus(self, draft: PlannedSource, spec: CorpusSource) -> PlannedSource | None:
         """A source that is compiled from documents, with what compiling needs."""
-        found, tokenizer = self.documents(draft.name), self.tokenizer
+        found, tokenizer = self.corpora.documents(draft.name), self.tokenizer
         if found is None or tokenizer is None:
             return None
         files, documents = found
@@ -297,7 +250,7 @@ class Inventory:
                 limit = max(1, -(-draft.samples_needed // per)) * per
                 draft = replace(draft, limit=limit)
         else:
-            num_bytes, most_bytes = self.text_bytes[draft.name]
+            num_bytes, most_bytes = self.corpora.num_bytes[draft.name]
             share = spec.holdout.share if spec.holdout else 0
             kept = num_bytes * float(1 - share) / BYTES_PER_TOKEN[str(tokenizer["kind"])]
             estimate = max(1, int(kept / draft.sequence_length))
@@ -305,8 +258,7 @@ class Inventory:
         filed = _filed(draft, meaning)
         info = cache.entry_info(filed.fingerprint)
         size = self.sizes.get(draft.dataset) or draft.samples_in(info)
-        before = earlier_texts(draft.name, self.c.sources, self._read)
-        earlier = tuple(text for text, _ in before)
+        earlier = self.corpora.earlier(draft.name)
         text = TextPlan(files, hub, num_bytes, tokenizer, documents, earlier, most_bytes)
         masked = isinstance(spec, PairsSource)
         return replace(filed, text=text, masked=masked, num_samples=size)

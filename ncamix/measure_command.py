@@ -27,29 +27,38 @@ def measure(
         typer.Option(
             "--tokenizer",
             metavar="bytes|N|NAME",
-            help="bytes; a BPE of N ids trained on each corpus itself; or a pretrained one, by "
-            "path or hub id.",
+            help="For the ratio of tokens: bytes; a BPE of N ids, trained on each corpus itself; "
+            "or a pretrained one, by path or hub id.",
         ),
     ] = "4096",
     window: Annotated[
         int,
         typer.Option(
-            "--window", metavar="BYTES", help="Of raw text; beside it some others are shown."
+            "--window",
+            metavar="BYTES",
+            help="Size of a window of raw text; windows of 1,440, 4,096, 16,384 and 65,536 bytes "
+            "are shown beside it.",
         ),
     ] = 4096,
     windows: Annotated[
-        int, typer.Option("--windows", min=2, metavar="N", help="Drawn of each size, at most.")
+        int,
+        typer.Option("--windows", min=2, metavar="N", help="Windows drawn of each size, at most."),
     ] = 4000,
     limit: Annotated[
-        str, typer.Option("--limit", metavar="BYTES", help="Read of each corpus, at most: 2G.")
+        str,
+        typer.Option(
+            "--limit", metavar="BYTES", help="Text that is read of each corpus, at most: 50M, 2G."
+        ),
     ] = "50M",
-    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of all draws.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, metavar="N", help="Seed of all that is drawn.")
+    ] = 0,
     plot: Annotated[
         Path | None,
         typer.Option(
             "--plot",
             metavar="FILE.png",
-            help="Draw the corpora's scores above those of automata, too.",
+            help="Write a picture, too: the corpora's scores above those of automata.",
             show_default=False,
         ),
     ] = None,

@@ -33,7 +33,8 @@ from ncamix.files import write_whole
 from ncamix.formats import Format, format_of
 from ncamix.gram_index import MAX_SETS, GramIndex
 from ncamix.keys import fingerprint
-from ncamix.plan import Benchmark, Plan, PlannedSource
+from ncamix.plan import Plan
+from ncamix.planned_source import Benchmark, PlannedSource
 from ncamix.sources import TextSource
 from ncamix.sources.corpus import CorpusFile
 from ncamix.splits import HELD_OUT

@@ -19,7 +19,8 @@ from ncamix.forecast import (
     rate_batches,
 )
 from ncamix.mixture import weights_as_floats
-from ncamix.plan import Plan, PlannedSource, PlannedStage
+from ncamix.plan import Plan, PlannedStage
+from ncamix.planned_source import PlannedSource
 from ncamix.quantities import format_count, format_fraction
 from ncamix.schedule import Keyframe
 from ncamix.trainer import Model

@@ -30,7 +30,8 @@ from ncamix.errors import UserError
 from ncamix.inventory import Inventory
 from ncamix.loading import LoadedCurriculum
 from ncamix.mixture import Mixture, MixtureError, StageShape, names_of, resolve_mixtures
-from ncamix.plan import Plan, PlannedStage, dataset_name
+from ncamix.plan import Plan, PlannedStage
+from ncamix.planned_source import dataset_name
 from ncamix.proportions import weighed
 from ncamix.rates import resolve_rate
 from ncamix.remarks import remarks
@@ -99,7 +100,9 @@ class _Planner:
                 self.warnings.append(f"the source '{name}' is declared but never used")
         self.inventory.check_bands(used)
         self.inventory.prepare(used)
-        self.text_bytes = {name: about for name, (about, _) in self.inventory.text_bytes.items()}
+        self.text_bytes = {
+            name: about for name, (about, _) in self.inventory.corpora.num_bytes.items()
+        }
         self.check_entries()
         epochs, estimated = self.epochs()
         planned = self.lengths(epochs, {})
@@ -201,7 +204,7 @@ class _Planner:
             size = self.inventory.sizes.get(dataset_name(name, length, self.t.sequence_length))
             if size is None:
                 source = self.inventory.source(name, length, 0)
-                size = source.num_samples or source.estimated_samples if source else None
+                size = source.expected_samples if source else None
                 if source is not None and source.text and source.text.hub is not None:
                     size = None  # only as much of it is read as the run needs
                 if source is not None and size is None:

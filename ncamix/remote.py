@@ -22,7 +22,7 @@ from streaming.base.storage import download
 from streaming.base.storage.download import CloudDownloader
 
 from ncamix.files import write_whole
-from ncamix.shards import ShardFormat, shard_name, width_of
+from ncamix.shards import INDEX, ShardFormat, index_bytes, shard_name, width_of
 from ncamix.slots import Slots
 from ncamix.sources import open_generator
 
@@ -71,7 +71,7 @@ class Remote:
     def index(self) -> bytes:
         """The bytes of `index.json`, known before any shard exists."""
         entries = [self.form.entry(i, self.samples_per_shard) for i in range(self.num_shards)]
-        return json.dumps({"version": 2, "shards": entries}, sort_keys=True).encode()
+        return index_bytes(entries)
 
 
 @lru_cache(maxsize=256)
@@ -111,7 +111,7 @@ class GeneratingDownloader(CloudDownloader):
     def _download_file_impl(self, remote: str, local: str, timeout: float) -> None:
         path, name = remote.removeprefix(f"{SCHEME}://").rsplit("/", 1)
         source = open_remote(path, os.stat(path).st_mtime_ns)
-        if name == "index.json":
+        if name == INDEX:
             data = source.index()
         else:
             number = int(name.split(".")[1])

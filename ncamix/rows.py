@@ -106,14 +106,14 @@ def parquet_rows(
                 yield Row(f"{file.name}:{number}", where, dict(zip(columns, row, strict=True)))
 
 
-def hub_rows(data_set: dict[str, str | None], first: int = 0) -> Iterator[Row]:
-    """The rows of a data set on the hub from number `first` on, as they stream in.
+def hub_rows(data_set: dict[str, str | None]) -> Iterator[Row]:
+    """The rows of a data set on the hub, as they stream in.
 
     Raises:
         UserError: the hub cannot be reached or has no such data set, or `datasets` is missing.
     """
     try:
-        for number, values in enumerate(_stream(data_set, first), first):
+        for number, values in enumerate(_stream(data_set)):
             yield Row(str(number), f"row {number} of the data set {data_set['hub']}", values)
     except UserError:
         raise
@@ -126,7 +126,7 @@ def hub_rows(data_set: dict[str, str | None], first: int = 0) -> Iterator[Row]:
         ) from None
 
 
-def _stream(data_set: dict[str, str | None], first: int) -> Iterator[dict[str, Any]]:
+def _stream(data_set: dict[str, str | None]) -> Iterator[dict[str, Any]]:
     try:
         import datasets
     except ImportError:
@@ -141,11 +141,10 @@ def _stream(data_set: dict[str, str | None], first: int) -> Iterator[dict[str, A
         # Asked once, so that a missing network or data set is told at once; the client retries.
         HfApi().dataset_info(name, revision=data_set["revision"], timeout=10)
     datasets.disable_progress_bars()
-    rows = datasets.load_dataset(
+    yield from datasets.load_dataset(
         name,
         data_set["config"],
         split=data_set["split"],
         revision=data_set["revision"],
         streaming=True,
     )
-    yield from rows.skip(first) if first else rows

@@ -201,13 +201,13 @@ def _train_beside(
         held = [folder.decisions() if first else {}]
         dist.broadcast_object_list(held)
 
-    told: set[str] = set()
+    begun, told = plan, set[str]()
 
     def on_sizes(exact: Plan) -> None:
         if not first:
             return
         write_plan(exact, folder)
-        for line in report_lines(exact):
+        for line in report_lines(exact, begun):
             if line not in told:
                 console.print(line, markup=False, highlight=False)
                 told.add(line)

@@ -135,7 +135,7 @@ class ShardLog:
         try:
             if read_index(self.folder) == entries:
                 return
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError):
             pass
         write_index(self.folder, entries)
 

@@ -159,14 +159,16 @@ def read_index(folder: Path, name: str = INDEX) -> list[dict[str, Any]]:
     """The shard entries of a dataset. Raises OSError or ValueError if there is no readable one, or
     if it names files outside its folder."""
     index = json.loads((folder / name).read_text())
-    if not isinstance(index, dict) or not isinstance(index.get("shards"), list):
-        raise ValueError(f"{folder / name} is not an index")
-    entries: list[dict[str, Any]] = index["shards"]
-    for entry in entries:
-        for file in filter(None, (entry["raw_data"], entry["zip_data"])):
-            base = file["basename"]
-            if base in ("", "..") or base != Path(base).name:
-                raise ValueError(f"{folder / name} names '{base}', outside its folder")
+    try:
+        entries: list[dict[str, Any]] = index["shards"]
+        files = [file for e in entries for file in (e["raw_data"], e["zip_data"]) if file]
+        names = [str(file["basename"]) for file in files]
+        int(sum(entry["samples"] for entry in entries))
+    except (LookupError, TypeError):
+        raise ValueError(f"{folder / name} is not an index") from None
+    for base in names:
+        if base in ("", "..") or base != Path(base).name:
+            raise ValueError(f"{folder / name} names '{base}', outside its folder")
     return entries
 
 
@@ -174,6 +176,11 @@ def file_of(entry: dict[str, Any]) -> dict[str, Any]:
     """A shard's file as it is kept: its basename, bytes and hashes."""
     file: dict[str, Any] = entry["zip_data"] or entry["raw_data"]
     return file
+
+
+def own_part(entry: dict[str, Any]) -> dict[str, Any]:
+    """What an index entry says of its shard alone; the rest is the format's. Raises KeyError."""
+    return {key: entry[key] for key in ("samples", "raw_data", "zip_data")}
 
 
 def count_samples(folder: Path) -> int:
@@ -188,16 +195,28 @@ def count_samples(folder: Path) -> int:
     return total
 
 
+def damage_of(file: Path, size: int, digest: str | None) -> str | None:
+    """What is wrong with a file that should have this size (bytes) and xxh64; None if nothing.
+
+    Raises OSError if it cannot be read.
+    """
+    data = file.read_bytes()
+    if len(data) != size:
+        return f"it has {len(data):,} of {size:,} bytes"
+    if digest is not None and xxhash.xxh64_hexdigest(data) != digest:
+        return "its bytes do not have their hash"
+    return None
+
+
 def is_sound(folder: Path, entry: dict[str, Any]) -> bool:
     """Whether a shard's file is there, of the size and (of a hashed format) with the hash that the
     index says."""
     file = file_of(entry)
     try:
-        data = (folder / file["basename"]).read_bytes()
+        digest = file["hashes"].get(HASH)
+        return damage_of(folder / file["basename"], file["bytes"], digest) is None
     except OSError:
         return False
-    wanted = file["hashes"].get(HASH)
-    return len(data) == file["bytes"] and wanted in (None, xxhash.xxh64_hexdigest(data))
 
 
 def read_samples(folder: Path, limit: int | None = None) -> NDArray[np.uint32]:

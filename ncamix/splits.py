@@ -18,7 +18,7 @@ SPLITS = ("train", *HELD_OUT)
 
 def split_of(document: Document, holdout: tuple[Fraction, str] | None) -> str:
     """'train', 'validation' or 'test': a document's split depends on its content, package or
-    repository alone; a pair's on its prompt, so that none is both trained and evaluated on.
+    repository alone; a pair's on its prompt, so that all responses to a prompt are on one side.
 
     holdout: the share that is held out (0 to 1), and by what.
     """

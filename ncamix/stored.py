@@ -26,12 +26,13 @@ from ncamix import cache
 from ncamix.errors import Problem, UserError, fail
 from ncamix.files import replace_link, write_whole
 from ncamix.loading import LoadedCurriculum
-from ncamix.plan import Plan, PlannedSource, StoredPlan
-from ncamix.sources.mds import COLUMN, INDEX, MASK, MdsIndex, is_url, read_mds_index
+from ncamix.plan import Plan
+from ncamix.planned_source import PlannedSource, StoredPlan
+from ncamix.shards import INDEX, MASK
+from ncamix.sources.mds import COLUMN, MdsIndex, read_mds_index
+from ncamix.stores import ANSWER_SECONDS, ATTEMPTS, Store, is_url
 from ncamix.waiting import Say, quiet
 
-ATTEMPTS = 3  # to fetch a file
-SECONDS = 60.0  # that one may take
 SHARDS_KEPT = 8  # of what is fetched or unpacked to be read by number
 
 
@@ -210,7 +211,7 @@ class StoredSamples:
             {
                 "split": None,
                 "download_retry": ATTEMPTS,
-                "download_timeout": SECONDS,
+                "download_timeout": ANSWER_SECONDS,
                 "validate_hash": None,
                 "keep_zip": False,
             }
@@ -221,21 +222,12 @@ class StoredSamples:
 
 def _fetch_index(plan: Plan, source: PlannedSource) -> MdsIndex:
     """Fetch the index of a remote into the cache, unless it is no index."""
-    from streaming.base.storage.download import CloudDownloader
-    from streaming.base.util import retry
-
     remote = _stored(source).remote
     assert remote is not None
     with tempfile.TemporaryDirectory(prefix="ncamix-") as scratch:
         local = Path(scratch) / INDEX
-
-        def download() -> None:
-            CloudDownloader.direct_download(f"{remote.rstrip('/')}/{INDEX}", str(local), SECONDS)
-
-        try:
-            retry(num_attempts=ATTEMPTS)(download)()
-        except Exception as error:  # each kind of remote has errors of its own
-            raise _unreadable(source, str(error)) from error
+        if not Store(remote, Path(scratch)).fetch(INDEX, local):
+            raise _unreadable(source, f"there is no {INDEX}")
         index = read_mds_index(Path(scratch), "remote", remote)
         entry = cache.entry(source.fingerprint)
         entry.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,8 @@ from ncamix.files import replace_link, write_whole
 from ncamix.library import has_gpu
 from ncamix.order import stage_order
 from ncamix.owners import shards_needed
-from ncamix.plan import Plan, PlannedSource, PlannedStage
+from ncamix.plan import Plan, PlannedStage
+from ncamix.planned_source import PlannedSource
 from ncamix.remote import Remote
 from ncamix.shards import INDEX
 from ncamix.slots import Slots, split_cores

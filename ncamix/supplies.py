@@ -13,12 +13,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 from streaming import Stream
 from streaming.base.constant import TICK
@@ -29,29 +27,11 @@ from streaming.base.world import World
 
 from ncamix.errors import UserError, fail
 from ncamix.remote import Remote, read_hash
-from ncamix.shards import HASH, INDEX, SIZE_LIMIT, read_index, shard_name
+from ncamix.shards import HASH, INDEX, SIZE_LIMIT, damage_of, read_index, shard_name
+from ncamix.stores import ANSWER_SECONDS, ATTEMPTS
+from ncamix.waiting import tell
 
-ATTEMPTS = 6  # of a download; the pauses between them double: 1, 2, 4, 8 and 16 seconds
-TIMEOUT = 30.0  # seconds without a byte after which an attempt has failed
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-def tell(line: str) -> None:
-    """Say a line beside what the run prints, from any process."""
-    print(f"ncamix: {line}", file=sys.stderr, flush=True)
-
-
-def damage_of(file: Path, size: int, digest: str | None) -> str | None:
-    """What is wrong with a file that should have this size (bytes) and xxh64; None if nothing.
-
-    Raises FileNotFoundError.
-    """
-    data = file.read_bytes()
-    if len(data) != size:
-        return f"it has {len(data):,} of {size:,} bytes"
-    if digest is not None and xxhash.xxh64_hexdigest(data) != digest:
-        return "its bytes do not have their hash"
-    return None
 
 
 class Supply(Stream):
@@ -132,7 +112,7 @@ class FetchedStream(Supply):
 
     def __init__(self, remote: str, local: str) -> None:
         super().__init__(
-            remote=remote, local=local, download_retry=ATTEMPTS, download_timeout=TIMEOUT
+            remote=remote, local=local, download_retry=ATTEMPTS, download_timeout=ANSWER_SECONDS
         )
 
     def give_up(self, file: str, reason: str) -> UserError:
@@ -149,7 +129,7 @@ class FetchedStream(Supply):
                 os.replace(self._download_file(INDEX, f"{INDEX}.tmp"), index)
         else:  # the stock method gives up after one timeout, while the leader may try again
             reason = f"{index} was not fetched"
-            patience = ATTEMPTS * (TIMEOUT + 2**ATTEMPTS)
+            patience = ATTEMPTS * (ANSWER_SECONDS + 2**ATTEMPTS)
             wait_for_file_to_exist(str(index), TICK, patience, reason)
         self._check_index(index.parent, INDEX)
         readers: list[Any] = super().get_shards(world, allow_unsafe_types)
@@ -176,7 +156,7 @@ class FetchedStream(Supply):
     def _check_index(self, folder: Path, name: str) -> None:
         try:
             read_index(folder, name)
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError) as error:
             (folder / name).unlink(missing_ok=True)
             raise fail(
                 f"{self.remote}/{INDEX} is not the index of a dataset: {error}",
@@ -242,7 +222,7 @@ class InPlaceStream(Supply):
     def get_shards(self, world: World, allow_unsafe_types: bool) -> list[Any]:
         try:
             read_index(Path(self.local))
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise self.give_up(INDEX, str(error)) from None
         readers: list[Any] = super().get_shards(world, allow_unsafe_types)
         return readers

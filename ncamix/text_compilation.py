@@ -23,7 +23,8 @@ from ncamix.errors import UserError, fail
 from ncamix.files import write_whole
 from ncamix.keys import fingerprint
 from ncamix.overlap import Evaluation, check_overlap, overlap_counter, overlap_remarks
-from ncamix.plan import Plan, PlannedSource, too_small
+from ncamix.plan import Plan
+from ncamix.planned_source import PlannedSource, too_small
 from ncamix.planning import make_plan
 from ncamix.shard_log import damaged, read_log
 from ncamix.shards import read_index
@@ -36,6 +37,7 @@ from ncamix.waiting import Say, quiet, tell
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as HubTokenizer
 
+_WORDS = {"not_utf8": "not UTF-8", "replaced": "with U+FFFD for what is not UTF-8"}
 _hashed: set[tuple[str, int]] = set()  # entries whose hashes this process has compared, and sizes
 
 
@@ -297,28 +299,23 @@ def text_facts(file: Path, size: int) -> TextFacts:
     )
 
 
-def report_lines(plan: Plan) -> list[str]:
-    """What was left out of a plan's compiled texts, and found in them: a line a source."""
+def report_lines(plan: Plan, before: Plan) -> list[str]:
+    """What was left out of a plan's compiled texts, and found in them: a line a source, and the
+    remarks that the plan did not have `before` they were compiled."""
     lines = {}
     for source in plan.sources.values():
         info = cache.entry_info(source.fingerprint) if source.text is not None else None
         told = [_finding(*item) for item in sorted((info or {}).get("report", {}).items())]
         if any(told):
             lines[source.name] = f"{source.name}: " + ", ".join(filter(None, told))
-    return list(lines.values())
+    return [*lines.values(), *(text for text in plan.warnings if text not in before.warnings)]
 
 
 def _finding(what: str, found: Any) -> str:
     """One entry of a report in words; nothing for what was not found."""
-    words = what.replace("_", " ")
+    words = _WORDS.get(what, what.replace("_", " "))
     if isinstance(found, Mapping):
-        if "count" in found:
-            first = f" (first: {found['first']})" if found.get("first") else ""
-            return f"{found['count']:,} {words}{first}" if found["count"] else ""
-        inner = [_finding(str(key), value) for key, value in found.items()]
-        return f"{words}: " + ", ".join(filter(None, inner)) if any(inner) else ""
-    if isinstance(found, float):
-        return f"{found:.1%} {words}" if found else ""
-    if isinstance(found, int):
-        return f"{found:,} {words}" if found else ""
-    return f"{words} {found}" if found else ""
+        return f"{found['count']:,} {words} (first: {found['first']})"
+    if not found:
+        return ""
+    return f"{found:.1%} {words}" if isinstance(found, float) else f"{found:,} {words}"

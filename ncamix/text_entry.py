@@ -17,7 +17,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,9 +30,9 @@ from ncamix.errors import UserError
 from ncamix.keys import derive_key, fingerprint
 from ncamix.overlap import OverlapCounter
 from ncamix.packing import Mark, Packed, Packer, PairPacker, StreamPacker
-from ncamix.plan import Plan, PlannedSource
+from ncamix.plan import Plan
+from ncamix.planned_source import PlannedSource
 from ncamix.shard_log import ShardLog, damaged
-from ncamix.shards import ShardFormat, width_of
 from ncamix.sources.base import shuffle
 from ncamix.sources.corpus import CorpusSource
 from ncamix.sources.pairs import PairsSource
@@ -78,13 +78,6 @@ def split_folder(folder: Path, split: str) -> Path:
     return folder if split == "train" else folder / split
 
 
-def format_of(source: PlannedSource) -> ShardFormat:
-    """The layout of a source's shards in the cache."""
-    width = width_of(source.first_id + source.num_ids)
-    masked = isinstance(source.spec, PairsSource)
-    return ShardFormat(source.sequence_length + 1, width, masked=masked, hashed=True)
-
-
 def shuffle_key(meaning: dict[str, Any], split: str) -> int | None:
     """Key of the order of ids in the samples of a split; None without a transform."""
     if "transform" not in meaning:
@@ -104,7 +97,7 @@ class TextEntry:
     say: Say
 
     def __post_init__(self) -> None:
-        form = format_of(self.source)
+        form = replace(self.source.shard_format, hashed=True)
         self.logs = {s: ShardLog.open(split_folder(self.folder, s), form) for s in SPLITS}
         self.end = tokenization.end_of_text_id(self.tokenizer)
         self.num_read = self.characters = 0

@@ -110,12 +110,17 @@ class Checkpoint(Spec):
     keep: Annotated[Positive, Field(description="How many checkpoints of a stage are kept.")] = 2
 
 
-def _microbatch(written: Any) -> int | None:
-    if written == "auto":
-        return None
-    if isinstance(written, int) and not isinstance(written, bool) and written >= 1:
-        return written
-    raise refuse("not a microbatch", "write auto, or samples a device takes at once")
+def _count_or_auto(what: str, remedy: str) -> PlainValidator:
+    """Reads a whole number, or `auto` as None; otherwise it is `what`."""
+
+    def read(written: Any) -> int | None:
+        if written == "auto":
+            return None
+        if isinstance(written, int) and not isinstance(written, bool) and written >= 1:
+            return written
+        raise refuse(what, remedy)
+
+    return PlainValidator(read)
 
 
 def _cache_limit(written: Any) -> Quantity | None:
@@ -132,14 +137,6 @@ def _predownload(written: Any) -> Quantity:
     if ahead.value.denominator != 1 or ahead.value < 1:
         raise refuse("not a whole number of batches, 1 or more", "write 64ba")
     return ahead
-
-
-def _generator_threads(written: Any) -> int | None:
-    if written == "auto":
-        return None
-    if isinstance(written, int) and not isinstance(written, bool) and written >= 1:
-        return written
-    raise refuse("not a number of threads", "write auto, or the threads of a node, 1 or more")
 
 
 def _sequence_length(written: Any) -> int:
@@ -189,7 +186,7 @@ class Trainer(Spec):
     ] = "fp32"
     microbatch: Annotated[
         int | None,
-        PlainValidator(_microbatch),
+        _count_or_auto("not a microbatch", "write auto, or samples a device takes at once"),
         WithJsonSchema(forms.either(forms.choice("auto"), forms.COUNT)),
         Field(description="Samples that a device takes at once, or auto."),
     ] = None
@@ -212,7 +209,9 @@ class Trainer(Spec):
     ] = Quantity(Fraction(64), "ba")
     generator_threads: Annotated[
         int | None,
-        PlainValidator(_generator_threads),
+        _count_or_auto(
+            "not a number of threads", "write auto, or the threads of a node, 1 or more"
+        ),
         WithJsonSchema(forms.either(forms.choice("auto"), forms.COUNT)),
         Field(description="Threads that generate on each node, at most, or auto."),
     ] = None

@@ -20,8 +20,9 @@ def quiet(what: str, share: float) -> None:
 
 
 def tell(line: str) -> None:
-    """Say what a reader should know even when nothing is being waited for: on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    """Say what a reader should know even when nothing is being waited for: on stderr, from any
+    process."""
+    print(f"ncamix: {line}", file=sys.stderr, flush=True)
 
 
 class Waiting:

@@ -1,4 +1,4 @@
-"""Data sets with loss masks: samples of somebody else's."""
+"""Data sets of somebody else's samples, with loss masks."""
 
 from __future__ import annotations
 

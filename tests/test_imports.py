@@ -19,7 +19,7 @@ PACKAGE = Path(ncamix.__file__).parent
 RANKS = """
 ncamix
 errors keys packing random rerouting
-files formats globs library threads tree waiting
+files formats globs library stores threads tree waiting
 words
 duplicates gram_index
 shards slots
@@ -48,6 +48,7 @@ loading schema
 variants
 counting mixture proportions
 apportionment rates durations entering
+planned_source
 plan
 forecast limits remarks parting corpora stored cache_limits
 inventory

@@ -18,7 +18,8 @@ from ncamix import overlap
 from ncamix.curation import split_documents
 from ncamix.errors import UserError
 from ncamix.overlap import Evaluation, OverlapCounter, benchmark_documents
-from ncamix.plan import Benchmark, Plan
+from ncamix.plan import Plan
+from ncamix.planned_source import Benchmark
 from ncamix.sources.corpus import CorpusFile
 from ncamix.splits import HELD_OUT, split_of_group
 from ncamix.text_compilation import compile_text, prepare_text

@@ -19,7 +19,7 @@ from faulty_store import FaultyStore, faulty_store
 from test_compilation import COMPILE, CURRICULUM, Told, files_below, small_shards
 from torch.utils.data import DataLoader
 
-from ncamix.compilation import stores
+from ncamix import stores
 from ncamix.compilation.compiled import check_data, local_part
 from ncamix.compilation.datasets import compile_plan
 from ncamix.errors import UserError

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from faulty_store import FaultyStore, faulty_store
 
-from ncamix.compilation import stores
-from ncamix.compilation.stores import Store, is_url
+from ncamix import stores
 from ncamix.errors import UserError
+from ncamix.stores import Store, is_url
 
 
 @pytest.fixture

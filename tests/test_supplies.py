@@ -215,7 +215,7 @@ def test_a_small_cache_fetches_again_what_it_evicted(made: Any, tmp_path: Path) 
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyStore]:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # attempts are those of the stream
     monkeypatch.setattr(supplies, "ATTEMPTS", 3)
-    monkeypatch.setattr(supplies, "TIMEOUT", 1.0)
+    monkeypatch.setattr(supplies, "ANSWER_SECONDS", 1.0)
     with faulty_store(monkeypatch) as store:
         yield store
 

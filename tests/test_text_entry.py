@@ -387,15 +387,16 @@ def test_an_entry_says_its_ids_and_what_was_left_out(
     text = {"name": "text", "first": 0, "size": 257, "special": {"end_of_text": 0}}
     assert info["ranges"] == [text]
     assert info["report"] == {"exact_copies": 1, "near_copies": 0}
-    assert report_lines(plan) == ["words: 1 exact copies"]
+    assert report_lines(plan, plan) == ["words: 1 exact copies"]
     info["report"] |= {
-        "not_utf8": {"count": 3, "first": "x.py"}, "binary": {"count": 0, "first": None},
-        "overlap": {"test": {"share": 0.25, "of": "web"}}, "padding": 0.031,
+        "not_utf8": {"count": 3, "first": "x.py"}, "binary": {"count": 1, "first": "y"},
+        "padding": 0.031,
     }  # fmt: skip
     cache.write_info(plan.sources["words"].fingerprint, info)
-    assert report_lines(plan) == [
-        "words: 1 exact copies, 3 not utf8 (first: x.py), overlap: test: of web, 25.0% share, "
-        "3.1% padding"
+    told = replace(plan, warnings=("seen before", "new"))
+    assert report_lines(told, replace(plan, warnings=("seen before",))) == [
+        "words: 1 binary (first: y), 1 exact copies, 3 not UTF-8 (first: x.py), 3.1% padding",
+        "new",
     ]
 
 
@@ -470,7 +471,7 @@ def test_pairs_are_compiled_with_their_loss_masks(
     assert {(r["q"], r["a"]) for r in rows} == {p for p in found if p[0] != "?"}
     sides = {split: {q for q, _ in pairs} for split, pairs in seen.items()}
     assert not sides["train"] & (sides["validation"] | sides["test"])
-    assert "padding" in report_lines(plan)[-1]
+    assert "padding" in report_lines(plan, plan)[-1]
 
 
 # Fingerprints

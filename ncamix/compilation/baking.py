@@ -13,10 +13,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ncamix.compilation.jobs import Job, held_out_jobs, ranges, source_facts, source_form
+from ncamix.compilation.jobs import Job, held_out_jobs, source_facts, source_form
 from ncamix.compilation.samples import Generated, Mask, Samples, Tokens, samples_of
 from ncamix.order import stage_order
-from ncamix.plan import Plan, PlannedSource, PlannedStage
+from ncamix.plan import Plan, PlannedStage
+from ncamix.planned_source import PlannedSource
 from ncamix.shards import ShardFormat, width_of
 
 _HEAD = """\
@@ -40,20 +41,18 @@ sees.
 """
 
 
-def bake_jobs(plan: Plan, zstd: int | None, end_of_text: int | None) -> list[Job]:
+def bake_jobs(plan: Plan, zstd: int | None) -> list[Job]:
     """The datasets of a baked plan; texts must be compiled in the cache.
 
-    zstd: level, None for files that are not compressed. end_of_text: its id.
+    zstd: level, None for files that are not compressed.
     """
     jobs = [_stage_job(plan, stage, zstd) for stage in plan.stages]
     for source in plan.sources.values():
-        facts = source_facts(plan, source, end_of_text)
-        if source.text is not None:
-            jobs += held_out_jobs(source, zstd, facts)
+        jobs += held_out_jobs(source, zstd, source_facts(plan, source))
     for name in plan.curriculum.curriculum.evaluate.sources:
         source = plan.sources[name]
         if not source.spec.finite:
-            jobs.append(_evaluation_job(plan, source, zstd, end_of_text))
+            jobs.append(_evaluation_job(plan, source, zstd))
     return jobs
 
 
@@ -75,9 +74,7 @@ def readme(plan: Plan) -> str:
     return _HEAD.format(name=plan.name, rows=plan.vocabulary.rows) + "\n".join(lines) + "\n" + _TAIL
 
 
-def _evaluation_job(
-    plan: Plan, source: PlannedSource, zstd: int | None, end_of_text: int | None
-) -> Job:
+def _evaluation_job(plan: Plan, source: PlannedSource, zstd: int | None) -> Job:
     """The held-out samples of an endless source."""
     held = Generated(source.evaluation_meaning())
     return Job(
@@ -87,19 +84,19 @@ def _evaluation_job(
         plan.curriculum.curriculum.evaluate.samples,
         source.samples_per_shard,
         held.range,
-        facts={**source_facts(plan, source, end_of_text), "split": "validation"},
+        facts={**source_facts(plan, source), "split": "validation"},
     )
 
 
 def _stage_job(plan: Plan, stage: PlannedStage, zstd: int | None) -> Job:
     sources = [plan.dataset_of(name, stage) for name in stage.sources]
-    stored = [samples_of(source) for source in sources]
+    samples = [samples_of(source) for source in sources]
     masked = any(source.loss_start > 1 for source in sources) or any(
-        not isinstance(samples, Generated) and samples.is_masked for samples in stored
+        not isinstance(own, Generated) and own.is_masked for own in samples
     )
     width = width_of(max(source.first_id + source.num_ids for source in sources))
     sizes = {s.dataset: s.num_samples for s in sources if s.spec.finite}
-    baked = _Baked(plan, stage, sources, stored, masked)
+    baked = _Baked(plan, stage, sources, samples, masked)
     return Job(
         stage_folder(stage),
         {"plan": plan.fingerprint, "stage": stage.index, "sizes": sizes},
@@ -114,7 +111,7 @@ def _stage_job(plan: Plan, stage: PlannedStage, zstd: int | None) -> Job:
             "sequence_length": stage.sequence_length,
             "sources": [source.name for source in sources],
             "rows": plan.vocabulary.rows,
-            "ranges": ranges(plan),
+            "ranges": plan.vocabulary.id_map(),
         },
     )
 
@@ -127,11 +124,11 @@ class _Baked:
         plan: Plan,
         stage: PlannedStage,
         sources: list[PlannedSource],
-        stored: list[Samples],
+        samples: list[Samples],
         masked: bool,
     ) -> None:
         self._order = stage_order(plan, stage)
-        self._sources, self._stored, self._masked = sources, stored, masked
+        self._sources, self._samples, self._masked = sources, samples, masked
         self._length = stage.sequence_length + 1
 
     def range(self, first: int, count: int) -> tuple[Tokens, Mask]:
@@ -140,7 +137,7 @@ class _Baked:
         drawn, numbers = self._drawn(first, count)
         tokens = np.empty((count, self._length), np.uint32)
         masks = np.zeros((count, self._length), np.bool_) if self._masked else None
-        for index, (source, samples) in enumerate(zip(self._sources, self._stored, strict=True)):
+        for index, (source, samples) in enumerate(zip(self._sources, self._samples, strict=True)):
             at = np.flatnonzero(drawn == index)
             if not len(at):
                 continue

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from ncamix.compilation.places import PLAN, TOKENIZER, passage
-from ncamix.compilation.stores import Store, is_url
 from ncamix.errors import fail
 from ncamix.files import DATA_LOCK, write_whole
 from ncamix.owners import shards_needed
 from ncamix.plan import Plan
 from ncamix.shards import INDEX, count_samples, file_of, is_sound, read_index
 from ncamix.splits import HELD_OUT
+from ncamix.stores import Store, is_url
 from ncamix.text_compilation import with_sizes
 
 Data = Path | str  # a folder, or a URL
@@ -71,7 +71,7 @@ def check_data(plan: Plan, data: Data) -> Plan:
             if source.text is not None:
                 for split in HELD_OUT:
                     count_samples(here / name / split)
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise fail(f"{data}/{name} is not whole ({error})", way_out) from None
         limit, there = source.limit, told["sources"][name].get("limit")
         if limit is not None and there is not None:
@@ -90,7 +90,7 @@ def check_data(plan: Plan, data: Data) -> Plan:
 def compiled_samples(plan: Plan) -> dict[str, int]:
     """Samples of each source that compiling writes, whole shards of endless ones included."""
     return {
-        name: source.num_samples or source.estimated_samples or 0
+        name: source.expected_samples or 0
         for name, source in plan.sources.items()
         if source.spec.finite
     } | {
@@ -134,7 +134,7 @@ def _fetch_indexes(plan: Plan, store: Store, new: Path, here: Path) -> None:
                 continue
             try:
                 entries = read_index(new / folder)
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
+            except ValueError as error:
                 what = f"{store.url}/{folder}/{INDEX} is not to be trusted"
                 reason = str(error).replace(f"{new}/", "")
                 raise fail(f"{what} ({reason})", "compile these datasets anew, elsewhere") from None

@@ -27,7 +27,7 @@ from ncamix.compilation.writer import Watcher, write_jobs
 from ncamix.limits import refuse_untrained
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
-from ncamix.text_compilation import prepare_text, text_facts, tokenizer_file
+from ncamix.text_compilation import prepare_text, tokenizer_file
 from ncamix.waiting import Say
 
 ZSTD_LEVEL = 3
@@ -84,10 +84,7 @@ def _compile(
     """`compile_plan`, once the place is this command's."""
     plan = prepare_text(plan, say)
     file = tokenizer_file(plan, say)
-    end = None
-    if file is not None:
-        end = text_facts(file, plan.vocabulary.text_rows).end_of_text_id
-    jobs = bake_jobs(plan, how.zstd, end) if how.bake else source_jobs(plan, how.zstd, end)
+    jobs = bake_jobs(plan, how.zstd) if how.bake else source_jobs(plan, how.zstd)
     if ranks.is_first:
         place.begin({job.folder: job.dataset for job in jobs})
     ranks.wait()

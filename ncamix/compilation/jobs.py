@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from ncamix import cache
 from ncamix.compilation.compiled import compiled_samples
-from ncamix.compilation.samples import Generated, Mask, Stored, Tokens, samples_of
+from ncamix.compilation.samples import Compiled, Generated, Mask, Tokens, samples_of
 from ncamix.keys import fingerprint
-from ncamix.plan import Plan, PlannedSource
-from ncamix.shards import ShardFormat, width_of
-from ncamix.sources import NcaSource
+from ncamix.plan import Plan
+from ncamix.planned_source import PlannedSource
+from ncamix.shards import ShardFormat
 from ncamix.splits import HELD_OUT
 from ncamix.text_compilation import held_out_samples
 
@@ -66,13 +66,13 @@ class Job:
         return json.dumps({**self.facts, "dataset": self.dataset}, indent=1).encode()
 
 
-def source_jobs(plan: Plan, zstd: int | None, end_of_text: int | None) -> list[Job]:
-    """The datasets of a plan's sources. zstd: level, None for files that are not compressed.
-    end_of_text: its id. Texts must be compiled in the cache."""
+def source_jobs(plan: Plan, zstd: int | None) -> list[Job]:
+    """The datasets of a plan's sources. zstd: level, None for files that are not compressed. Texts
+    must be compiled in the cache."""
     totals = compiled_samples(plan)
     jobs: list[Job] = []
     for source in plan.sources.values():
-        facts = source_facts(plan, source, end_of_text)
+        facts = source_facts(plan, source)
         samples = samples_of(source)
         masked = not isinstance(samples, Generated) and samples.is_masked
         total = totals[source.dataset]  # a text's entry may hold more
@@ -97,7 +97,7 @@ def held_out_jobs(source: PlannedSource, zstd: int | None, facts: dict[str, Any]
     if source.text is None:
         return
     for split in HELD_OUT:
-        held = Stored(cache.entry(source.fingerprint) / split)
+        held = Compiled(cache.entry(source.fingerprint) / split)
         yield Job(
             f"{source.dataset}/{split}",
             {"source": source.fingerprint, "split": split},
@@ -111,19 +111,12 @@ def held_out_jobs(source: PlannedSource, zstd: int | None, facts: dict[str, Any]
 
 def source_form(source: PlannedSource, zstd: int | None, masked: bool = False) -> ShardFormat:
     """The format of a source's shards."""
-    width = width_of(source.first_id + source.num_ids)
-    return ShardFormat(source.sequence_length + 1, width, zstd, masked, hashed=True)
+    return replace(source.shard_format, zstd=zstd, masked=masked, hashed=True)
 
 
-def source_facts(plan: Plan, source: PlannedSource, end_of_text: int | None) -> dict[str, Any]:
+def source_facts(plan: Plan, source: PlannedSource) -> dict[str, Any]:
     """What source.json says of a source: where its ids stand and what they mean."""
-    special: dict[str, int] = {}
-    if source.text is not None and end_of_text is not None:
-        special["end_of_text"] = end_of_text
-    if isinstance(source.spec, NcaSource):
-        automaton = source.spec.automaton
-        special["frame_start"] = source.first_id + automaton.frame_start
-        special["frame_end"] = source.first_id + automaton.frame_end
+    vocabulary = plan.vocabulary
     return {
         "source": source.name,
         "kind": source.kind,
@@ -132,15 +125,7 @@ def source_facts(plan: Plan, source: PlannedSource, end_of_text: int | None) -> 
         "first_id": source.first_id,
         "num_ids": source.num_ids,
         "loss_start": source.loss_start,
-        "special_ids": special,
-        "rows": plan.vocabulary.rows,
-        "ranges": ranges(plan),
-    }
-
-
-def ranges(plan: Plan) -> dict[str, dict[str, int]]:
-    """The map of id ranges: what stands where in the vocabulary."""
-    return {
-        name: {"first": first, "size": size}
-        for name, (first, size) in plan.vocabulary.ranges.items()
+        "special_ids": vocabulary.special.get(source.spec.range_name(), {}),
+        "rows": vocabulary.rows,
+        "ranges": vocabulary.id_map(),
     }

@@ -15,8 +15,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from ncamix.shards import own_part
+
 _PATTERN = ".journal-*.jsonl"
-_KEPT = ("samples", "raw_data", "zip_data")  # of an index entry; the rest is the format's
 
 Done = dict[str, dict[int, list[dict[str, Any]]]]  # dataset -> shard -> what was written of it
 
@@ -30,8 +31,7 @@ class Journal:
 
     def add(self, dataset: str, shard: int, entry: dict[str, Any]) -> None:
         """Append a finished shard. dataset: the fingerprint of a dataset."""
-        kept = {key: entry[key] for key in _KEPT}
-        line = json.dumps({"dataset": dataset, "shard": shard, **kept}) + "\n"
+        line = json.dumps({"dataset": dataset, "shard": shard, **own_part(entry)}) + "\n"
         with self._lock, self._path.open("a") as file:
             file.write(line)
 
@@ -43,10 +43,8 @@ def read_journals(folder: Path) -> Done:
         for line in path.read_text(errors="replace").splitlines():
             try:
                 said = json.loads(line)
-                entry = {key: said[key] for key in _KEPT}
-                done.setdefault(said["dataset"], {}).setdefault(int(said["shard"]), []).append(
-                    entry
-                )
+                shards = done.setdefault(said["dataset"], {})
+                shards.setdefault(int(said["shard"]), []).append(own_part(said))
             except (ValueError, LookupError, TypeError):
                 continue
     return done

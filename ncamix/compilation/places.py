@@ -21,10 +21,10 @@ from typing import Any
 
 from ncamix import cache
 from ncamix.compilation.journal import Done, read_journals, remove_journals
-from ncamix.compilation.stores import Store, is_url
 from ncamix.errors import fail
 from ncamix.files import DATA_LOCK, leave_nothing, make_folder, write_whole
-from ncamix.shards import INDEX, file_of, is_sound, read_index
+from ncamix.shards import INDEX, file_of, is_sound, own_part, read_index
+from ncamix.stores import Store, is_url
 
 Entries = dict[int, dict[str, Any]]
 PLAN, TOKENIZER, README = TOPS = ("plan.json", "tokenizer.json", "README.txt")  # beside datasets
@@ -81,8 +81,7 @@ class Place(ABC):
         """What index and journals say of a dataset's shards: files, as they were written."""
         found = {i: list(said) for i, said in self._journals.get(dataset, {}).items()}
         for shard, entry in self.listed(folder, dataset).items():
-            files = {key: entry[key] for key in ("samples", "raw_data", "zip_data")}
-            found.setdefault(shard, []).append(files)
+            found.setdefault(shard, []).append(own_part(entry))
         return found
 
     @abstractmethod
@@ -245,5 +244,5 @@ def _dataset_in(folder: Path) -> str | None:
 def _entries_in(folder: Path, dataset: str) -> Entries:
     try:
         return dict(enumerate(read_index(folder))) if _dataset_in(folder) == dataset else {}
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError):
         return {}

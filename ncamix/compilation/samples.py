@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ncamix import cache
 from ncamix.errors import fail
-from ncamix.plan import PlannedSource
+from ncamix.planned_source import PlannedSource
 from ncamix.shards import MASK, is_sound, read_index, read_shard
 from ncamix.sources import open_generator
 from ncamix.stored import StoredSamples
@@ -44,8 +44,8 @@ class Generated:
         return np.concatenate(made)[inverse], None
 
 
-class Stored:
-    """Samples of a dataset on disk."""
+class Compiled:
+    """Samples of a dataset that was compiled: an entry of the cache, a split of it, or `--data`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -98,7 +98,7 @@ class Stored:
         return read_shard(self.folder, entry)
 
 
-Samples = Generated | Stored | StoredSamples
+Samples = Generated | Compiled | StoredSamples
 
 
 def samples_of(source: PlannedSource) -> Samples:
@@ -107,5 +107,5 @@ def samples_of(source: PlannedSource) -> Samples:
     if source.stored is not None:
         return StoredSamples(source)
     if source.spec.finite:
-        return Stored(cache.entry(source.fingerprint))
+        return Compiled(cache.entry(source.fingerprint))
     return Generated(source.meaning)

@@ -25,7 +25,7 @@ from ncamix.compilation.places import Place
 from ncamix.compilation.ranks import Ranks
 from ncamix.compilation.reuse import Elsewhere, register
 from ncamix.files import write_whole
-from ncamix.shards import INDEX, file_of, index_bytes
+from ncamix.shards import INDEX, file_of, index_bytes, own_part
 from ncamix.threads import count_threads
 
 Item = TypeVar("Item")
@@ -94,8 +94,7 @@ class _Desk:
             self._journal.add(job.dataset, shard, entry)
         samples = job.samples_in(shard)
         with self._lock:
-            files = {key: entry[key] for key in ("samples", "raw_data", "zip_data")}
-            self.entries[job.folder, shard] = files
+            self.entries[job.folder, shard] = own_part(entry)
             self._watcher.wrote(job.folder, samples, samples * (job.form.length - 1), kept)
 
     def _kept(self, job: Job, shard: int) -> dict[str, Any] | None:

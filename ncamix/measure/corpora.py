@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ncamix.documents import Document, read_documents, read_pairs
+from ncamix.documents import read_corpus
 from ncamix.errors import Problem, UserError, fail, nearest
 from ncamix.library import find
 from ncamix.loading import load_curriculum
@@ -46,20 +46,13 @@ class Corpus:
             UserError: a file or the hub cannot be read.
         """
         if self.files is None:
-            yield from ((document.text, 0) for document in self._read(None, report))
+            yield from ((d.text, 0) for d in read_corpus(None, self.spec, report))
             return
         begun = 0
         for file in self.files:
             begun += file.path.stat().st_size
-            for document in self._read([file], report):
+            for document in read_corpus([file], self.spec, report):
                 yield document.text, begun
-
-    def _read(
-        self, files: list[CorpusFile] | None, report: dict[str, Any] | None
-    ) -> Iterator[Document]:
-        if isinstance(self.spec, PairsSource):
-            return read_pairs(files, self.spec, report)
-        return read_documents(files, self.spec, report)
 
 
 def find_corpora(arguments: Sequence[str]) -> list[Corpus]:

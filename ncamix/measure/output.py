@@ -88,9 +88,7 @@ def _corpus_json(m: Measured) -> dict[str, Any]:
             "window_bytes": WINDOW_BYTES,
             "windows": len(m.sizes),
             **_estimate_json(m.tokens),
-            "quantiles": {
-                f"{q}%": float(np.quantile(m.scores, q / 100)) for q in (5, 25, 50, 75, 95)
-            },
+            "quantiles": {f"{q}%": float(np.quantile(m.scores, q / 100)) for q in QUANTILES},
             "share": dict(zip(_tenths(), tenth_shares(m.scores), strict=True)),
             "shuffled": m.shuffled,
             "ceiling": m.ceiling,

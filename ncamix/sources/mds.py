@@ -19,13 +19,12 @@ from pydantic import Field, model_validator
 from ncamix.errors import fail
 from ncamix.keys import fingerprint
 from ncamix.quantities import refuse
+from ncamix.shards import INDEX, MASK
 from ncamix.sources.base import Meaning
 from ncamix.sources.corpus import FiniteSource
+from ncamix.stores import is_url
 
-INDEX = "index.json"
 COLUMN = "tokens"
-MASK = "loss_mask"
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _ENCODING = re.compile(r"ndarray:(u?int(?:8|16|32|64)):([0-9]+)\Z")
 
 
@@ -40,11 +39,6 @@ class MdsIndex:
     masked: bool
     shards: tuple[tuple[str, int], ...]
     digest: str
-
-
-def is_url(place: str) -> bool:
-    """Whether a place is an address, and no path on this machine."""
-    return _URL.match(place) is not None
 
 
 class MdsSource(FiniteSource):

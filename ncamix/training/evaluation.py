@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from ncamix import cache
 from ncamix.collation import Rows, labels_of, rows_of, segments_of
-from ncamix.plan import Plan, PlannedSource
+from ncamix.plan import Plan
+from ncamix.planned_source import PlannedSource
 from ncamix.shards import read_masks, read_samples
 from ncamix.sources import open_generator
 from ncamix.sources.base import MASKED

@@ -18,7 +18,8 @@ from composer.utils import dist
 from ncamix.background import Compiler, Failure, failure_of
 from ncamix.compilation.compiled import Data, local_part
 from ncamix.overlap import overlap_remarks
-from ncamix.plan import Plan, PlannedSource, PlannedStage
+from ncamix.plan import Plan, PlannedStage
+from ncamix.planned_source import PlannedSource
 from ncamix.planning import decide
 from ncamix.text_compilation import (
     TextFacts,

@@ -59,6 +59,9 @@ def streams(rounds: int) -> dict[str, Any]:
     from ncamix.trainer import load_trainer
     from ncamix.training.progress import RunProgress
     from ncamix.training.stages import set_up_ranks, train
+    from ncamix.training.stopping import StopSignal
+    from ncamix.training.texts import Texts
+    from ncamix.waiting import quiet
 
     inventory.SHARD_TOKENS //= 4
     set_up_ranks("cpu")
@@ -68,13 +71,15 @@ def streams(rounds: int) -> dict[str, Any]:
         (work / "streams.yaml").write_text(CURRICULUM)
         curriculum = load_curriculum(work / "streams.yaml")
         plan = make_plan(curriculum, load_trainer(find("trainers", "cpu")))
-        compile_plan(plan, work / "data", lambda what, share: None, lambda name, samples: None)
+        compile_plan(plan, work / "data", quiet)
 
         def seconds(run: str, data: Path | None) -> float:
             search.MEMORY.forget()
             folder = RunFolder(work / run)
             with folder.hold(), RunProgress(plan.num_tokens, silent, False) as progress:
-                train(plan, folder, data, [], "cpu", progress)
+                stop = StopSignal()
+                texts = Texts(plan, data, None, stop, lambda exact: None)
+                train(plan, folder, data, texts, "cpu", progress, stop)
             facts = (folder.checkpoints(0, "one") / "stage.json").read_text()
             return float(json.loads(facts)["seconds"])
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -23,9 +24,11 @@ from typing import Any, TypeVar
 from ncamix.errors import UserError, fail
 
 TRIES = 8  # of one request
+ATTEMPTS = 6  # of a shard that Streaming fetches; the pauses between them double, from 1 second on
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between tries; they double
-CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 30.0  # how long one try may stall
+CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 30.0  # how long one try or attempt may stall
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _AGAIN = "run the same command again to continue"
 _MENDABLE = (408, 425, 429)  # of the answers that blame the asker
 _MENDABLE_CODES = ("RequestTimeout", "SlowDown")
@@ -35,8 +38,8 @@ Result = TypeVar("Result")
 
 
 def is_url(place: object) -> bool:
-    """Whether an output or a data folder is named by a URL."""
-    return isinstance(place, str) and ("://" in place or place.startswith("dbfs:"))
+    """Whether a place is an address, and no path on this machine."""
+    return isinstance(place, str) and _URL.match(place) is not None
 
 
 class Store:
