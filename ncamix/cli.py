@@ -195,7 +195,9 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
-        print(f"ncamix: {error}; make room and run the same command again", file=sys.stderr)
+        where = error.filename2 or error.filename
+        what = f"{error.strerror}: {where}" if where else error.strerror
+        print(f"ncamix: {what}; make room and run the same command again", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         status = getattr(error, "status", None)

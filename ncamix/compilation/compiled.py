@@ -62,7 +62,8 @@ def check_data(plan: Plan, data: Data) -> Plan:
     sizes: dict[str, int] = {}
     for name, source in plan.sources.items():
         if found.get(name) != source.fingerprint:
-            raise fail(f"{data} holds another '{name}' than the curriculum's (or none)", way_out)
+            elsewhere = f"compile it elsewhere: ncamix compile {_command(plan)} --out ANOTHER"
+            raise fail(f"{data} holds another '{name}' than the curriculum's (or none)", elsewhere)
         try:
             if is_url(data):
                 sizes[name] = sum(entry["samples"] for entry in read_index(here / name))

@@ -30,7 +30,8 @@ class Job:
     folder: where, below the output. meaning: plain JSON of everything that determines the samples.
     make: first sample and count -> uint32 [count, length] and, for a masked format, bool of that
     shape. endless: any more samples could be made, and what exists beyond these is kept. facts: of
-    the dataset, for its source.json.
+    the dataset, for its source.json. shared: the meaning determines every byte, so that shards
+    which lie elsewhere may serve; of somebody else's data sets it does not.
     """
 
     folder: str
@@ -41,6 +42,7 @@ class Job:
     make: Callable[[int, int], tuple[Tokens, Mask]] = field(repr=False)
     endless: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
+    shared: bool = True
 
     @cached_property
     def dataset(self) -> str:
@@ -86,6 +88,7 @@ def source_jobs(plan: Plan, zstd: int | None) -> list[Job]:
                 samples.range,
                 not source.spec.finite,
                 facts,
+                source.stored is None,
             )
         )
         jobs += held_out_jobs(source, zstd, facts)

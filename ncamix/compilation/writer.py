@@ -105,6 +105,8 @@ class _Desk:
         return None
 
     def _brought(self, job: Job, shard: int) -> dict[str, Any] | None:
+        if not job.shared:
+            return None
         folder = self._place.folder / job.folder
         entry = self._elsewhere[job.folder].take(shard, job.samples_in(shard), folder)
         if entry is not None:
