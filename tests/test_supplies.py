@@ -133,7 +133,7 @@ def test_damaged_text_ends_in_a_message(made: Any, tmp_path: Path, damage: Any) 
     next(batches)
     for shard in cache.entry(plan.sources["words"].fingerprint).glob("*.mds"):
         damage(shard)
-    with pytest.raises(UserError, match=r"the compiled text .*shard.0\d+.mds is damaged") as caught:
+    with pytest.raises(UserError, match=r"the shard .*shard.0\d+.mds is damaged") as caught:
         list(batches)
     assert "compiled anew" in str(caught.value)
 
