@@ -103,7 +103,7 @@ def _compile(
 
 
 def _facts(plan: Plan, how: Writing) -> dict[str, Any]:
-    """What plan.json says: the plan, its files by name and not where one machine has them."""
+    """What plan.json says: the plan, with the names of its files, not where they lie here."""
     facts = plan_json(plan)
     facts["curriculum_file"] = Path(facts["curriculum_file"]).name
     facts["trainer"]["file"] = Path(facts["trainer"]["file"]).name
