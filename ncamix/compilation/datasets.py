@@ -24,6 +24,7 @@ from ncamix.compilation.jobs import source_jobs
 from ncamix.compilation.places import PLAN, README, TOKENIZER, Place, place_of
 from ncamix.compilation.ranks import Ranks
 from ncamix.compilation.writer import Watcher, write_jobs
+from ncamix.errors import fail
 from ncamix.limits import refuse_untrained
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
@@ -86,6 +87,7 @@ def _compile(
     file = tokenizer_file(plan, say)
     jobs = bake_jobs(plan, how.zstd) if how.bake else source_jobs(plan, how.zstd)
     if ranks.is_first:
+        _check_finished(plan, place, how)
         place.begin({job.folder: job.dataset for job in jobs})
     ranks.wait()
     place.folder.mkdir(parents=True, exist_ok=True)  # on hosts of their own
@@ -100,6 +102,29 @@ def _compile(
     ranks.wait()
     place.end()
     return plan
+
+
+def _check_finished(plan: Plan, place: Place, how: Writing) -> None:
+    """Refuse to replace a finished compilation of something else; more of the same is welcome.
+
+    Below a URL nothing is replaced anyway.
+    """
+    try:
+        told = json.loads((place.folder / PLAN).read_text())
+        name, was_baked = told["name"], told.get("baked", False)
+        there = {source: facts["fingerprint"] for source, facts in told["sources"].items()}
+        same = told["fingerprint"] == plan.fingerprint
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return
+    wanted = {source: planned.fingerprint for source, planned in plan.sources.items()}
+    if not how.bake:
+        same = all(wanted.get(source) == digest for source, digest in there.items())
+    if was_baked != how.bake or not same:
+        layout = "baked stages" if was_baked else "datasets"
+        raise fail(
+            f"{place} holds the finished {layout} of '{name}', as it was planned otherwise",
+            "choose another folder with --out, or delete this one",
+        )
 
 
 def _facts(plan: Plan, how: Writing) -> dict[str, Any]:
