@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -297,15 +298,23 @@ def test_nothing_grows_with_the_shards_of_a_long_run(
     (tmp_path / "data").mkdir()
     stream = make_stream(plan.sources["static"], tmp_path / "data", None, needed, ONE)
     dataset = opened(plan, [stream], 16, limit=20 * size)
-    memory = len(os.listdir("/dev/shm"))
+
+    def shared() -> int:
+        """Segments of this dataset; other tests may be at work beside this one."""
+        own = f"{dataset._shm_prefix_int:06}_"
+        return sum(name.startswith(own) for name in os.listdir("/dev/shm"))
+
+    segments = shared()
     batches = iter(load(dataset))
     seen = []
     for number, _ in enumerate(batches):
         if number in (250, 1240):
+            gc.collect()
             seen.append(resources())
-            assert len(list((tmp_path / "data" / "static").glob("*.mds"))) <= 20
+            made = list((tmp_path / "data" / "static").glob("*.mds"))
+            assert len(made) <= 24  # of 20 that are kept, and some on their way
     assert number == 1249
     (files, threads, kilobytes), (later_files, later_threads, later_kilobytes) = seen
     assert abs(later_files - files) <= 3 and abs(later_threads - threads) <= 2  # one at work
-    assert later_kilobytes - kilobytes < 4_000  # 2,000 shards at 2 kB each would be as much
-    assert len(os.listdir("/dev/shm")) <= memory + 20  # other tests may be at work beside this one
+    assert later_kilobytes - kilobytes < 8_000  # 2,000 shards at 4 kB each would be as much
+    assert segments and shared() <= segments + 3  # some come with the first batch
