@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import datetime
 import os
+from contextlib import suppress
 from typing import Any
 
 _PATIENCE = datetime.timedelta(days=7)  # if one dies, the launcher ends all
+_FAREWELL = datetime.timedelta(seconds=10)
 
 
 class Ranks:
@@ -28,11 +30,17 @@ class Ranks:
         """Meet the others, over gloo."""
         if self.size > 1:
             import torch.distributed as dist
+            from torch.distributed.rendezvous import rendezvous
 
-            if not dist.is_initialized():
-                dist.init_process_group(
-                    "gloo", rank=self.rank, world_size=self.size, timeout=_PATIENCE
-                )
+            found, *_ = next(rendezvous("env://", self.rank, self.size, timeout=_PATIENCE))
+            self._store = dist.PrefixStore("ncamix", found)
+            dist.init_process_group(
+                "gloo",
+                store=self._store,
+                rank=self.rank,
+                world_size=self.size,
+                timeout=_PATIENCE,
+            )
 
     def wait(self) -> None:
         """Wait until all ranks have come here."""
@@ -49,9 +57,16 @@ class Ranks:
         return items
 
     def leave(self) -> None:
-        """Part from the others."""
+        """Part from the others, the first rank last: it holds what they part through, and one that
+        parts without it waits for ever."""
         if self.size > 1:
             import torch.distributed as dist
 
-            if dist.is_initialized():
-                dist.destroy_process_group()
+            gone = [f"gone {rank}" for rank in range(1, self.size)]
+            if self.is_first:
+                with suppress(RuntimeError):  # one has failed
+                    self._store.wait(gone, _FAREWELL)
+            dist.destroy_process_group()
+            if not self.is_first:
+                with suppress(RuntimeError):
+                    self._store.set(gone[self.rank - 1], "")
