@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -132,7 +133,12 @@ def _age(written: str) -> float:
 
 def _size(written: str) -> int:
     """Bytes of a size such as 20GB, in powers of 1000."""
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kMGT]?)B\s*", written)
-    if found is None:
-        raise fail(f"--keep: '{written}' is no size", "write it like 500MB or 20GB")
-    return int(float(found[1]) * 1000 ** " kMGT".index(found[2] or " "))
+    from pydantic_core import PydanticCustomError
+
+    from ncamix.quantities import parse_quantity
+
+    with suppress(PydanticCustomError):
+        found = parse_quantity(written)
+        if found is not None and found.unit == "B" and found.value >= 0:
+            return int(found.value)
+    raise fail(f"--keep: '{written}' is no size", "write it like 500MB or 20GB")
