@@ -16,7 +16,7 @@ from ncamix.errors import fail
 RUN_LOCK, DATA_LOCK = ".lock", ".data.lock"  # of a run's folder, and of compiled datasets
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Write a file so that it appears whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:

@@ -56,11 +56,11 @@ class Remote:
         write_whole(path, json.dumps(vars(self), sort_keys=True).encode())
         return f"{SCHEME}://{path.resolve()}"
 
-    def shard(self, number: int) -> bytes:
+    def shard(self, number: int) -> memoryview:
         """The bytes of a shard."""
         per = self.samples_per_shard
 
-        def make(num_threads: int | None) -> bytes:
+        def make(num_threads: int | None) -> memoryview:
             generator = open_generator(self.meaning)
             return self.form.encode(generator.samples(number * per, per, num_threads))
 
@@ -90,7 +90,7 @@ def read_hash(folder: Path, number: int) -> str | None:
         return None
 
 
-def _write_hash(folder: Path, number: int, data: bytes) -> None:
+def _write_hash(folder: Path, number: int, data: bytes | memoryview) -> None:
     descriptor = os.open(folder / HASHES, os.O_WRONLY | os.O_CREAT, 0o666)
     try:
         os.pwrite(descriptor, xxhash.xxh64_digest(data), _HASH_BYTES * number)
@@ -111,6 +111,7 @@ class GeneratingDownloader(CloudDownloader):
     def _download_file_impl(self, remote: str, local: str, timeout: float) -> None:
         path, name = remote.removeprefix(f"{SCHEME}://").rsplit("/", 1)
         source = open_remote(path, os.stat(path).st_mtime_ns)
+        data: bytes | memoryview
         if name == INDEX:
             data = source.index()
         else:

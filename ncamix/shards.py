@@ -76,28 +76,30 @@ class ShardFormat:
         sample = sum(self.config["column_sizes"])
         return 4 + 4 * (num_samples + 1) + len(self._config_bytes) + num_samples * int(sample)
 
-    def encode(self, tokens: NDArray[np.uint32], mask: NDArray[np.bool_] | None = None) -> bytes:
+    def encode(
+        self, tokens: NDArray[np.uint32], mask: NDArray[np.bool_] | None = None
+    ) -> memoryview:
         """The bytes of a shard, uncompressed; tokens: uint32 [num_samples, length], mask: bool of
         that shape, for a masked format."""
-        samples = np.ascontiguousarray(tokens, dtype=self.dtype)
-        assert samples.shape[1] == self.length
-        assert (samples == tokens).all(), "an id does not fit the shard's dtype"
+        num, length = tokens.shape
+        assert length == self.length
+        assert not num or tokens.max() <= np.iinfo(self.dtype).max, "an id does not fit the dtype"
         assert self.masked == (mask is not None)
-        if mask is not None:
-            rows = np.empty(len(samples), _record(self.config))
-            rows["tokens"], rows[MASK] = samples, mask
-            samples = rows
-        num = len(samples)
-        sample = sum(self.config["column_sizes"])
-        head = 4 + 4 * (num + 1) + len(self._config_bytes)
-        offsets = (head + np.arange(num + 1, dtype=np.int64) * sample).astype("<u4")
-        return b"".join(
-            [np.uint32(num).tobytes(), offsets.tobytes(), self._config_bytes, samples.tobytes()]
+        head = self.num_bytes(0) + 4 * num
+        data = np.empty(self.num_bytes(num), np.uint8)
+        offsets = head + np.arange(num + 1, dtype=np.int64) * sum(self.config["column_sizes"])
+        data[:head] = np.frombuffer(
+            np.uint32(num).tobytes() + offsets.astype("<u4").tobytes() + self._config_bytes, np.uint8
         )
+        samples = data[head:].view(_record(self.config))
+        samples["tokens"] = tokens
+        if mask is not None:
+            samples[MASK] = mask
+        return data.data
 
     def pack(
         self, number: int, tokens: NDArray[np.uint32], mask: NDArray[np.bool_] | None = None
-    ) -> tuple[str, bytes, dict[str, Any]]:
+    ) -> tuple[str, bytes | memoryview, dict[str, Any]]:
         """A shard's file name, the bytes of its file (compressed if the format says so) and its
         index entry. Arrays as in `encode`."""
         data = self.encode(tokens, mask)
@@ -120,7 +122,7 @@ class ShardFormat:
         raw = {"basename": shard_name(number), "bytes": self.num_bytes(num_samples), "hashes": {}}
         return {**self.config, "samples": num_samples, "raw_data": raw, "zip_data": None}
 
-    def _hashes(self, data: bytes) -> dict[str, str]:
+    def _hashes(self, data: bytes | memoryview) -> dict[str, str]:
         return {HASH: xxhash.xxh64_hexdigest(data)} if self.hashed else {}
 
 

@@ -37,7 +37,7 @@ budget: TOKENS
 optimizer: {lr: 1e-3}
 """
 WORK = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 from ncamix.compilation.datasets import compile_plan
 from ncamix.compilation.compiled import compiled_samples
@@ -58,14 +58,16 @@ if sys.argv[1] == "bare":
 else:
     compile_plan(plan, Path(sys.argv[2]), quiet)
 taken = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps({"tokens": num_samples * 1024, "seconds": taken, "peak_bytes": peak}))
+sys.path.insert(0, sys.argv[3])
+from timing import peak_memory
+found = {"tokens": num_samples * 1024, "seconds": taken, "peak_bytes": peak_memory()}
+print(json.dumps(found))
 """
 
 
 def measure(way: str, home: Path, number: int) -> dict[str, float]:
     """Tokens, seconds and peak bytes of one way, in a process of its own."""
-    command = [sys.executable, "-c", WORK, way, f"out-{number}"]
+    command = [sys.executable, "-c", WORK, way, f"out-{number}", str(Path(__file__).parent)]
     # A cache of its own for each: compiled shards would be linked.
     environment = {**os.environ, "NCAMIX_CACHE": str(home / f"cache-{way}-{number}")}
     ended = subprocess.run(

@@ -52,6 +52,13 @@ def machine() -> dict[str, Any]:
     }
 
 
+def peak_memory() -> int:
+    """Largest resident size of this process in bytes (Linux). What `getrusage` says may be that of
+    the process that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
 def write_results(name: str, results: Mapping[str, Any]) -> None:
     """Write results and the machine to build/bench/NAME.json."""
     file = Path("build/bench") / f"{name}.json"
