@@ -21,6 +21,7 @@ from ncamix.errors import fail
 from ncamix.files import DATA_LOCK, write_whole
 from ncamix.owners import shards_needed
 from ncamix.plan import Plan
+from ncamix.planned_source import PlannedSource
 from ncamix.shards import INDEX, count_samples, file_of, is_sound, read_index
 from ncamix.splits import HELD_OUT
 from ncamix.stores import Store, is_url
@@ -66,7 +67,7 @@ def check_data(plan: Plan, data: Data) -> Plan:
             raise fail(f"{data} holds another '{name}' than the curriculum's (or none)", elsewhere)
         try:
             if is_url(data):
-                sizes[name] = sum(entry["samples"] for entry in read_index(here / name))
+                sizes[name] = _num_samples(here / name)
             else:
                 sizes[name] = count_samples(here / name)
             if source.text is not None:
@@ -79,6 +80,9 @@ def check_data(plan: Plan, data: Data) -> Plan:
             if limit > there and sizes[name] >= there:
                 what = f"{data}/{name} has {sizes[name]:,} samples, {limit:,} are to be read"
                 raise fail(what, way_out)
+            if limit < sizes[name] and "held_out" not in told["sources"][name]:
+                what = f"{data}/{name} does not say what it holds out beside {limit:,} samples"
+                raise fail(what, way_out)
             sizes[name] = min(limit, sizes[name])
     exact = with_sizes(plan, {n: sizes[n] for n, s in plan.sources.items() if s.spec.finite})
     for name, needed in compiled_samples(exact).items():
@@ -86,6 +90,23 @@ def check_data(plan: Plan, data: Data) -> Plan:
             what = f"{data}/{name} has {sizes[name]:,} samples, {needed:,} are needed"
             raise fail(what, way_out)
     return exact
+
+
+def held_out_in(data: Path, source: PlannedSource, split: str) -> int:
+    """Samples of a held-out split that a text has in checked datasets: of those that were compiled
+    for a larger limit, no more than it has under its own.
+
+    data: their `local_part`.
+    """
+    folder, limit = data / source.dataset, source.limit
+    if limit is None or _num_samples(folder) <= limit:
+        return _num_samples(folder / split)
+    steps = json.loads((data / PLAN).read_text())["sources"][source.dataset]["held_out"]
+    return max(int(step[1 + HELD_OUT.index(split)]) for step in steps if step[0] <= limit)
+
+
+def _num_samples(folder: Path) -> int:
+    return sum(int(entry["samples"]) for entry in read_index(folder))
 
 
 def compiled_samples(plan: Plan) -> dict[str, int]:

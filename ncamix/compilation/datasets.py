@@ -28,7 +28,7 @@ from ncamix.errors import fail
 from ncamix.limits import refuse_untrained
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
-from ncamix.text_compilation import prepare_text, tokenizer_file
+from ncamix.text_compilation import held_out_steps, prepare_text, tokenizer_file
 from ncamix.waiting import Say
 
 ZSTD_LEVEL = 3
@@ -128,8 +128,12 @@ def _check_finished(plan: Plan, place: Place, how: Writing) -> None:
 
 
 def _facts(plan: Plan, how: Writing) -> dict[str, Any]:
-    """What plan.json says: the plan, with the names of its files, not where they lie here."""
+    """What plan.json says: the plan, with the names of its files, not where they lie here, and what
+    texts that are read up to a limit hold out below it."""
     facts = plan_json(plan)
+    for name, source in plan.sources.items():
+        if source.text is not None and source.limit is not None and not how.bake:
+            facts["sources"][name]["held_out"] = held_out_steps(source)
     facts["curriculum_file"] = Path(facts["curriculum_file"]).name
     facts["trainer"]["file"] = Path(facts["trainer"]["file"]).name
     return facts | ({"baked": True} if how.bake else {})

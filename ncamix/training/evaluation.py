@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ncamix import cache
 from ncamix.collation import Rows, labels_of, rows_of, segments_of
+from ncamix.compilation.compiled import held_out_in
 from ncamix.plan import Plan
 from ncamix.planned_source import PlannedSource
 from ncamix.shards import read_masks, read_samples
@@ -80,9 +81,11 @@ def evaluation_set(
     if source.text is None:
         samples = open_generator(source.evaluation_meaning()).samples(0, limit)
         return EvaluationSet(source, rows, samples, None, None)
-    folder = cache.entry(source.fingerprint) if data is None else data / name
-    if data is None:  # an entry may hold more than the plan's own
-        limit = min(limit, held_out_samples(source, "validation"))
+    if data is None:
+        folder, held = cache.entry(source.fingerprint), held_out_samples(source, "validation")
+    else:
+        folder, held = data / name, held_out_in(data, source, "validation")
+    limit = min(limit, held)  # there may be more than the plan's own
     samples = read_samples(folder / "validation", limit)
     masks = read_masks(folder / "validation", limit)
     assert facts is not None
