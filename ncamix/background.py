@@ -1,7 +1,8 @@
 """Text compiled by a process of its own, while its run trains.
 
     run     datasets to compile, pickled into a nameless file -> stdin of a fresh interpreter
-    child   one dataset after the other into the cache -> how far it is, what is done, what failed
+    child   one dataset after the other into the cache -> how far it is, what is done, what failed,
+            and what a reader should know
     run     looks between batches; at a stage's beginning, waits for what the stage needs
 
 Run and child share a connection. The child ends when the run's end of it closes, whatever ended the
@@ -31,6 +32,7 @@ from ncamix.errors import Problem, UserError
 from ncamix.plan import Plan
 from ncamix.planned_source import too_small
 from ncamix.text_compilation import compile_text, is_compiled
+from ncamix.waiting import tell, tell_by
 
 _TELL_SECONDS = 0.5  # between two words on how far the child is
 _LAST_WORDS = 2000  # characters kept of what a child that died wrote to its standard error
@@ -110,7 +112,8 @@ class Compiler:
             )
 
     def poll(self, seconds: float = 0.0) -> None:
-        """Take in what the child has said; wait for its next word for so long at most."""
+        """Take in what the child has said, and tell what it tells; wait for its next word for so long
+        at most."""
         try:
             while self.pending and self.failure is None and self._connection.poll(seconds):
                 kind, told = self._connection.recv()
@@ -119,6 +122,8 @@ class Compiler:
                     self._at = told
                 elif kind == "done":
                     self.pending.remove(told)
+                elif kind == "told":
+                    tell(told)
                 else:
                     self.failure = told
         except (EOFError, OSError):
@@ -166,6 +171,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_run, args=(connection,), daemon=True).start()
     work: Work = pickle.load(sys.stdin.buffer)
+    tell_by(lambda line: connection.send(("told", line)))
     try:
         _compile(work, connection)
     except Exception as error:

@@ -18,7 +18,7 @@ from ncamix.loading import LoadedCurriculum
 from ncamix.planned_source import Benchmark, EarlierText
 from ncamix.sizes import corpus_size
 from ncamix.sources import SourceSpec, TextSource
-from ncamix.sources.corpus import CorpusFile, CorpusSource, corpus_files, corpus_hash
+from ncamix.sources.corpus import CorpusFile, CorpusSource, corpus_files, corpus_hash, hashed
 from ncamix.waiting import Say
 
 CURATED = ("holdout", "duplicates")  # keys of a text's meaning that do not change how it is read
@@ -83,10 +83,11 @@ class Corpora:
         self.num_bytes[name] = corpus_size(files, spec.columns())
         if not self.num_bytes[name][0]:
             raise fail(f"the text is empty ({len(files)} files)", "name other files")
-        meaning = {**spec.document_meaning(), "documents": corpus_hash(files, self._say)}
+        known = hashed(files, self._say)
+        meaning = {**spec.document_meaning(), "documents": corpus_hash(known)}
         if spec.by_repository:
-            meaning["repositories"] = [file.repository for file in files]
-        return tuple(files), meaning
+            meaning["repositories"] = [file.repository for file in known]
+        return known, meaning
 
     def _bad(self, name: str, path: tuple[str, ...], what: str, remedy: str) -> None:
         document = self._loaded.document
@@ -132,8 +133,8 @@ def find_benchmarks(loaded: LoadedCurriculum) -> tuple[tuple[Benchmark, ...], li
     found, problems, path = [], [], ("evaluate", "benchmarks")
     for i, entry in enumerate(loaded.curriculum.evaluate.benchmarks or ()):
         try:
-            files = corpus_files((entry,), loaded.document.folder_of(path))
-            found.append(Benchmark(entry, tuple(files), corpus_hash(files)))
+            files = hashed(corpus_files((entry,), loaded.document.folder_of(path)))
+            found.append(Benchmark(entry, files, corpus_hash(files)))
         except UserError as error:
             problem = error.problems[0]
             problems.append(loaded.document.problem((*path, i), problem.what, problem.remedy))

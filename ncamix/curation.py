@@ -14,15 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ncamix.documents import Document, read_corpus, read_documents
+from ncamix.documents import Document, batches, read_corpus, read_documents
 from ncamix.duplicates import Digests, Signatures
 from ncamix.errors import fail
 from ncamix.planned_source import PlannedSource
 from ncamix.sources import PairsSource, TextSource
 from ncamix.splits import split_of
-
-BATCH_CHARACTERS = 1 << 20  # documents are compared in batches of about so many
-BATCH_DOCUMENTS = 1 << 8  # and of so many at most
 
 
 def split_documents(
@@ -83,16 +80,3 @@ class _Copies:
             batch = [document for document, copy in zip(batch, near, strict=True) if not copy]
             self.report["near_copies"] += int(near.sum())
         return batch
-
-
-def batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    """Documents in batches that are bounded in characters, but for one document, and number."""
-    for first in documents:
-        batch, size = [first], len(first.text)
-        while size < BATCH_CHARACTERS and len(batch) < BATCH_DOCUMENTS:
-            document = next(documents, None)
-            if document is None:
-                break
-            batch.append(document)
-            size += len(document.text)
-        yield batch

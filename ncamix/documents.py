@@ -4,18 +4,20 @@
     rows of the hub, as stored                                                -> documents
 
 What is no text is left out and counted. A document knows the package and the repository that it
-belongs to, by which it may be held out.
+belongs to, by which it may be held out. No document of a file that was hashed is handed on before
+it is sure that the file is still the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from ncamix.containers import opened, read_members, readable
 from ncamix.errors import fail
 from ncamix.formats import LARGEST_DOCUMENT, Format, format_of, legible
+from ncamix.hashing import Watched
 from ncamix.omissions import Omissions, decoded
 from ncamix.rows import Row, hub_rows, json_rows, no_column, parquet_rows
 from ncamix.sources.corpus import REPOSITORIES, CorpusFile, CorpusSource, no_repository
@@ -24,6 +26,8 @@ from ncamix.sources.text import TextSource
 
 _ANY = TextSource.model_validate({"kind": "text", "files": "*"})
 _BINARY_HEAD = 1 << 13  # bytes in which a NUL means binary, as git has it
+BATCH_CHARACTERS = 1 << 20  # documents are compared in batches of about so many
+BATCH_DOCUMENTS = 1 << 8  # and of so many at most
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,9 @@ class Pair(Document):
 
     prompt: str = ""
     response: str = ""
+
+
+AnyDocument = TypeVar("AnyDocument", bound=Document)
 
 
 def package_of(name: str) -> str:
@@ -77,23 +84,13 @@ def read_documents(
     without further keys. report: told what is left out, see `Omissions`.
 
     Raises:
-        UserError: a file cannot be read, a row is broken or lacks its column, the hub cannot be
-            reached or has no such data set, or a document has no repository to be held out by.
+        UserError: a file cannot be read or has changed since it was hashed, a row is broken or
+            lacks its column, the hub cannot be reached or has no such data set, or a document has
+            no repository to be held out by.
     """
     spec, omissions = spec or _ANY, Omissions(report)
     for file in files or ():
-        form = format_of(file.name)
-        if form.has_rows:
-            rows = _file_rows(spec, file, form, omissions)
-            yield from _texts(spec, rows, file, omissions)
-            continue
-        for document in _whole_documents(spec, file, form, omissions):
-            if not document.text.strip():
-                omissions.add("empty", document.name)
-            elif spec.by_repository and document.repository is None:
-                raise no_repository(str(file.path))
-            else:
-                yield document
+        yield from as_hashed(file, _file_documents(spec, file, omissions))
     if files is None:
         yield from _texts(spec, hub_rows(spec.data_set()), None, omissions)
 
@@ -110,9 +107,56 @@ def read_pairs(
     omissions = Omissions(report)
     for file in files or ():
         rows = _file_rows(spec, file, format_of(file.name), omissions)
-        yield from _pairs(spec, rows, file, omissions)
+        yield from as_hashed(file, _pairs(spec, rows, file, omissions))
     if files is None:
         yield from _pairs(spec, hub_rows(spec.data_set()), None, omissions)
+
+
+def as_hashed(file: CorpusFile, documents: Iterator[AnyDocument]) -> Iterator[AnyDocument]:
+    """The documents of a file, read as they are asked for: those that it held when it was hashed.
+
+    Raises:
+        UserError: the file has changed since, or is gone.
+    """
+    if file.known is None:
+        yield from documents
+        return
+    watched = Watched(file.path, file.known)
+    try:
+        for batch in batches(documents):
+            watched.check()
+            yield from batch
+    except Exception:  # what a changed file holds may be anything
+        watched.finish()
+        raise
+    watched.finish()
+
+
+def batches(documents: Iterator[AnyDocument]) -> Iterator[list[AnyDocument]]:
+    """Documents in batches that are bounded in characters, but for one document, and number."""
+    for first in documents:
+        batch, size = [first], len(first.text)
+        while size < BATCH_CHARACTERS and len(batch) < BATCH_DOCUMENTS:
+            document = next(documents, None)
+            if document is None:
+                break
+            batch.append(document)
+            size += len(document.text)
+        yield batch
+
+
+def _file_documents(spec: TextSource, file: CorpusFile, omissions: Omissions) -> Iterator[Document]:
+    form = format_of(file.name)
+    if form.has_rows:
+        yield from _texts(spec, _file_rows(spec, file, form, omissions), file, omissions)
+        return
+    for document in _whole_documents(spec, file, form, omissions):
+        if not document.text.strip():
+            omissions.add("empty", document.name)
+        elif spec.by_repository and document.repository is None:
+            raise no_repository(str(file.path))
+        else:
+            yield document
 
 
 def _whole_documents(

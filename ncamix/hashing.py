@@ -2,6 +2,7 @@
 
     path, size, mtime, ctime, inode -> the remembered hash, or else the file is read
                                                               -> remembered
+    a file that is read for its text, and its hash -> is it still the same?
 
 The memory is one SQLite file in the cache. A file that changed in the two seconds before it was
 read is not remembered: another change might leave the same times (git's rule). Nothing depends on
@@ -14,7 +15,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ncamix.cache import cache_root
-from ncamix.errors import fail
+from ncamix.errors import UserError, fail
 from ncamix.threads import count_threads
 from ncamix.waiting import Say, quiet
 
@@ -41,17 +42,21 @@ _SAY_AFTER = 1.0  # seconds
 _KEEP_EVERY = 5.0  # seconds
 
 
-@dataclass(frozen=True)
-class _Read:
-    """A file that was read; state: None if it may change without being noticed."""
+@dataclass(frozen=True, slots=True)
+class FileHash:
+    """A file as it was hashed.
 
-    path: Path
+    digest: BLAKE2b of its content, 16 bytes. state: what told this content from others. settled:
+    no later change leaves the same state.
+    """
+
     digest: bytes
-    state: str | None
+    state: str
+    settled: bool
 
 
-def file_digests(paths: Sequence[Path], say: Say = quiet) -> list[bytes]:
-    """BLAKE2b of the contents of files, 16 bytes each, in the order of `paths` (resolved ones).
+def file_hashes(paths: Sequence[Path], say: Say = quiet) -> list[FileHash]:
+    """Hashes of files, in the order of `paths` (resolved ones).
 
     Raises:
         UserError: a file cannot be read.
@@ -62,37 +67,94 @@ def file_digests(paths: Sequence[Path], say: Say = quiet) -> list[bytes]:
             found[path] = os.stat(path)
         except OSError as error:
             raise fail(f"cannot read {path}: {error.strerror}") from None
-    digests = _recall({path: _state(stat) for path, stat in found.items()})
-    missing = {path: stat.st_size for path, stat in found.items() if path not in digests}
+    hashes = _recall({path: _state(stat) for path, stat in found.items()})
+    missing = {path: stat.st_size for path, stat in found.items() if path not in hashes}
     if missing:
-        unkept: list[_Read] = []
+        unkept: dict[Path, FileHash] = {}
         kept_at = time.monotonic()
-        for read in _read_all(missing, say):
-            digests[read.path] = read.digest
-            unkept.append(read)
+        for path, read in _read_all(missing, say):
+            hashes[path] = unkept[path] = read
             if time.monotonic() - kept_at > _KEEP_EVERY:
                 _remember(unkept)
-                unkept, kept_at = [], time.monotonic()
+                unkept, kept_at = {}, time.monotonic()
         _remember(unkept)
-    return [digests[path] for path in paths]
+    return [hashes[path] for path in paths]
+
+
+class Watched:
+    """A file that is read for what it was when it was hashed.
+
+    Raises (when made, and from its methods):
+        UserError: it has changed since, or is gone.
+    """
+
+    def __init__(self, path: Path, known: FileHash) -> None:
+        self.path, self._hash = path, known
+        if not known.settled or self._state() != known.state:
+            self._read_again()
+
+    def check(self) -> None:
+        """See that what was read so far is what was hashed."""
+        state = self._state()
+        if state == self._hash.state:
+            return
+        if _written(state) != _written(self._hash.state):
+            raise changed(self.path)
+        self._read_again()  # its mode or its links have changed
+
+    def finish(self) -> None:
+        """The same, of a file that is read no further."""
+        self.check()
+        if not self._hash.settled:
+            self._read_again()
+
+    def _state(self) -> str:
+        try:
+            return _state(os.stat(self.path))
+        except OSError:
+            raise changed(self.path) from None
+
+    def _read_again(self) -> None:
+        try:
+            found = _read(self.path, [0], threading.Event())
+        except UserError:
+            raise changed(self.path) from None
+        if found.digest != self._hash.digest:
+            raise changed(self.path)
+        self._hash = found
+
+
+def changed(path: Path) -> UserError:
+    """The error of a file that is not what the plan knows any more."""
+    what = "has changed" if path.exists() else "has vanished"
+    return fail(
+        f"{path} {what} while this command was at work",
+        "run the same command again; a run that has begun needs the file as it was, or --fresh",
+    )
 
 
 def _state(found: os.stat_result) -> str:
     """What tells one content of a file from another without reading it."""
-    times = f"{found.st_mtime_ns} {found.st_ctime_ns}"
-    return f"{found.st_size} {times} {found.st_ino}"
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
 
 
-def _read_all(sizes: Mapping[Path, int], say: Say) -> Iterator[_Read]:
+def _written(state: str) -> list[str]:
+    """The part of a state that changes only when a file is written, replaced or touched."""
+    size, mtime, _, inode = state.split()
+    return [size, mtime, inode]
+
+
+def _read_all(sizes: Mapping[Path, int], say: Say) -> Iterator[tuple[Path, FileHash]]:
     """Read files on all cores, as they come."""
     total, done = sum(sizes.values()), [0]
     began, stop = time.monotonic(), threading.Event()
 
-    def work(block: list[Path]) -> list[_Read]:
-        return [_read(path, done, stop) for path in block]
+    def work(block: list[Path]) -> list[tuple[Path, FileHash]]:
+        return [(path, _read(path, done, stop)) for path in block]
 
     with ThreadPoolExecutor(count_threads(), "ncamix-hashing") as pool:
-        pending: set[Future[list[_Read]]] = {pool.submit(work, b) for b in _blocks(sizes)}
+        pending: set[Future[list[tuple[Path, FileHash]]]]
+        pending = {pool.submit(work, block) for block in _blocks(sizes)}
         try:
             while pending:
                 ended, pending = wait(pending, _SAY_AFTER / 4, "FIRST_COMPLETED")
@@ -118,7 +180,7 @@ def _blocks(sizes: Mapping[Path, int]) -> Iterator[list[Path]]:
         yield block
 
 
-def _read(path: Path, done: list[int], stop: threading.Event) -> _Read:
+def _read(path: Path, done: list[int], stop: threading.Event) -> FileHash:
     """Hash a file; `done` counts bytes, roughly where threads meet."""
     digest, now = hashlib.blake2b(digest_size=16), time.time_ns()
     try:
@@ -131,7 +193,7 @@ def _read(path: Path, done: list[int], stop: threading.Event) -> _Read:
     except OSError as error:
         raise fail(f"cannot read {path}: {error.strerror}") from None
     settled = now - after.st_mtime_ns >= SETTLED and _state(before) == _state(after)
-    return _Read(path, digest.digest(), _state(after) if settled else None)
+    return FileHash(digest.digest(), _state(after), settled)
 
 
 def _transact(work: Callable[[sqlite3.Connection], None]) -> None:
@@ -149,9 +211,9 @@ def _transact(work: Callable[[sqlite3.Connection], None]) -> None:
             file.unlink()
 
 
-def _recall(states: Mapping[Path, str]) -> dict[Path, bytes]:
+def _recall(states: Mapping[Path, str]) -> dict[Path, FileHash]:
     """The remembered hashes of those files that are as they were."""
-    found: dict[Path, bytes] = {}
+    found: dict[Path, FileHash] = {}
     paths = {os.fsencode(path): path for path in states}
     keys = list(paths)
 
@@ -162,15 +224,15 @@ def _recall(states: Mapping[Path, str]) -> dict[Path, bytes]:
             rows = memory.execute(f"{_SELECT} ({places})", asked)
             for key, state, digest in rows:
                 if states[paths[key]] == state:
-                    found[paths[key]] = digest
+                    found[paths[key]] = FileHash(digest, state, settled=True)
 
     if (cache_root() / MEMORY).exists():
         _transact(ask)
     return found
 
 
-def _remember(read: Iterable[_Read]) -> None:
-    rows = [(os.fsencode(r.path), r.state, r.digest) for r in read if r.state is not None]
+def _remember(read: Mapping[Path, FileHash]) -> None:
+    rows = [(os.fsencode(path), r.state, r.digest) for path, r in read.items() if r.settled]
 
     def keep(memory: sqlite3.Connection) -> None:
         memory.execute(_TABLE)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from ncamix import cache
 from ncamix.containers import opened, readable
 from ncamix.curation import split_documents
-from ncamix.documents import read_documents
+from ncamix.documents import Document, as_hashed, read_documents
 from ncamix.errors import UserError, fail
 from ncamix.files import write_whole
 from ncamix.formats import Format, format_of
@@ -130,17 +130,18 @@ def benchmark_documents(benchmark: Benchmark) -> Iterator[tuple[str, str]]:
     The text of a line is all its strings, however deep, but for the keys of mappings.
 
     Raises:
-        UserError: a file cannot be read, or a line is not JSON.
+        UserError: a file cannot be read or has changed, or a line is not JSON.
     """
     for file in benchmark.files:
         form = format_of(file.name)
         if form.holds == "jsonl":
-            yield from _lines(file, form)
+            documents = as_hashed(file, _lines(file, form))
         else:
-            yield from ((d.name, d.text) for d in read_documents([file], None))
+            documents = read_documents([file], None)
+        yield from ((document.name, document.text) for document in documents)
 
 
-def _lines(file: CorpusFile, form: Format) -> Iterator[tuple[str, str]]:
+def _lines(file: CorpusFile, form: Format) -> Iterator[Document]:
     with readable(file.path), opened(file.path, form.compression) as lines:
         for i, line in enumerate(lines, 1):
             if not line.strip():
@@ -152,7 +153,8 @@ def _lines(file: CorpusFile, form: Format) -> Iterator[tuple[str, str]]:
                     f"line {i} of {file.path} is not JSON",
                     "write one value a line, or name the file .txt",
                 ) from None
-            yield f"{file.name}:{i}", text.encode(errors="replace").decode()
+            name = f"{file.name}:{i}"
+            yield Document(name, name, text.encode(errors="replace").decode())
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -21,6 +21,7 @@ from ncamix import cache, tokenization
 from ncamix.curation import split_documents
 from ncamix.errors import UserError, fail
 from ncamix.files import write_whole
+from ncamix.hashing import changed
 from ncamix.keys import fingerprint
 from ncamix.overlap import Evaluation, check_overlap, overlap_counter, overlap_remarks
 from ncamix.plan import Plan
@@ -118,7 +119,10 @@ def _make_tokenizer(plan: Plan, meaning: dict[str, Any], say: Say) -> HubTokeniz
     if meaning["kind"] == "bytes":
         return tokenization.byte_tokenizer()
     if meaning["kind"] == "pretrained":
-        return tokenization.open_pretrained(Path(meaning["file"]))
+        tokenizer = tokenization.open_pretrained(Path(meaning["file"]))
+        if tokenization.read_pretrained(Path(meaning["file"])).content != meaning["content"]:
+            raise changed(Path(meaning["file"]))
+        return tokenizer
     say(f"training a tokenizer of {meaning['size']:,} ids", 0.0)
 
     def texts() -> Iterator[str]:
@@ -151,9 +155,9 @@ def compile_text(
     has under its limit; the process holds the entry until it ends.
 
     Raises:
-        UserError: the corpus is empty or cannot be read, nothing is held out where something should
-            be, a pair is too long, it shares what it must not with an evaluation set, or the cache
-            cannot be written.
+        UserError: the corpus is empty, cannot be read or has changed since it was planned, nothing
+            is held out where something should be, a pair is too long, it shares what it must not
+            with an evaluation set, or the cache cannot be written.
     """
     digest, evaluation = source.fingerprint, evaluation or Evaluation(plan, say)
     cache.hold(digest)
@@ -176,6 +180,18 @@ def held_out_samples(source: PlannedSource, split: str) -> int:
     info = cache.entry_info(source.fingerprint)
     assert info is not None, "text is compiled before it is evaluated on"
     return _under_limit(source, info)[f"{split}_samples"]
+
+
+def held_out_steps(source: PlannedSource) -> list[list[int]]:
+    """How much a compiled source holds out, by how much of it is read: [samples to train on,
+    *held-out samples of each split] wherever that grows, up to all that its entry holds."""
+    steps: list[list[int]] = []
+    num_samples = 0
+    for shard in read_log(cache.entry(source.fingerprint))[0]:
+        num_samples += shard.num_samples
+        if not steps or steps[-1][1:] != list(shard.held):
+            steps.append([num_samples, *shard.held])
+    return steps
 
 
 def _under_limit(source: PlannedSource, info: Mapping[str, Any]) -> dict[str, int]:

@@ -22,7 +22,20 @@ def quiet(what: str, share: float) -> None:
 def tell(line: str) -> None:
     """Say what a reader should know even when nothing is being waited for: on stderr, from any
     process."""
+    _tell(line)
+
+
+def tell_by(way: Callable[[str], None]) -> None:
+    """Have another say what this process tells from now on."""
+    global _tell
+    _tell = way
+
+
+def _print(line: str) -> None:
     print(f"ncamix: {line}", file=sys.stderr, flush=True)
+
+
+_tell: Callable[[str], None] = _print
 
 
 class Waiting:

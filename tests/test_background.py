@@ -199,6 +199,30 @@ def test_a_child_that_dies_is_told_of(plan_of: Planner) -> None:
             raise error_of(compiler.failure)
 
 
+def test_what_the_child_mends_is_told_by_the_run(
+    plan_of: Planner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_of(BODY)
+    for name in ("words", "more"):
+        text_compilation.compile_text(plan, plan.sources[name])
+    (cache.entry(plan.sources["more"].fingerprint) / "shard.00000.mds").unlink()
+    with compiling(plan) as compiler:
+        finish(compiler)
+        assert compiler.failure is None
+    told = "'more' in the cache: 1 of 3 shards were damaged or missing; made again"
+    assert capsys.readouterr().err == f"ncamix: {told}\n"
+
+
+def test_a_file_that_changes_stops_the_run_by_its_name(plan_of: Planner, tmp_path: Path) -> None:
+    plan = plan_of(BODY)
+    (tmp_path / "more/03.txt").write_text("other words")
+    with compiling(plan) as compiler:
+        finish(compiler)
+        assert compiler.failure is not None
+        assert "more/03.txt has changed while" in str(error_of(compiler.failure))
+        assert not text_compilation.is_compiled(plan.sources["more"])
+
+
 def test_failures_cross_processes() -> None:
     def crossed(error: Exception) -> Exception:
         return error_of(pickle.loads(pickle.dumps(failure_of(error))))

@@ -15,7 +15,7 @@ from ncamix.errors import UserError
 from ncamix.loading import load_curriculum
 from ncamix.plan import Plan
 from ncamix.sources import TextSource
-from ncamix.sources.corpus import CorpusFile, corpus_files, corpus_hash
+from ncamix.sources.corpus import CorpusFile, corpus_files, corpus_hash, hashed
 
 
 @pytest.fixture
@@ -67,12 +67,12 @@ def test_names_that_are_not_utf8_are_spelled_out(tmp_path: Path) -> None:
     files = corpus_files(("*.txt",), tmp_path)
     assert [f.name for f in files] == ["caf\\udce9.txt", "caf\u00e9.txt"]
     assert all(f.path.read_text() == "x" for f in files)
-    assert len(corpus_hash(files)) == 32
+    assert len(corpus_hash(hashed(files))) == 32
 
 
 def test_the_corpus_hash_knows_names_and_contents(corpus: Path) -> None:
     def now() -> str:
-        return corpus_hash(corpus_files(("**/*.txt",), corpus))
+        return corpus_hash(hashed(corpus_files(("**/*.txt",), corpus)))
 
     first = now()
     (corpus / "p0/00.txt").rename(corpus / "p0/000.txt")

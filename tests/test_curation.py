@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from ncamix.curation import BATCH_CHARACTERS, BATCH_DOCUMENTS, batches, split_documents
-from ncamix.documents import Document
+from ncamix.curation import split_documents
 from ncamix.errors import UserError
 from ncamix.plan import Plan
 from ncamix.planning import make_plan
@@ -173,16 +172,6 @@ def test_no_near_copy_of_a_held_out_document_is_trained_on(
     kept = plan_of(curriculum("{a: 1}", a=", duplicates: drop, holdout: {share: 0.5}"))
     sides = {(d.name[2:], s) for d, s in split_documents(kept.sources["a"])}
     assert len(sides) > 80  # without it, they were on both sides
-
-
-def test_batches_hold_everything_in_order_and_are_bounded() -> None:
-    sizes = [1, BATCH_CHARACTERS, 5, *([BATCH_CHARACTERS // 4] * 9), *([2] * 3 * BATCH_DOCUMENTS)]
-    given = [Document(str(i), "", "x" * size) for i, size in enumerate(sizes)]
-    made = list(batches(iter(given)))
-    assert [document for batch in made for document in batch] == given
-    for batch in made:
-        assert 0 < len(batch) <= BATCH_DOCUMENTS
-        assert sum(len(d.text) for d in batch[:-1]) < BATCH_CHARACTERS
 
 
 def test_a_compiled_text_says_what_was_dropped(

@@ -19,10 +19,18 @@ from plan_files import SOURCES, curriculum, plan_of, stage
 from pyarrow import parquet
 
 from ncamix import cache
-from ncamix.documents import Document, Pair, read_documents, read_pairs
+from ncamix.documents import (
+    BATCH_CHARACTERS,
+    BATCH_DOCUMENTS,
+    Document,
+    Pair,
+    batches,
+    read_documents,
+    read_pairs,
+)
 from ncamix.errors import UserError
 from ncamix.sources import PairsSource, TextSource
-from ncamix.sources.corpus import corpus_files
+from ncamix.sources.corpus import corpus_files, hashed
 from ncamix.splits import split_of
 from ncamix.text_compilation import prepare_text
 
@@ -248,13 +256,45 @@ def test_a_corpus_of_every_format_is_compiled(tmp_path: Path) -> None:
     assert info is not None and info["num_documents"] == 10
 
 
-def test_what_vanishes_or_breaks_between_plan_and_compilation_is_told(tmp_path: Path) -> None:
+def test_what_is_broken_or_vanishes_is_told_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("words " * 100)
-    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"words " * 100))
-    plan = planned(tmp_path, "['*.txt', '*.gz']")
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"words " * 100)[:-9])
+    plan = planned(tmp_path, "['*.txt', '*.gz']")
     with pytest.raises(UserError, match=r"cannot read .*b\.txt\.gz: Compressed file ended before"):
         prepare_text(plan)
     (tmp_path / "a.txt").unlink()
-    with pytest.raises(UserError, match=r"cannot read .*a\.txt: No such file"):
+    with pytest.raises(UserError, match=r"/a\.txt has vanished while"):
         prepare_text(plan)
+
+
+# Read as they were hashed
+
+
+def test_batches_hold_everything_in_order_and_are_bounded() -> None:
+    sizes = [1, BATCH_CHARACTERS, 5, *([BATCH_CHARACTERS // 4] * 9), *([2] * 3 * BATCH_DOCUMENTS)]
+    given = [Document(str(i), "", "x" * size) for i, size in enumerate(sizes)]
+    made = list(batches(iter(given)))
+    assert [document for batch in made for document in batch] == given
+    for batch in made:
+        assert 0 < len(batch) <= BATCH_DOCUMENTS
+        assert sum(len(d.text) for d in batch[:-1]) < BATCH_CHARACTERS
+
+
+def test_documents_of_a_file_that_changes_are_not_handed_on(tmp_path: Path) -> None:
+    rows = [json.dumps({"text": f"row {i}"}) + "\n" for i in range(4 * BATCH_DOCUMENTS)]
+    (tmp_path / "a.jsonl").write_text("".join(rows))
+    (tmp_path / "b.jsonl").write_text('{"text": "last"}')
+    files = hashed(corpus_files(("*.jsonl",), tmp_path))
+    names = [document.name for document in read_documents(files)]
+    assert len(names) == len(rows) + 1
+    found = read_documents(files)
+    assert [next(found).name for _ in range(BATCH_DOCUMENTS)] == names[:BATCH_DOCUMENTS]
+    (tmp_path / "a.jsonl").write_text("".join(rows).replace("row", "now"))
+    with pytest.raises(UserError, match=r"a\.jsonl has changed while"):
+        list(found)
+    (tmp_path / "a.jsonl").write_text("".join(rows))
+    found = read_documents(files)
+    assert sum(1 for _, document in zip(rows, found, strict=False)) == len(rows)
+    (tmp_path / "b.jsonl").write_text("no JSON")  # of a changed file, its own fault is no matter
+    with pytest.raises(UserError, match=r"b\.jsonl has changed while"):
+        next(found)

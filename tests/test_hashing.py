@@ -16,7 +16,7 @@ import pytest
 
 from ncamix import hashing
 from ncamix.errors import UserError
-from ncamix.hashing import file_digests
+from ncamix.hashing import Watched, file_hashes
 
 
 def written(folder: Path, texts: dict[str, str], age: float = 60.0) -> list[Path]:
@@ -31,6 +31,10 @@ def written(folder: Path, texts: dict[str, str], age: float = 60.0) -> list[Path
 
 def expected(paths: list[Path]) -> list[bytes]:
     return [hashlib.blake2b(p.read_bytes(), digest_size=16).digest() for p in paths]
+
+
+def file_digests(paths: list[Path]) -> list[bytes]:
+    return [known.digest for known in file_hashes(paths)]
 
 
 def remembered(cache: Path) -> set[str]:
@@ -118,9 +122,9 @@ def test_many_processes_at_once(tmp_path: Path, own_cache: Path) -> None:
     texts = {f"{i}.txt": f"text {i}" for i in range(300)}
     paths = written(tmp_path, texts)
     code = (
-        "import sys; from pathlib import Path; from ncamix.hashing import file_digests\n"
+        "import sys; from pathlib import Path; from ncamix.hashing import file_hashes\n"
         "paths = sorted(Path(sys.argv[1]).glob('*.txt'))[int(sys.argv[2]):]\n"
-        "print(b''.join(file_digests(paths)).hex())"
+        "print(b''.join(known.digest for known in file_hashes(paths)).hex())"
     )
     running = [
         subprocess.Popen(
@@ -150,7 +154,7 @@ def test_long_work_says_how_far_it_is_and_keeps_what_it_has(
         said.append(share)
         kept.append(len(remembered(own_cache)))
 
-    assert file_digests(paths, say) == expected(paths)
+    assert [known.digest for known in file_hashes(paths, say)] == expected(paths)
     assert said == sorted(said) and said[0] >= 0 and said[-1] <= 1
     assert kept[-1] > 0
 
@@ -163,3 +167,66 @@ def test_files_that_cannot_be_read_are_told_and_no_thread_is_left(tmp_path: Path
     with pytest.raises(UserError, match=r"cannot read .*/7: No such file"):
         file_digests(paths)
     assert not [t for t in threading.enumerate() if t.name.startswith("ncamix-hashing")]
+
+
+# Files that are read for what they were when they were hashed
+
+
+@pytest.mark.parametrize("age", [60.0, 0.0])
+def test_a_file_that_stays_as_it_was_is_read_in_peace(tmp_path: Path, age: float) -> None:
+    (path,) = written(tmp_path, {"a": "one"}, age)
+    (known,) = file_hashes([path])
+    assert known.settled == bool(age)
+    watched = Watched(path, known)
+    path.chmod(0o600)  # of no consequence
+    os.link(path, tmp_path / "b")
+    watched.check()
+    watched.finish()
+    os.utime(path)  # touched before it is read
+    Watched(path, known).finish()
+
+
+@pytest.mark.parametrize("how", ["rewritten", "replaced", "grown", "gone", "unreadable"])
+def test_a_file_that_changes_is_told_by_its_name(tmp_path: Path, how: str) -> None:
+    (path,) = written(tmp_path, {"a": "one"})
+    (known,) = file_hashes([path])
+    watched = Watched(path, known)
+    watched.check()
+    if how == "rewritten":
+        path.write_text("two")
+    elif how == "replaced":
+        written(tmp_path, {"other": "two"})[0].replace(path)
+    elif how == "grown":
+        path.write_text("one and two")
+    else:
+        path.unlink()
+        if how == "unreadable":
+            path.mkdir()
+    told = "vanished" if how == "gone" else "changed"
+    for look in (watched.check, watched.finish, lambda: Watched(path, known)):
+        with pytest.raises(UserError, match=f"/a has {told} while .*\n.*the same command again"):
+            look()
+
+
+def test_what_is_written_and_written_back_while_it_is_read_has_changed(tmp_path: Path) -> None:
+    (path,) = written(tmp_path, {"a": "one"})
+    (known,) = file_hashes([path])
+    watched = Watched(path, known)
+    path.write_text("two")
+    path.write_text("one")
+    with pytest.raises(UserError, match="has changed"):
+        watched.check()
+
+
+def test_a_change_that_leaves_the_same_times_is_found_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = written(tmp_path, {"a": "one"}, age=0)
+    (known,) = file_hashes([path])
+    watched = Watched(path, known)
+    state = watched._state()
+    path.write_text("two")
+    monkeypatch.setattr(Watched, "_state", lambda self: state)
+    watched.check()
+    with pytest.raises(UserError, match="has changed"):
+        watched.finish()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ncamix import cache, encoding, inventory, text_compilation
+from ncamix import cache, encoding, inventory, text_compilation, tokenization
 from ncamix.errors import UserError
 from ncamix.keys import fingerprint
 from ncamix.plan import Plan
@@ -26,6 +28,7 @@ from ncamix.shard_log import LOG
 from ncamix.shards import read_index, read_samples
 from ncamix.splits import HELD_OUT
 from ncamix.text_compilation import (
+    TextFacts,
     compile_text,
     held_out_samples,
     prepare_text,
@@ -208,19 +211,99 @@ def test_other_damage_is_mended_as_well(corpus: Path, plan_of: Planner, name: st
 
 
 def test_a_shard_that_comes_out_otherwise_is_compiled_with_all_others(
-    corpus: Path, plan_of: Planner, capsys: pytest.CaptureFixture[str]
+    hub: Path, plan_of: Planner, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = plan_of(CURRICULUM)
+    plan = plan_of(HUB.replace("HUB", str(hub)), name="hub")
     source = prepare_text(plan).sources["words"]
     folder = cache.entry(source.fingerprint)
     (folder / "shard.00003.mds").unlink()
-    for path in corpus.glob("*.txt"):  # behind the plan's back: it has been hashed already
-        path.write_text(path.read_text()[::-1])
+    rows = (hub / "a.jsonl").read_text()
+    (hub / "a.jsonl").write_text(rows.replace("xx", "yy"))  # its branch has moved on
+    forget()
     compile_text(plan, source)
     assert "compiled anew, all of it" in capsys.readouterr().err
     forget()
     info = compile_text(plan, source)
-    assert info["num_samples"] == len(read_samples(folder)) > 100
+    assert info["num_samples"] == len(read_samples(folder)) == source.limit
+
+
+# Files that change after they were hashed
+
+
+CHANGING = """\
+tokenizer: {bpe: 300, train_on: [first]}
+sources:
+  first: {kind: text, files: ["corpus/*.txt"], repeat: free}
+  words: {kind: text, files: ["more/*"], holdout: {share: 0.2}, repeat: free}
+stages:
+  - {name: first, duration: 100%, mixture: {words: 1, first: 1}}
+evaluate: {benchmarks: "bench/*"}
+"""
+
+
+@pytest.fixture
+def changing(corpus: Path) -> Path:
+    """A text, one that comes after it in an archive and rows, and a benchmark of either kind."""
+    for name in ("more", "bench"):
+        (corpus.parent / name).mkdir()
+    texts = [path.read_text() for path in sorted(corpus.glob("*.txt"))]
+    rows = [json.dumps({"text": f"{i} {texts[i % 60]}"}) for i in range(600)]
+    (corpus.parent / "more/b.jsonl").write_text("\n".join(rows))
+    with zipfile.ZipFile(corpus.parent / "more/a.zip", "w") as archive:
+        archive.writestr("x.txt", texts[3][::-1])
+    (corpus.parent / "bench/a.txt").write_text("one two three " * 20)
+    (corpus.parent / "bench/b.jsonl").write_text('{"q": "four five six"}')
+    return corpus.parent
+
+
+@pytest.mark.parametrize(
+    "name", ["corpus/17.txt", "more/a.zip", "more/b.jsonl", "bench/a.txt", "bench/b.jsonl"]
+)
+def test_a_file_that_changes_after_the_plan_is_told_and_nothing_is_filed(
+    changing: Path, plan_of: Planner, name: str
+) -> None:
+    plan = plan_of(CHANGING)
+    data = (changing / name).read_bytes()
+    for harm in (data.replace(b"1", b"2").replace(b"four", b"nine") + b"\n", None):
+        (changing / name).unlink() if harm is None else (changing / name).write_bytes(harm)
+        told = f"{name} has {'vanished' if harm is None else 'changed'} while"
+        with pytest.raises(UserError, match=re.escape(told)):
+            compile_text(plan, plan.sources["words"])
+        assert cache.entry_info(plan.sources["words"].fingerprint) is None
+    (changing / name).write_bytes(data)
+    compile_text(plan, plan.sources["words"])
+
+
+def test_a_file_that_changes_while_it_is_read_leaves_only_what_it_held(
+    changing: Path, plan_of: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(CHANGING)
+    source, file = plan.sources["words"], changing / "more/b.jsonl"
+    folder, rows = cache.entry(source.fingerprint), file.read_text()
+
+    def say(what: str, share: float) -> None:
+        if what.startswith("tokenizing") and (folder / "shard.00001.mds").exists():
+            file.write_text(rows.replace("7", "8"))
+
+    with pytest.raises(UserError, match=r"b\.jsonl has changed while"):
+        compile_text(plan, source, say)
+    assert (folder / "shard.00001.mds").exists() and cache.entry_info(source.fingerprint) is None
+    file.write_text(rows)
+    compile_text(plan, source)  # goes on from there
+    made = files_of(folder)
+    monkeypatch.setenv("NCAMIX_CACHE", str(tmp_path / "undisturbed"))
+    compile_text(plan, source)
+    assert files_of(cache.entry(source.fingerprint)) == made
+
+
+def test_a_tokenizer_that_changes_after_the_plan_is_told(corpus: Path, plan_of: Planner) -> None:
+    file = corpus.parent / "tokenizer.json"
+    tokenization.byte_tokenizer().save(str(file))
+    plan = plan_of(CURRICULUM.replace("bytes", "{pretrained: tokenizer.json}"))
+    tokenization.train_bpe(iter(["other words"]), 260).save(str(file))
+    with pytest.raises(UserError, match=r"tokenizer\.json has changed while"):
+        prepare_text(plan)
+    assert cache.entries() == []
 
 
 # A disk that fills
@@ -490,17 +573,34 @@ def test_a_tokenizer_is_the_same_whatever_stages_and_seeds(corpus: Path, plan_of
     assert len(set(meanings)) == 1
 
 
-def test_compiled_datasets_serve_plans_of_a_smaller_limit(
+def test_compiled_datasets_serve_plans_of_a_smaller_limit_as_the_cache_does(
     hub: Path, plan_of: Planner, tmp_path: Path
 ) -> None:
     from ncamix.compilation.compiled import check_data
     from ncamix.compilation.datasets import compile_plan
+    from ncamix.training.evaluation import EvaluationSet, evaluation_set
     from ncamix.waiting import quiet
 
-    plan = plan_of(HUB.replace("HUB", str(hub)), name="hub")
-    compile_plan(of_limit(plan, 800), tmp_path / "data", quiet)
-    for limit in (400, 800):
-        exact = check_data(of_limit(plan, limit), tmp_path / "data")
-        assert exact.sources["words"].num_samples == limit
-    with pytest.raises(UserError, match="has 800 samples, 808 are to be read"):
-        check_data(of_limit(plan, 808), tmp_path / "data")
+    data, facts = tmp_path / "data", TextFacts(Path("unused"), 0, [0] + [1] * 256)
+    body = HUB.replace("HUB", str(hub)) + "evaluate: {sources: [words], samples: 500}\n"
+    plan = plan_of(body, name="hub")
+
+    def held(exact: Plan, place: Path | None) -> EvaluationSet:
+        return evaluation_set(exact, "words", facts, place)
+
+    sets = []
+    for limit in (400, 800, 10**6):
+        sets.append(held(prepare_text(of_limit(plan, limit)), None))
+        compile_plan(of_limit(plan, limit), data, quiet)
+        for smaller, before in zip((400, 800, 10**6), sets, strict=False):
+            exact = check_data(of_limit(plan, smaller), data)
+            there = len(read_samples(data / "words"))
+            assert exact.sources["words"].num_samples == min(smaller, there)
+            again = held(exact, data)
+            assert np.array_equal(again.samples, before.samples)
+            assert again.num_bytes == before.num_bytes
+        if limit == 800:
+            with pytest.raises(UserError, match="has 800 samples, 808 are to be read"):
+                check_data(of_limit(plan, 808), data)
+    assert 0 < len(sets[0].samples) < len(sets[1].samples) < len(sets[2].samples)
+    assert held(check_data(of_limit(plan, 10**5), data), data).num_bytes == sets[2].num_bytes

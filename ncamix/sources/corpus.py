@@ -14,7 +14,7 @@ import hashlib
 import os
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -24,7 +24,7 @@ from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 from ncamix.errors import UserError, fail
 from ncamix.formats import format_of, legible
 from ncamix.globs import fixed_part, matching
-from ncamix.hashing import file_digests
+from ncamix.hashing import FileHash, file_hashes
 from ncamix.quantities import Exact, Within, refuse, refuse_all
 from ncamix.sources.base import LeafSource, Meaning, Spec
 from ncamix.waiting import Say, quiet
@@ -192,12 +192,14 @@ class CorpusFile:
     """A file of a corpus: where it lies, and its name below the corpus root; both are resolved.
 
     repository: the nearest folder above it that holds `.git`, below the corpus root; the root's
-    own name if that is it.
+    own name if that is it. known: its content, once it is hashed; who reads it then reads that, or
+    fails.
     """
 
     path: Path
     name: str
     repository: str | None = None
+    known: FileHash | None = field(default=None, compare=False)
 
 
 def corpus_files(files: tuple[str, ...], folder: Path) -> list[CorpusFile]:
@@ -266,13 +268,20 @@ def _stdlib_files(root: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def corpus_hash(files: list[CorpusFile], say: Say = quiet) -> str:
-    """Hash of the names and contents of a corpus, 32 hexadecimal digits.
+def hashed(files: Sequence[CorpusFile], say: Say = quiet) -> tuple[CorpusFile, ...]:
+    """Files with the hashes of their contents.
 
     Raises:
         UserError: a file cannot be read.
     """
+    hashes = file_hashes([file.path for file in files], say)
+    return tuple(replace(file, known=known) for file, known in zip(files, hashes, strict=True))
+
+
+def corpus_hash(files: Sequence[CorpusFile]) -> str:
+    """Hash of the names and contents of hashed files, 32 hexadecimal digits."""
     total = hashlib.blake2b(digest_size=16)
-    for file, digest in zip(files, file_digests([f.path for f in files], say), strict=True):
-        total.update(file.name.encode() + b"\0" + digest)
+    for file in files:
+        assert file.known is not None
+        total.update(file.name.encode() + b"\0" + file.known.digest)
     return total.hexdigest()

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 from timing import alternate, write_results
 
-from ncamix.curation import BATCH_DOCUMENTS
-from ncamix.documents import read_documents
+from ncamix.documents import BATCH_DOCUMENTS, read_documents
 from ncamix.duplicates import Digests, Signatures
 from ncamix.gram_index import GramIndex
 from ncamix.overlap import SIZE
