@@ -129,15 +129,18 @@ class ShardLog:
             found.append(entry)
         return found
 
+    def indexed(self) -> int:
+        """Shards that the index tells of, as the log does; -1 if it is damaged or missing."""
+        try:
+            index = read_index(self.folder)
+        except (OSError, ValueError):
+            return -1
+        return len(index) if index == self.entries()[: len(index)] else -1
+
     def write_index(self) -> None:
         """Make the index say what the log says, unless it does."""
-        entries = self.entries()
-        try:
-            if read_index(self.folder) == entries:
-                return
-        except (OSError, ValueError):
-            pass
-        write_index(self.folder, entries)
+        if self.indexed() != len(self.shards):
+            write_index(self.folder, self.entries())
 
     def clear(self) -> None:
         """Forget everything."""

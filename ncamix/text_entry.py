@@ -22,7 +22,7 @@ from itertools import accumulate, chain, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ncamix import tokenization
+from ncamix import cache, tokenization
 from ncamix.curation import split_documents
 from ncamix.documents import Document, Pair
 from ncamix.encoding import Encoded, Encoder, pair_encoder, text_encoder
@@ -33,6 +33,7 @@ from ncamix.packing import Mark, Packed, Packer, PairPacker, StreamPacker
 from ncamix.plan import Plan
 from ncamix.planned_source import PlannedSource
 from ncamix.shard_log import ShardLog, damaged
+from ncamix.shards import INDEX
 from ncamix.sources.base import shuffle
 from ncamix.sources.corpus import CorpusSource
 from ncamix.sources.pairs import PairsSource
@@ -110,6 +111,8 @@ class TextEntry:
 
         known: samples of each split that a finished entry says it has.
         """
+        if not any(known.values()) and (self.folder / cache.INFO).exists():
+            self._tell(f"{cache.INFO} was damaged")
         shards = sum(len(log.shards) for log in self.logs.values())
         checked = 0
 
@@ -123,13 +126,19 @@ class TextEntry:
             log.damaged or log.num_samples < known.get(split, 0) for split, log in self.logs.items()
         )
         num_bad = sum(map(len, bad.values()))
+        if any(known.values()) and not lost:
+            for log in self.logs.values():
+                if log.indexed() < 0:  # which `finish` mends
+                    self._tell(f"{(log.folder / INDEX).relative_to(self.folder)} was damaged")
         if not num_bad and not lost:
             return
         whole = not lost and self._mend(bad)
         for log in self.logs.values() if not whole else ():
             log.clear()
         what = f"{num_bad:,} of {shards:,} shards were damaged or missing" if num_bad else "torn"
-        how = "made again" if whole else "compiled anew, all of it"
+        self._tell(what, "made again" if whole else "compiled anew, all of it")
+
+    def _tell(self, what: str, how: str = "made again") -> None:
         tell(f"'{self.source.name}' in the cache: {what}; {how}")
 
     def _mend(self, bad: Mapping[str, list[int]]) -> bool:

@@ -198,8 +198,12 @@ def test_a_damaged_shard_is_made_again_and_said(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("name", [LOG, "index.json", "source.json", f"validation/{LOG}"])
-def test_other_damage_is_mended_as_well(corpus: Path, plan_of: Planner, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [LOG, "index.json", "source.json", f"validation/{LOG}", "test/index.json"]
+)
+def test_other_damage_is_mended_and_said_as_well(
+    corpus: Path, plan_of: Planner, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     source = prepare_text(plan_of(CURRICULUM)).sources["words"]
     folder = cache.entry(source.fingerprint)
     whole = files_of(folder)
@@ -208,6 +212,8 @@ def test_other_damage_is_mended_as_well(corpus: Path, plan_of: Planner, name: st
         forget()
         assert prepare_text(plan_of(CURRICULUM)).sources["words"] == source
         assert files_of(folder) == whole
+        what = "torn; compiled anew, all of it" if LOG in name else f"{name} was damaged; made again"
+        assert capsys.readouterr().err == f"ncamix: 'words' in the cache: {what}\n"
 
 
 def test_a_shard_that_comes_out_otherwise_is_compiled_with_all_others(
