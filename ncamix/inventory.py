@@ -17,7 +17,7 @@ from ncamix.automata import Spread
 from ncamix.bands import spread_of
 from ncamix.corpora import Corpora, find_benchmarks
 from ncamix.errors import Problem, UserError
-from ncamix.keys import fingerprint
+from ncamix.keys import canonical, fingerprint
 from ncamix.loading import LoadedCurriculum
 from ncamix.plan import PlannedStage, VocabularyPlan
 from ncamix.planned_source import (
@@ -152,14 +152,15 @@ class Inventory:
                     f"no stage uses the source '{name}' that the tokenizer is trained on",
                     "use it in a stage, or train the tokenizer on one that is used",
                 )
-        documents = {name: self.corpora.documents(name) for name in wanted.train_on}
+        found = [self.corpora.documents(name) for name in wanted.train_on]
         special = {"special": list(wanted.special)} if wanted.special else {}
         return {
             "kind": "bpe",
             "version": tokenization.VERSION,
             "size": wanted.size,
             **special,
-            "train_on": {name: it[1] for name, it in documents.items() if it},
+            # Whatever the sources are called: the same documents make the same tokenizer.
+            "train_on": sorted((documents[1] for documents in found if documents), key=canonical),
         }
 
     def _vocabulary(self, used: set[str]) -> VocabularyPlan:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ncamix import cache, tokenization
 from ncamix.curation import split_documents
-from ncamix.errors import UserError, fail
+from ncamix.errors import UserError
 from ncamix.files import write_whole
 from ncamix.hashing import changed
 from ncamix.keys import fingerprint
@@ -126,13 +126,10 @@ def _make_tokenizer(plan: Plan, meaning: dict[str, Any], say: Say) -> HubTokeniz
     say(f"training a tokenizer of {meaning['size']:,} ids", 0.0)
 
     def texts() -> Iterator[str]:
-        for name in sorted(meaning["train_on"]):
-            source = next((s for s in plan.sources.values() if s.name == name), None)
-            if source is None:
-                raise fail(
-                    f"the tokenizer is trained on '{name}', which no stage uses",
-                    "use the source in a stage, or train on another",
-                )
+        for documents in meaning["train_on"]:
+            source = next(
+                s for s in plan.sources.values() if s.text and s.text.documents == documents
+            )
             size = 0
             for document, split in split_documents(source):
                 if split == "train":

@@ -33,6 +33,7 @@ from ncamix.text_compilation import (
     held_out_samples,
     prepare_text,
     report_lines,
+    tokenizer_file,
 )
 
 Planner = Callable[..., Plan]
@@ -577,6 +578,22 @@ def test_a_tokenizer_is_the_same_whatever_stages_and_seeds(corpus: Path, plan_of
         assert text is not None
         meanings.append(fingerprint(text.tokenizer))
     assert len(set(meanings)) == 1
+
+
+def test_names_of_texts_do_not_matter_to_a_tokenizer(corpus: Path, plan_of: Planner) -> None:
+    (corpus.parent / "more").mkdir()
+    (corpus.parent / "more/a.txt").write_text("quite other words " * 50)
+    body = CURRICULUM.replace("bytes", "{bpe: 300, train_on: [words, more]}").replace(
+        "stages:", '  more: {kind: text, files: ["more/*.txt"], repeat: free}\nstages:'
+    )
+    body = body.replace("{words: 1}", "{words: 1, more: 1}")
+    first = tokenizer_file(plan_of(body))
+    for old, new in (("words", "zebras"), ("more", "less")):
+        body = body.replace(f"{old}]", f"{new}]").replace(f"[{old},", f"[{new},")
+        body = body.replace(f"{old}:", f"{new}:")
+        assert tokenizer_file(plan_of(body)) == first
+    assert tokenizer_file(plan_of(body.replace("[zebras, less]", "[less, zebras]"))) == first
+    assert tokenizer_file(plan_of(body.replace("[zebras, less]", "[zebras]"))) != first
 
 
 def test_compiled_datasets_serve_plans_of_a_smaller_limit_as_the_cache_does(
