@@ -25,7 +25,7 @@ from ncamix.run_folder import RunFolder
 from ncamix.sources import NcaSource
 from ncamix.sources.nca import NcaGenerator
 from ncamix.stored import stored_sizes
-from ncamix.text_compilation import report_lines, with_sizes
+from ncamix.text_compilation import report_lines, tokenizer_file, with_sizes
 from ncamix.waiting import Say, Waiting, WaitingIfLong, quiet
 
 if TYPE_CHECKING:
@@ -225,8 +225,11 @@ def _train_beside(
     if not first:
         return {}
     write_plan(plan, folder)
-    with Waiting(console, "exporting and drawing the report"):
-        return _finish(plan, folder, texts.facts(plan), device)
+    with Waiting(console, "exporting and drawing the report") as waiting:
+        facts = texts.facts(plan)
+        if facts is not None and data is None:
+            tokenizer_file(plan, waiting.say)  # made again, if it was lost while the run trained
+        return _finish(plan, folder, facts, device)
 
 
 def _finish(plan: Plan, folder: RunFolder, facts: TextFacts | None, device: str) -> dict[str, Any]:

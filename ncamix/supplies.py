@@ -25,6 +25,7 @@ from streaming.base.format.mds.reader import MDSReader
 from streaming.base.util import wait_for_file_to_exist
 from streaming.base.world import World
 
+from ncamix import cache
 from ncamix.errors import UserError, fail
 from ncamix.remote import Remote, read_hash
 from ncamix.shards import HASH, INDEX, SIZE_LIMIT, damage_of, read_index, shard_name
@@ -213,11 +214,10 @@ class InPlaceStream(Supply):
 
     def give_up(self, file: str, reason: str) -> UserError:
         where = Path(self.local).resolve() / file
-        return fail(
-            f"the shard {where} is damaged: {reason}",
-            f"restore it; if {where.parent} lies in ncamix's cache, delete that, and run the same "
-            "command again: it is compiled anew",
-        )
+        remedy = "restore it, and run the same command again to resume"
+        if cache.cache_root() in where.parents:
+            remedy = "run the same command again: what is damaged is made again, and the run resumes"
+        return fail(f"the shard {where} is damaged: {reason}", remedy)
 
     def get_shards(self, world: World, allow_unsafe_types: bool) -> list[Any]:
         try:

@@ -15,6 +15,7 @@ from test_model import small
 
 from ncamix import cache
 from ncamix.collation import Collate
+from ncamix.errors import UserError
 from ncamix.plan import Plan
 from ncamix.shards import read_masks, read_samples
 from ncamix.text_compilation import TextFacts, prepare_text
@@ -95,3 +96,14 @@ def test_text_without_masks_counts_every_target(tmp_path: Path, plan_of: Planner
     held = evaluation_set(plan, "words", FACTS, None)
     assert (held.num_tokens, held.num_bytes) == (3 * LENGTH, 3 * LENGTH)
     assert held.rows.boundary == END and "segments" in held.batch(slice(None))
+
+
+def test_damaged_samples_are_not_evaluated_on(tmp_path: Path, plan_of: Planner) -> None:
+    plan = pairs_plan(tmp_path, plan_of)
+    folder = cache.entry(plan.sources["answers"].fingerprint) / "validation"
+    (shard,) = folder.glob("shard.*.mds")
+    data = shard.read_bytes()
+    for harm in (data[:-9] + b"12345678" + data[-1:], data[:50]):
+        shard.write_bytes(harm)
+        with pytest.raises(UserError, match="validation is damaged: a shard is not what was"):
+            evaluation_set(plan, "answers", FACTS, None)

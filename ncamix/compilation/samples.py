@@ -92,7 +92,7 @@ class Compiled:
             if not is_sound(self.folder, entry):
                 raise fail(
                     f"{self.folder} is damaged: a shard is not what was written there",
-                    "delete that folder and run the same command again",
+                    "run or compile its curriculum again: what is damaged is made again",
                 )
             self._checked.add(number)
         return read_shard(self.folder, entry)

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from ncamix import cache
 from ncamix.collation import Rows, labels_of, rows_of, segments_of
 from ncamix.compilation.compiled import held_out_in
+from ncamix.compilation.samples import Compiled
 from ncamix.plan import Plan
 from ncamix.planned_source import PlannedSource
-from ncamix.shards import read_masks, read_samples
 from ncamix.sources import open_generator
 from ncamix.sources.base import MASKED
 from ncamix.text_compilation import held_out_samples
@@ -75,7 +75,11 @@ def evaluation_set(
     plan: Plan, name: str, facts: TextFacts | None, data: Path | None
 ) -> EvaluationSet:
     """The set of an evaluated source; text is compiled. facts: of text's tokenizer. data: where
-    compiled datasets lie, if not in the cache."""
+    compiled datasets lie, if not in the cache.
+
+    Raises:
+        UserError: what is held out is not what was written.
+    """
     source, limit = plan.sources[name], plan.curriculum.curriculum.evaluate.samples
     rows = rows_of(source, facts.end_of_text_id if facts is not None else None)
     if source.text is None:
@@ -86,8 +90,7 @@ def evaluation_set(
     else:
         folder, held = data / name, held_out_in(data, source, "validation")
     limit = min(limit, held)  # there may be more than the plan's own
-    samples = read_samples(folder / "validation", limit)
-    masks = read_masks(folder / "validation", limit)
+    samples, masks = Compiled(folder / "validation").range(0, limit)
     assert facts is not None
     targets = labels_of(samples.astype(np.int64), rows.loss_start, masks)
     num_bytes = int(np.array(facts.bytes_per_id)[targets[targets != MASKED]].sum())
