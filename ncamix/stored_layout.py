@@ -57,8 +57,8 @@ class Layout:
         ids = self._ids(row[COLUMN])
         if ids.shape != (self.length,) or ids.dtype.kind not in "iu":
             raise fail(
-                f"{self.what} holds a sample of {_described(ids, 'ids')}; its first sample, or its index, "
-                f"says {self.length:,} ids",
+                f"{self.what} holds a sample of {_described(ids, 'ids')}; its first sample, or its "
+                f"index, says {self.length:,} ids",
                 f"write all samples as {self.length:,} integers, or name another data set",
             )
         check_ids(self.what, ids, self.num_ids)
@@ -72,7 +72,8 @@ class Layout:
             own = row[MASK]
             if own.shape != ids.shape:
                 raise fail(
-                    f"{self.what} holds a loss mask of {_described(own, 'integers')} beside {len(ids):,} ids",
+                    f"{self.what} holds a loss mask of {_described(own, 'integers')} beside "
+                    f"{len(ids):,} ids",
                     "write a mask of one integer for each id",
                 )
             mask[: self.length] = own != 0
