@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from ncamix.planned_source import PlannedSource
 from ncamix.shards import MASK, sample_digest
 from ncamix.sources.base import MASKED
-from ncamix.stored import check_ids
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,10 @@ class Rows:
 
     loss_start: the first position that is a target, where a sample has no mask that says less.
     boundary: the id behind which a document ends, where attention stays within documents.
-    data_set: what samples are called that somebody else wrote, whose ids must lie below `num_ids`.
     """
 
     loss_start: int
     boundary: int | None = None
-    data_set: str | None = None
-    num_ids: int = 0
 
 
 def rows_of(source: PlannedSource, end_of_text_id: int | None) -> Rows:
@@ -43,12 +39,7 @@ def rows_of(source: PlannedSource, end_of_text_id: int | None) -> Rows:
     text."""
     within = source.spec.attends_within_documents()
     assert not within or end_of_text_id is not None, "documents come with a tokenizer"
-    return Rows(
-        source.loss_start,
-        end_of_text_id if within else None,
-        source.stored.described(source.name) if source.stored is not None else None,
-        source.num_ids,
-    )
+    return Rows(source.loss_start, end_of_text_id if within else None)
 
 
 def labels_of(
@@ -79,9 +70,6 @@ class Collate:
     """Samples -> a batch of tensors; picklable, for worker processes.
 
     sources: the rows of each source of the stage.
-
-    Raises (when called):
-        UserError: a data set of somebody else's holds an id that is none of the tokenizer's.
     """
 
     def __init__(self, sources: Sequence[Rows]) -> None:
@@ -92,9 +80,6 @@ class Collate:
         loss), `source` int64 [B], and `digest` int64 [B] (xxh64, reinterpreted as signed); with
         `segments` int64 [B, L] if attention stays within documents in any of the rows."""
         rows = [self.sources[sample["source"]] for sample in samples]
-        for row, sample in zip(rows, samples, strict=True):
-            if row.data_set is not None:
-                check_ids(row.data_set, sample["tokens"], row.num_ids)
         tokens = np.stack([sample["tokens"].astype(np.int64) for sample in samples])
         labels = np.stack(
             [

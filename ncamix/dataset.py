@@ -118,11 +118,12 @@ class CurriculumDataset(StreamingDataset):
 
     streams: one a source, in the order of the stage's sources. batch_size: samples a rank takes of
     each global batch. predownload: samples ahead of each worker that are made ready. cache_limit:
-    bytes on this node. Yields {'tokens': uint16 or uint32 [length], 'source': int, 'sample': int}.
+    bytes on this node. Yields {'tokens': uint16 or uint32 [length], 'source': int, 'sample': int},
+    of masked sources with 'loss_mask': uint8 or bool [length].
 
     Raises (while iterating):
         the generator's own exception, when a background thread failed. UserError: a shard cannot be
-        fetched, or is damaged where it lies.
+        fetched, is damaged where it lies, or holds what is no sample of its source.
     """
 
     streams: Sequence[Supply]
@@ -199,6 +200,9 @@ class CurriculumDataset(StreamingDataset):
         sample = super().__getitem__(at)
         shard, _ = self.spanner[at]
         source = int(self.stream_per_shard[shard])
+        layout = self.streams[source].layout
+        if layout is not None:
+            sample = layout.sample(sample)
         sample["source"] = source
         sample["sample"] = int(at - self.sample_offset_per_stream[source])
         return sample

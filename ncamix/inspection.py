@@ -184,7 +184,11 @@ def _decode(
     plan: Plan, batch: Batch, samples: Sequence[Placed], request: Request, say: Say
 ) -> Decoded:
     rows = ids_of(plan, samples, request.data, say)
-    ids = {sample.place: row for sample, row in zip(samples, rows, strict=True)}
+    short = {name for name, source in plan.sources.items() if source.short}  # end in no id
+    ids = {
+        sample.place: row[:-1] if sample.dataset in short else row
+        for sample, row in zip(samples, rows, strict=True)
+    }
     automata = [s for s in samples if isinstance(plan.sources[s.dataset].spec, NcaSource)]
     others = [s for s in samples if s not in automata]
     tokenizer = None

@@ -33,8 +33,9 @@ from ncamix.sources.corpus import (
     CorpusSource,
     FiniteSource,
 )
+from ncamix.sources.mds import USUAL_DTYPE
 from ncamix.sources.nca import Quantiles
-from ncamix.stored import known_index, misfit
+from ncamix.stored import contents, known_index, misfit, with_index
 from ncamix.stores import is_url
 from ncamix.waiting import Say
 
@@ -274,24 +275,27 @@ class Inventory:
         if remote is not None and local is not None:
             # Only one stream may fetch into a folder: other sources keep what they fetch apart.
             local = local if self._kept.setdefault(local, draft.name) == draft.name else None
-        draft = replace(draft, stored=StoredPlan(local, remote, self.tokenizer))
+        stored = StoredPlan(local, remote, self.tokenizer, spec.dtype or USUAL_DTYPE)
+        draft = replace(draft, stored=stored)
         try:
-            index = spec.index(folder)
+            index = spec.index(folder, draft.sequence_length)
+            meaning = {}  # what is behind a URL is known by where it is fetched from
+            if index is not None and not is_url(remote):
+                place, key = (local, "local") if remote is None else (Path(remote), "remote")
+                assert place is not None
+                meaning = contents(index, place, key, self.say)
+            filed = _filed(draft, meaning)
+            index = known_index(filed)
         except UserError as error:
             problem = error.problems[0]
-            self.bad((*path, problem.path), problem.what, problem.remedy)
+            self.bad((*path, *filter(None, [problem.path])), problem.what, problem.remedy)
             return None
-        # What lies on this machine is known by its index; the rest, by where it is fetched from.
-        here = index is not None and not (spec.remote and is_url(spec.remote))
-        filed = _filed(draft, {"index": index.digest} if here and index else {})
-        if index is None:
-            index = known_index(filed)
         if index is None:
             return replace(filed, num_samples=self.sizes.get(draft.dataset), masked=True)
         problem_found = misfit(self.loaded, filed, index)
         if problem_found is not None:
             self.problems.append(problem_found)
-        return replace(filed, num_samples=index.num_samples, masked=index.masked)
+        return with_index(filed, index)
 
     def sources(
         self, lengths: Mapping[str, set[int]], needed: Mapping[str, int]

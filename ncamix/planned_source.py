@@ -63,12 +63,13 @@ class StoredPlan:
     """Where the samples of a data set lie that exists already.
 
     local: its folder on this machine, or where what is fetched is kept. remote: the folder or URL
-    that it is fetched from. One of them is given.
+    that it is fetched from. One of them is given. dtype: of ids that are stored as bytes.
     """
 
     local: Path | None
     remote: str | None
     tokenizer: dict[str, Any]  # as of a text
+    dtype: str
 
     def described(self, name: str) -> str:
         """The data set in words, of the source `name`."""
@@ -86,6 +87,7 @@ class PlannedSource:
     (`estimated_samples` then guesses) or endless. limit: samples of a data set on the hub that are
     read at most, in whole shards; they are its epoch, however many more the cache holds. masked: a
     loss mask comes with every sample, or may, so that fewer targets are trained than `loss_tokens`.
+    short: its samples have one id less than others, so that their last place has no target.
     text, stored: what a finite source is made from, one of them.
     """
 
@@ -102,6 +104,7 @@ class PlannedSource:
     text: TextPlan | None = None
     stored: StoredPlan | None = None
     masked: bool = False
+    short: bool = False
     num_samples: int | None = None
     estimated_samples: int | None = None
     limit: int | None = None
@@ -117,13 +120,13 @@ class PlannedSource:
     @property
     def loss_tokens(self) -> int:
         """Unmasked targets of one sample; the most of them, if the source is `masked`."""
-        return self.sequence_length + 1 - self.loss_start
+        return self.sequence_length + 1 - self.loss_start - self.short
 
     @property
     def shard_format(self) -> ShardFormat:
         """The layout of its shards: not compressed, without hashes."""
         width = width_of(self.first_id + self.num_ids)
-        return ShardFormat(self.sequence_length + 1, width, masked=self.masked)
+        return ShardFormat(self.sequence_length + 1, width, masked=self.masked or self.short)
 
     @property
     def expected_samples(self) -> int | None:

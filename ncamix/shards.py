@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -89,7 +89,8 @@ class ShardFormat:
         data = np.empty(self.num_bytes(num), np.uint8)
         offsets = head + np.arange(num + 1, dtype=np.int64) * sum(self.config["column_sizes"])
         data[:head] = np.frombuffer(
-            np.uint32(num).tobytes() + offsets.astype("<u4").tobytes() + self._config_bytes, np.uint8
+            np.uint32(num).tobytes() + offsets.astype("<u4").tobytes() + self._config_bytes,
+            np.uint8,
         )
         samples = data[head:].view(_record(self.config))
         samples["tokens"] = tokens
@@ -169,7 +170,7 @@ def read_index(folder: Path, name: str = INDEX) -> list[dict[str, Any]]:
     except (LookupError, TypeError):
         raise ValueError(f"{folder / name} is not an index") from None
     for base in names:
-        if base in ("", "..") or base != Path(base).name:
+        if not base or PurePosixPath(base).is_absolute() or ".." in PurePosixPath(base).parts:
             raise ValueError(f"{folder / name} names '{base}', outside its folder")
     return entries
 

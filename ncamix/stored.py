@@ -1,7 +1,9 @@
 """Data sets of samples that exist already (source kind `mds`), read through MosaicML Streaming.
 
     index.json, in place or fetched into the cache -> how many samples, in which shards
-    shards, in place or fetched and unpacked       -> samples, their ids checked
+    the first sample, where the index lacks it     -> ids a sample
+    shards without hashes on this machine          -> hashed, for the source's meaning
+    shards, in place or fetched and unpacked       -> samples, each checked
 
 A data set that lies unpacked on this machine is read where it lies, and never written to. What is
 fetched or unpacked goes to the source's `local` folder if it is remote and names one, else to a
@@ -15,6 +17,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Collection
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,11 +28,15 @@ from numpy.typing import NDArray
 from ncamix import cache
 from ncamix.errors import Problem, UserError, fail
 from ncamix.files import replace_link, write_whole
+from ncamix.hashing import file_digests
+from ncamix.keys import fingerprint
 from ncamix.loading import LoadedCurriculum
 from ncamix.plan import Plan
 from ncamix.planned_source import PlannedSource, StoredPlan
-from ncamix.shards import INDEX, MASK
-from ncamix.sources.mds import COLUMN, MdsIndex, read_mds_index
+from ncamix.shards import INDEX, MASK, file_of
+from ncamix.sources.base import Meaning
+from ncamix.sources.mds import BYTES, COLUMN, MdsIndex, MdsSource, read_mds_index
+from ncamix.stored_layout import Layout, first_length
 from ncamix.stores import ANSWER_SECONDS, ATTEMPTS, Store, is_url
 from ncamix.waiting import Say, quiet
 
@@ -37,21 +44,84 @@ SHARDS_KEPT = 8  # of what is fetched or unpacked to be read by number
 
 
 def known_index(source: PlannedSource) -> MdsIndex | None:
-    """The index of a stored source, if it is on this machine: where it lies, or in the cache."""
-    place = _index_folder(source)
-    return read_mds_index(place, "remote", _stored(source).remote) if place is not None else None
+    """The index of a stored source with the ids that a sample holds, if both are known on this
+    machine: where it lies, or in the cache.
+
+    Raises:
+        UserError: it is not the index of samples of ids, or the first sample cannot be read.
+    """
+    stored, lacking = _stored(source), None
+    for key, place in _index_folders(source):
+        if not (place / INDEX).is_file():
+            continue
+        index = read_mds_index(place, key, source.sequence_length, stored.remote)
+        length = index.length or (cache.entry_info(source.fingerprint) or {}).get("length")
+        if length is None:
+            length = first_length(stored.described(source.name), place, index, stored.dtype)
+        if length is not None:
+            return replace(index, length=length)
+        lacking = _lacks(place, index.shards[0][0], key)
+    if lacking is not None and not _is_remote(stored):
+        raise lacking
+    return None
+
+
+def with_index(source: PlannedSource, index: MdsIndex) -> PlannedSource:
+    """A stored source with what its index says."""
+    return replace(
+        source,
+        num_samples=index.num_samples,
+        masked=index.masked,
+        short=index.length == source.sequence_length,
+    )
+
+
+def contents(index: MdsIndex, folder: Path, key: str, say: Say = quiet) -> Meaning:
+    """What stands, in a meaning, for the data set in `folder`, which the YAML key `key` names: its
+    index, and the hash of those shards that the index has none of. Each is hashed as it lies there,
+    zipped if it is both.
+
+    Raises:
+        UserError: such a shard is not there, or cannot be read.
+    """
+    files = []
+    for entry in index.entries:
+        parts = [part for part in (entry["zip_data"], entry["raw_data"]) if part]
+        if any(part.get("hashes") for part in parts):
+            continue
+        there = (folder / part["basename"] for part in parts)
+        file = next((file for file in there if file.is_file()), None)
+        if file is None:
+            raise _lacks(folder, parts[0]["basename"], key)
+        files.append(file)
+    own = {"index": index.digest}
+    if files:
+        digests = [digest.hex() for digest in file_digests(files, say)]
+        own["shards"] = fingerprint({"shards": digests})
+    return own
 
 
 def misfit(loaded: LoadedCurriculum, source: PlannedSource, index: MdsIndex) -> Problem | None:
     """The problem of a data set whose samples are not of the source's length; None if they are."""
-    length = source.sequence_length
-    if index.length == length + 1:
+    length, wanted, spec = index.length, source.sequence_length, source.spec
+    path: tuple[str, ...] = ("sources", source.name)
+    assert length is not None and isinstance(spec, MdsSource)
+    if spec.dtype is not None and index.encoding != BYTES:
+        return loaded.document.problem(
+            (*path, "dtype"),
+            f"the ids of the data set have a dtype of their own ('{index.encoding}')",
+            "remove it: `dtype` is for a column of bytes",
+        )
+    if length in (wanted, wanted + 1):
         return None
+    remedy = f"write sequence_length: {length - 1} or {length}, or name another data set"
+    if index.encoding == BYTES:
+        remedy += f"; they are bytes, read as {_stored(source).dtype}: `dtype` says otherwise"
     return loaded.document.problem(
-        ("sources", source.name),
-        f"its samples hold {index.length:,} ids, and sequences of {length:,} tokens need "
-        f"{length + 1:,}",
-        f"write sequence_length: {index.length - 1}, or name another data set",
+        path,
+        f"its samples hold {length:,} ids, and sequences of {wanted:,} tokens need {wanted + 1:,}, "
+        f"or {wanted:,}, the last of which then has no target",
+        remedy,
     )
 
 
@@ -96,18 +166,12 @@ def stored_rows(source: PlannedSource, numbers: NDArray[np.int64]) -> list[tuple
     return [(shards[i][0], int(row)) for i, row in zip(at.tolist(), rows, strict=True)]
 
 
-def check_ids(what: str, ids: NDArray[Any], num_ids: int) -> None:
-    """Check ids of any integer type and shape, which `what` holds.
-
-    Raises:
-        UserError: one is none of the `num_ids` ids of the tokenizer.
-    """
-    for worst in (int(ids.min()), int(ids.max())):
-        if not 0 <= worst < num_ids:
-            raise fail(
-                f"{what} holds the id {worst}, and the tokenizer's ids are 0 to {num_ids - 1:,}",
-                "name a data set that this tokenizer made, or its tokenizer",
-            )
+def layout_of(source: PlannedSource) -> Layout:
+    """How the rows of a stored source become samples. Its index is known."""
+    stored, index = _stored(source), _index(source)
+    assert index.length is not None
+    what, length = stored.described(source.name), source.sequence_length
+    return Layout(what, index.length, length, stored.dtype, source.num_ids, index.masked)
 
 
 def stored_place(source: PlannedSource, folder: Path) -> tuple[str | None, str]:
@@ -118,8 +182,7 @@ def stored_place(source: PlannedSource, folder: Path) -> tuple[str | None, str]:
     in place, since two sources may share a data set, but no two streams a path.
     """
     stored, index = _stored(source), _index(source)
-    place = _index_folder(source)
-    assert place is not None
+    place = next(place for _, place in _index_folders(source) if (place / INDEX).is_file())
     if place == stored.local and all((place / name).is_file() for name, _ in index.shards):
         link = folder.with_name(f"{folder.name}.mds")
         replace_link(link, place)
@@ -138,7 +201,7 @@ class StoredSamples:
     """
 
     def __init__(self, source: PlannedSource) -> None:
-        self.source, self._index = source, _index(source)
+        self.source, self._index, self._layout = source, _index(source), layout_of(source)
         self._ends = np.cumsum([samples for _, samples in self._index.shards])
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, Any] = OrderedDict()
@@ -150,7 +213,7 @@ class StoredSamples:
     @property
     def is_masked(self) -> bool:
         """Whether a loss mask comes with the samples."""
-        return self._index.masked
+        return self._layout.makes_masks
 
     def range(self, first: int, count: int) -> tuple[NDArray[np.uint32], NDArray[np.bool_] | None]:
         """Samples first .. first + count - 1, as of `chosen`."""
@@ -163,9 +226,8 @@ class StoredSamples:
         shape if they are masked.
 
         Raises:
-            UserError: a shard cannot be read, or holds an id that is none of the tokenizer's.
+            UserError: a shard cannot be read, or holds what is no sample of the source.
         """
-        what = _stored(self.source).described(self.source.name)
         tokens = np.empty((len(numbers), self.source.sequence_length + 1), np.uint32)
         mask = np.empty(tokens.shape, np.bool_) if self.is_masked else None
         shards = np.searchsorted(self._ends, numbers, side="right")
@@ -174,11 +236,10 @@ class StoredSamples:
                 reader = self._reader(shard)
                 first = int(self._ends[shard]) - self._index.shards[shard][1]
                 for i in np.flatnonzero(shards == shard).tolist():
-                    row = reader[int(numbers[i]) - first]
-                    check_ids(what, row[COLUMN], self.source.num_ids)
-                    tokens[i] = row[COLUMN]
+                    sample = self._layout.sample(reader[int(numbers[i]) - first])
+                    tokens[i] = sample[COLUMN]
                     if mask is not None:
-                        mask[i] = row[MASK] != 0
+                        mask[i] = sample[MASK]
         return tokens, mask
 
     def _reader(self, shard: int) -> Any:
@@ -221,26 +282,42 @@ class StoredSamples:
 
 
 def _fetch_index(plan: Plan, source: PlannedSource) -> MdsIndex:
-    """Fetch the index of a remote into the cache, unless it is no index."""
-    remote = _stored(source).remote
-    assert remote is not None
+    """Fetch the index of a remote into the cache, unless it is no index; where it does not say how
+    many ids a sample holds, the first shard is fetched too, and what it says is kept."""
+    stored, length = _stored(source), source.sequence_length
+    assert stored.remote is not None
     with tempfile.TemporaryDirectory(prefix="ncamix-") as scratch:
-        local = Path(scratch) / INDEX
-        if not Store(remote, Path(scratch)).fetch(INDEX, local):
+        folder, store = Path(scratch), Store(stored.remote, Path(scratch))
+        if not store.fetch(INDEX, folder / INDEX):
             raise _unreadable(source, f"there is no {INDEX}")
-        index = read_mds_index(Path(scratch), "remote", remote)
+        index = read_mds_index(folder, "remote", length, stored.remote)
+        if index.length is None:
+            index = replace(index, length=_fetch_length(source, index, store, folder))
         entry = cache.entry(source.fingerprint)
         entry.mkdir(parents=True, exist_ok=True)
-        write_whole(entry / INDEX, local.read_bytes())
+        write_whole(entry / INDEX, (folder / INDEX).read_bytes())
     info = {
         "kind": "mds",
         "name": source.name,
         "curriculum": plan.name,
         "num_samples": index.num_samples,
+        "length": index.length,
         "meaning": source.meaning,
     }
     write_whole(entry / cache.INFO, json.dumps(info, sort_keys=True).encode())
     return index
+
+
+def _fetch_length(source: PlannedSource, index: MdsIndex, store: Store, folder: Path) -> int:
+    """Fetch the first shard into `folder`; the ids of its first sample."""
+    first = next(entry for entry in index.entries if entry["samples"])
+    name = file_of(first)["basename"]
+    if not store.fetch(name, folder / name):
+        raise _unreadable(source, f"there is no {name}")
+    stored = _stored(source)
+    length = first_length(stored.described(source.name), folder, index, stored.dtype)
+    assert length is not None, "the shard was fetched"
+    return length
 
 
 def _unreadable(source: PlannedSource, reason: str) -> UserError:
@@ -256,14 +333,24 @@ def _stored(source: PlannedSource) -> StoredPlan:
     return source.stored
 
 
-def _index_folder(source: PlannedSource) -> Path | None:
-    """The folder on this machine that the source's index lies in, if any."""
+def _is_remote(stored: StoredPlan) -> bool:
+    return is_url(stored.remote)
+
+
+def _index_folders(source: PlannedSource) -> list[tuple[str, Path]]:
+    """The folders on this machine that the source's index may lie in, and the YAML keys that name
+    them."""
     stored = _stored(source)
-    places = [] if stored.local is None else [stored.local]
+    places = [] if stored.local is None else [("local", stored.local)]
     if stored.remote is not None:
-        remote = cache.entry(source.fingerprint) if is_url(stored.remote) else Path(stored.remote)
-        places.append(remote)
-    return next((place for place in places if (place / INDEX).is_file()), None)
+        remote = cache.entry(source.fingerprint) if _is_remote(stored) else Path(stored.remote)
+        places.append(("remote", remote))
+    return places
+
+
+def _lacks(folder: Path, name: str, key: str) -> UserError:
+    what = f"{folder} lacks {name}, which its {INDEX} names"
+    return fail(what, "bring the data set there as a whole", path=key)
 
 
 def _index(source: PlannedSource) -> MdsIndex:

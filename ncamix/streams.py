@@ -32,7 +32,7 @@ from ncamix.planned_source import PlannedSource
 from ncamix.remote import Remote
 from ncamix.shards import INDEX
 from ncamix.slots import Slots, split_cores
-from ncamix.stored import stored_place
+from ncamix.stored import layout_of, stored_place
 from ncamix.supplies import FetchedStream, GeneratedStream, InPlaceStream, Supply
 from ncamix.threads import count_threads
 from ncamix.trainer import Trainer
@@ -73,7 +73,9 @@ def make_stream(
         return InPlaceStream(str(link))
     if source.stored is not None:
         origin, place = stored_place(source, local)
-        return InPlaceStream(place) if origin is None else FetchedStream(origin, place)
+        stream = InPlaceStream(place) if origin is None else FetchedStream(origin, place)
+        stream.layout = layout_of(source)
+        return stream
     local.mkdir(parents=True, exist_ok=True)
     remote = remote_of(source, num_shards, slots)
     url = remote.save(folder / f"{source.dataset}.json")

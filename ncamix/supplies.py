@@ -2,7 +2,7 @@
 
     generated   made when first asked for; of a dead run nothing is kept, for making is cheap
     fetched     compiled datasets, local or remote; leftovers are kept if they have their hash
-    in place    compiled text in ncamix's own cache: no cache limit ever deletes it
+    in place    compiled text in ncamix's own cache, others' data sets: no cache limit deletes it
 
 Every shard has a hash, by which whoever opens it finds damage: in the index, or, of generated
 shards, in a file beside them (the shard's number times eight bytes in: xxh64).
@@ -29,6 +29,7 @@ from ncamix import cache
 from ncamix.errors import UserError, fail
 from ncamix.remote import Remote, read_hash
 from ncamix.shards import HASH, INDEX, SIZE_LIMIT, damage_of, read_index, shard_name
+from ncamix.stored_layout import Layout
 from ncamix.stores import ANSWER_SECONDS, ATTEMPTS
 from ncamix.waiting import tell
 
@@ -36,9 +37,13 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class Supply(Stream):
-    """A stream whose shards can be checked, and made or fetched again."""
+    """A stream whose shards can be checked, and made or fetched again.
+
+    layout: how its rows become samples, where somebody else wrote them.
+    """
 
     in_place = False
+    layout: Layout | None = None
 
     def hash_of(self, reader: Any, number: int) -> str | None:
         """The hash that the uncompressed file of shard `number` should have."""

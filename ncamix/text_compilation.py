@@ -31,7 +31,7 @@ from ncamix.shard_log import damaged, read_log
 from ncamix.shards import read_index
 from ncamix.sources.text import TextSource
 from ncamix.splits import HELD_OUT, SPLITS
-from ncamix.stored import stored_sizes
+from ncamix.stored import known_index, stored_sizes, with_index
 from ncamix.text_entry import TextEntry, empty, split_folder
 from ncamix.waiting import Say, quiet, tell
 
@@ -75,6 +75,9 @@ def with_sizes(plan: Plan, sizes: Mapping[str, int]) -> Plan:
         plan = make_plan(plan.curriculum, plan.trainer, sizes=sizes)
     sources = dict(plan.sources)
     for name, size in sizes.items():
+        index = known_index(sources[name]) if sources[name].stored is not None else None
+        if index is not None:
+            sources[name] = with_index(sources[name], index)
         sources[name] = replace(sources[name], num_samples=size)
     problems = [too_small(plan.curriculum, sources[name], size) for name, size in sizes.items()]
     found = [problem for problem in problems if problem is not None]

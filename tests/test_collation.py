@@ -6,13 +6,11 @@ import pickle
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ncamix.collation import Collate, Rows, labels_of, segments_of
-from ncamix.errors import UserError
 from ncamix.shards import sample_digest
 from ncamix.sources.base import MASKED
 
@@ -87,23 +85,3 @@ def test_rows_with_masks_and_documents_beside_rows_without() -> None:
     assert batch["segments"].tolist() == [[0, 0, 1, 1], [0] * 4, [0] * 4]
     assert {t.dtype for t in batch.values()} == {torch.int64}
     assert batch["source"].tolist() == [0, 1, 2]
-
-
-@pytest.mark.parametrize(
-    ("ids", "dtype", "wrong"),
-    [
-        ([1, 7, 300], np.int16, "300"),
-        ([1, -2, 5], np.int64, "-2"),
-        ([1, 2**64 - 1], np.uint64, "1844"),
-    ],
-)
-def test_ids_of_somebody_elses_data_set_are_checked(ids: Any, dtype: Any, wrong: str) -> None:
-    collate = Collate([Rows(1, data_set="the data set x of the source 'mine'", num_ids=257)])
-    with pytest.raises(
-        UserError, match=f"the data set x of the source 'mine' holds the id {wrong}"
-    ):
-        collate([sample(ids, dtype=dtype)])
-    with pytest.raises(UserError, match="0 to 256"):
-        collate([sample(ids, dtype=dtype)])
-    good = collate([sample([1, 256, 0], dtype=d) for d in (np.uint64, np.int64, np.int16)])
-    assert good["input_ids"].tolist() == [[1, 256]] * 3

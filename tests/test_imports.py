@@ -50,6 +50,7 @@ counting mixture proportions
 apportionment rates durations entering
 planned_source
 plan
+stored_layout
 forecast limits remarks parting corpora stored cache_limits
 inventory
 planning

@@ -37,48 +37,52 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_an_index_says_samples_ids_and_dtype(data: Path) -> None:
-    index = read_mds_index(data, "local")
-    assert (index.num_samples, index.length, index.dtype) == (7, 9, "uint16")
+    index = read_mds_index(data, "local", 8)
+    assert (index.num_samples, index.length, index.encoding) == (7, 9, "ndarray:uint16:9")
     other = json.loads((data / "index.json").read_text())
     other["shards"].pop()
     (data / "index.json").write_text(json.dumps(other))
-    fewer = read_mds_index(data, "local")
+    fewer = read_mds_index(data, "local", 8)
     assert fewer.num_samples == 5 and fewer.digest != index.digest
 
 
-def test_data_sets_of_mosaicml_are_read(tmp_path: Path) -> None:
-    columns = {"tokens": "ndarray:int32:4", "extra": "str"}
+@pytest.mark.parametrize("encoding", ["ndarray:int32:4", "ndarray:int32", "ndarray", "bytes"])
+def test_data_sets_of_mosaicml_are_read(tmp_path: Path, encoding: str) -> None:
+    columns = {"tokens": encoding, "extra": "str"}
     with MDSWriter(out=str(tmp_path / "out"), columns=columns) as writer:
         for i in range(3):
-            writer.write({"tokens": np.full(4, i, np.int32), "extra": "x"})
-    index = read_mds_index(tmp_path / "out", "local")
-    assert (index.num_samples, index.length, index.dtype) == (3, 4, "int32")
+            ids = np.full(4, i, np.int32)
+            writer.write({"tokens": ids.tobytes() if encoding == "bytes" else ids, "extra": "x"})
+    index = read_mds_index(tmp_path / "out", "local", 4)
+    length = 4 if encoding.endswith(":4") else None
+    assert (index.num_samples, index.length, index.encoding) == (3, length, encoding)
 
 
 def test_a_loss_mask_counts_and_other_columns_do_not(data: Path) -> None:
     file = data / "index.json"
     whole = file.read_text()
-    assert not read_mds_index(data, "local").masked
-    file.write_text(shards(add("loss_mask", "ndarray:int64:9"))(whole))
-    assert read_mds_index(data, "local").masked
+    assert not read_mds_index(data, "local", 8).masked
+    for encoding in ("ndarray:int64:9", "ndarray:uint8", "ndarray"):
+        file.write_text(shards(add("loss_mask", encoding))(whole))
+        assert read_mds_index(data, "local", 8).masked
     file.write_text(shards(add("other", "ndarray:float32"))(whole))
-    assert not read_mds_index(data, "local").masked
+    assert not read_mds_index(data, "local", 8).masked
     file.write_text(shards(place("part/x.mds"))(whole))  # as merged data sets have them
-    assert read_mds_index(data, "local").shards == (("shard.00000.mds", 5), ("part/x.mds", 2))
+    assert read_mds_index(data, "local", 8).shards == [("shard.00000.mds", 5), ("part/x.mds", 2)]
 
 
 def test_where_an_index_is_looked_for(tmp_path: Path, data: Path) -> None:
     source = load(tmp_path, "kind: mds, local: data")
-    found = source.index(tmp_path)
+    found = source.index(tmp_path, 8)
     assert found is not None and found.num_samples == 7
-    assert source.index(tmp_path) == load(tmp_path, "kind: mds, remote: data").index(tmp_path)
+    assert load(tmp_path, "kind: mds, remote: data").index(tmp_path, 8) == found
     kept = load(tmp_path, f"kind: mds, local: {data}, remote: 's3://bucket/x'")
-    assert kept.index(Path("/elsewhere")) == found
-    assert load(tmp_path, "kind: mds, remote: 's3://bucket/x'").index(tmp_path) is None
+    assert kept.index(Path("/elsewhere"), 8) == found
+    assert load(tmp_path, "kind: mds, remote: 's3://bucket/x'").index(tmp_path, 8) is None
     empty = load(tmp_path, "kind: mds, local: cache, remote: 's3://bucket/x'")
-    assert empty.index(tmp_path) is None
+    assert empty.index(tmp_path, 8) is None
     for keys, key in (("local: none", "local"), ("local: cache, remote: none", "remote")):
-        refused = problem(load(tmp_path, f"kind: mds, {keys}").index, tmp_path)
+        refused = problem(load(tmp_path, f"kind: mds, {keys}").index, tmp_path, 8)
         assert refused.path == key and "none holds no index.json" in refused.what
 
 
@@ -90,6 +94,9 @@ def test_what_the_plan_asks(tmp_path: Path) -> None:
     assert local.meaning() == {"kind": "mds", "version": 1, "remote": None}  # wherever it lies
     kept = load(tmp_path, "kind: mds, local: data, remote: 's3://bucket/x'")
     assert kept.meaning() == source.meaning()
+    usual = load(tmp_path, "kind: mds, local: data, dtype: int64")
+    assert usual.meaning() == local.meaning(), "bytes are int64 unless something else is said"
+    assert load(tmp_path, "kind: mds, local: data, dtype: int32").meaning() != local.meaning()
 
 
 @pytest.mark.parametrize(
@@ -98,6 +105,7 @@ def test_what_the_plan_asks(tmp_path: Path) -> None:
         ("kind: mds", "", "needs `local` or `remote`"),
         ("kind: mds, local: 5", ".local", "text is wanted here"),
         ("kind: mds, local: a, holdout: {share: 0.1}", ".holdout", "unknown key 'holdout'"),
+        ("kind: mds, local: a, dtype: float32", ".dtype", "not one of the choices"),
         ("kind: mds, local: a, repeat: never", ".repeat", "not a number of epochs"),
     ],
 )
@@ -128,6 +136,7 @@ def add(column: str, encoding: str) -> Callable[[list[dict[str, Any]]], object]:
         for entry in entries:
             entry["column_names"].append(column)
             entry["column_encodings"].append(encoding)
+            entry["column_sizes"].append(None)
 
     return change
 
@@ -154,16 +163,16 @@ def encode(encoding: str) -> Callable[[list[dict[str, Any]]], object]:
         (lambda text: '{"shards": 5}', "is not the index of an MDS data set", "MDSWriter"),
         (lambda text: '{"shards": []}', "has no samples", "another"),
         (shards(rename), "has no column 'tokens'", "its columns: text"),
-        (shards(encode("bytes")), "is 'bytes', not a fixed number of ids", "ndarray:uint32:"),
-        (shards(encode("ndarray:float32:9")), "is 'ndarray:float32:9', not a fixed", "2,049 ids"),
-        (shards(encode("ndarray:uint16")), "is 'ndarray:uint16', not a fixed number", "ndarray"),
+        (shards(encode("str")), "is 'str', not ids", "ndarray:uint32:1025, which is 1,025 ids a"),
+        (shards(encode("ndarray:float32:9")), "is 'ndarray:float32:9', not ids", "1,025 ids"),
+        (shards(encode("ndarray:float32")), "is 'ndarray:float32', not ids", "ndarray"),
         (shards(encode("ndarray:uint16:3,3")), "is 'ndarray:uint16:3,3', not", "ndarray"),
         (shards(lambda entries: encode("bytes")(entries[:1])), "differ in their columns", "kind"),
         (shards(place("../x.mds")), "names the file '../x.mds', outside its folder", "trust"),
         (shards(place("/etc/x.mds")), "names the file '/etc/x.mds', outside", "trust"),
         (shards(place("a/../../x")), "names the file 'a/../../x', outside its folder", "trust"),
         (shards(add("extra", "pkl")), "'extra' of", "without it"),
-        (shards(add("loss_mask", "ndarray:uint8:8")), "and a sample has 9 ids", "ndarray:uint8:9"),
+        (shards(add("loss_mask", "ndarray:uint8:8")), "as many integers as ids, 9", "uint8:9"),
         (shards(add("loss_mask", "bytes")), "'loss_mask' of", "ndarray:uint8:9"),
     ],
 )
@@ -172,7 +181,7 @@ def test_what_is_no_index_is_told(
 ) -> None:
     file = data / "index.json"
     file.write_text(change(file.read_text()))
-    found = problem(read_mds_index, data, "local")
+    found = problem(read_mds_index, data, "local", 1024)
     assert what in found.what and str(data) in found.what
     assert remedy in found.remedy and found.path == "local"
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
 import pytest
 from conftest import Planner
+from faulty_store import faulty_store
 from streaming import MDSWriter
+from streaming.base.util import merge_index
 
+from ncamix import hashing, stored
 from ncamix.errors import UserError
 from ncamix.plan import Plan
 from ncamix.remote import Remote
@@ -32,6 +37,7 @@ def write(
     compression: str | None = None,
     masked: bool = False,
     ids: np.ndarray | None = None,
+    hashes: list[str] | None = None,
 ) -> np.ndarray:
     """A data set as MosaicML's own writer makes it, in several shards; int64 [NUM, LENGTH + 1]."""
     if ids is None:
@@ -40,7 +46,7 @@ def write(
     if masked:
         columns["loss_mask"] = f"ndarray:uint8:{LENGTH + 1}"
     with MDSWriter(
-        out=str(folder), columns=columns, compression=compression, size_limit=1 << 12
+        out=str(folder), columns=columns, compression=compression, hashes=hashes, size_limit=1 << 12
     ) as writer:
         for i, row in enumerate(ids):
             sample: dict[str, Any] = {"tokens": row.astype(dtype), "extra": "x" * (i % 7)}
@@ -172,8 +178,211 @@ def test_a_remote_of_another_length(tmp_path: Path, plan_of: Planner) -> None:
         "seed": 1, "first_id": 0, "sequence_length": 7,
     }  # fmt: skip
     url = Remote(meaning, 9, 10, 1).save(tmp_path / "noise.json")
-    with pytest.raises(UserError, match="hold 8 ids, and sequences of 32 tokens need 33"):
+    with pytest.raises(UserError, match="hold 8 ids, and sequences of 32 tokens need 33, or 32"):
         prepare_text(stored_plan(plan_of, f"remote: '{url}'"))
+
+
+ENCODINGS = ("ndarray:uint16", "ndarray", "bytes")
+
+
+def foreign(folder: Path, encoding: str, ids: np.ndarray, dtype: str, **how: Any) -> None:
+    """A data set of others, in several shards: `ids` int64 [n, length] in some encoding."""
+    columns = {"extra": "str", "tokens": encoding}
+    with MDSWriter(out=str(folder), columns=columns, size_limit=1 << 11, **how) as writer:
+        for i, row in enumerate(ids.astype(dtype)):
+            value = row.tobytes() if encoding == "bytes" else row
+            writer.write({"tokens": value, "extra": "x" * (i % 7)})
+
+
+def some_ids(length: int) -> np.ndarray:
+    return np.random.default_rng(length).integers(1, 257, (NUM, length))
+
+
+@pytest.mark.parametrize("length", [LENGTH, LENGTH + 1])
+@pytest.mark.parametrize("encoding", [*ENCODINGS, f"ndarray:uint16:{LENGTH}"])
+def test_samples_of_either_length_in_any_encoding(
+    encoding: str, length: int, tmp_path: Path, plan_of: Planner
+) -> None:
+    ids, short = some_ids(length), length == LENGTH
+    encoding = encoding.replace(f":{LENGTH}", f":{length}")
+    foreign(tmp_path / "data", encoding, ids, "uint16")
+    foreign(tmp_path / "packed", encoding, ids, "uint16", compression="zstd")
+    dtype = "dtype: uint16" if encoding == "bytes" else "max_share: 100%"
+    plan = stored_plan(plan_of, f"local: data, {dtype}", f"remote: packed, {dtype}")
+    wanted = np.zeros((NUM, LENGTH + 1), np.int64)
+    wanted[:, :length] = ids
+    for source in plan.sources.values():
+        assert (source.num_samples, source.short, source.masked) == (NUM, short, False)
+        assert source.loss_tokens == LENGTH - short and source.shard_format.masked == short
+        samples = StoredSamples(source)
+        found, mask = samples.range(0, NUM)
+        assert np.array_equal(found, wanted) and samples.is_masked == short == (mask is not None)
+        if mask is not None:
+            assert (mask.sum(axis=1) == LENGTH - 1).all() and not mask[:, [0, LENGTH]].any()
+    for _, sample, found, mask in read(plan, tmp_path / "stage"):
+        assert found == wanted[sample].tolist()
+        assert (mask is None) != short and (mask is None or mask == [0] + [1] * (LENGTH - 1) + [0])
+
+
+@pytest.mark.parametrize("compression", [None, "gz:6", "bz2", "zstd", "br:5", "snappy"])
+def test_the_first_sample_says_the_length(
+    compression: str | None, tmp_path: Path, plan_of: Planner
+) -> None:
+    for encoding in ENCODINGS:
+        data = tmp_path / encoding.replace(":", "-")
+        foreign(data, encoding, some_ids(40), "uint16", compression=compression)
+        dtype = ", dtype: uint16" if encoding == "bytes" else ""
+        with pytest.raises(UserError, match="hold 40 ids, and sequences of 32 .* need 33") as told:
+            stored_plan(plan_of, f"local: {data.name}{dtype}")
+        assert "write sequence_length: 39 or 40" in str(told.value)
+
+
+def test_bytes_are_int64_unless_it_is_said(tmp_path: Path, plan_of: Planner) -> None:
+    ids = some_ids(LENGTH)
+    foreign(tmp_path / "data", "bytes", ids, "int64")
+    source = stored_plan(plan_of, "local: data").sources["mine"]
+    assert np.array_equal(StoredSamples(source).range(0, NUM)[0][:, :LENGTH], ids)
+    with pytest.raises(UserError, match="hold 64 ids.*\n.*\n.*\n.*read as int32: `dtype` says"):
+        stored_plan(plan_of, "local: data, dtype: int32")
+    foreign(tmp_path / "odd", "bytes", some_ids(33), "uint8")
+    with pytest.raises(UserError, match="a sample of 33 bytes, which are not ids of int64"):
+        stored_plan(plan_of, "local: odd")
+    foreign(tmp_path / "array", "ndarray", ids, "int64")
+    with pytest.raises(UserError, match="mine.dtype: the ids .* have a dtype of their own"):
+        stored_plan(plan_of, "local: array, dtype: int64")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "odd", "said"),
+    [
+        ("ndarray", np.arange(31, dtype=np.int32), "a sample of 31 ids"),
+        ("ndarray", np.ones(33, np.int64), "a sample of 33 ids"),
+        ("ndarray", np.ones((2, 16), np.uint8), "a sample of 2 x 16 of uint8"),
+        ("ndarray", np.ones(32, np.float32), "a sample of 32 of float32"),
+        ("ndarray:int16", np.ones(7, np.int16), "a sample of 7 ids"),
+        ("bytes", np.ones(33, np.int64).tobytes(), "a sample of 33 ids"),
+        ("bytes", b"12345", "a sample of 5 bytes, which are not ids of int64"),
+        ("bytes", np.full(32, 257).tobytes(), "the id 257, and the tokenizer's ids are 0 to 256"),
+    ],
+)
+def test_every_sample_is_held_against_the_first(
+    encoding: str, odd: Any, said: str, tmp_path: Path, plan_of: Planner
+) -> None:
+    with MDSWriter(out=str(tmp_path / "data"), columns={"tokens": encoding}) as writer:
+        dtype = "int16" if encoding == "ndarray:int16" else "int64"
+        for row in some_ids(LENGTH)[:20].astype(dtype):
+            writer.write({"tokens": row.tobytes() if encoding == "bytes" else row})
+        writer.write({"tokens": odd})
+    plan = prepare_text(stored_plan(plan_of, "local: data"))
+    source = plan.sources["mine"]
+    assert len(StoredSamples(source).range(0, 20)[0]) == 20
+    for ask in (
+        lambda: StoredSamples(source).range(0, 21),
+        lambda: read(plan, tmp_path / "stage"),
+    ):
+        with pytest.raises(UserError) as caught:
+            ask()
+        assert f"data set {tmp_path / 'data'} of the source 'mine' holds {said}" in str(
+            caught.value
+        )
+
+
+def test_a_mask_of_another_length_is_told(tmp_path: Path, plan_of: Planner) -> None:
+    columns = {"tokens": "ndarray:int64", "loss_mask": "ndarray:uint8"}
+    with MDSWriter(out=str(tmp_path / "data"), columns=columns) as writer:
+        for i, row in enumerate(some_ids(LENGTH)):
+            mask = (row[: LENGTH - (i == 9)] % 2).astype(np.uint8)
+            writer.write({"tokens": row, "loss_mask": mask})
+    source = stored_plan(plan_of, "local: data").sources["mine"]
+    assert source.masked and source.short and source.loss_tokens == LENGTH - 1
+    _, mask = StoredSamples(source).range(0, 9)
+    assert mask is not None and not mask[:, LENGTH].any()
+    assert np.array_equal(mask[:, :LENGTH], some_ids(LENGTH)[:9] % 2 == 1)
+    with pytest.raises(UserError, match="holds a loss mask of 31 integers beside 32 ids"):
+        StoredSamples(source).range(0, 10)
+
+
+def test_a_first_shard_that_is_broken(tmp_path: Path, plan_of: Planner) -> None:
+    for compression in (None, "zstd", "gz", "br"):
+        for folder, cut in (("short", 20), ("empty", 0)):
+            foreign(tmp_path / folder, "ndarray", some_ids(33), "uint16", compression=compression)
+            shard = min((tmp_path / folder).glob("shard.*"))
+            shard.write_bytes(shard.read_bytes()[:cut])
+            with pytest.raises(UserError, match=r"sources.mine: .*shard.00000") as caught:
+                stored_plan(plan_of, f"local: {folder}")
+            assert caught.value.problems[0].remedy
+            shutil.rmtree(tmp_path / folder)
+
+
+def test_merged_data_sets_are_read(tmp_path: Path, plan_of: Planner) -> None:
+    """As Streaming merges the indexes of several writers, and LLM Foundry its own."""
+    ids = some_ids(LENGTH)
+    for part in range(2):
+        foreign(tmp_path / f"data/{part}", "ndarray", ids[part * 50 : part * 50 + 50], "int32")
+    merge_index(str(tmp_path / "data"))
+    plan = prepare_text(stored_plan(plan_of, "local: data", "remote: data, local: kept"))
+    for _, sample, found, _ in read(plan, tmp_path / "stage"):
+        assert found[:LENGTH] == ids[sample].tolist()
+    assert list((tmp_path / "kept/1").glob("shard.*"))
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_contents_enter_where_the_index_has_no_hashes(
+    compression: str | None, tmp_path: Path, plan_of: Planner
+) -> None:
+    def fingerprint(ids: np.ndarray, hashes: list[str] | None, key: str) -> str:
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        write(tmp_path / "data", compression=compression, ids=ids, hashes=hashes)
+        return stored_plan(plan_of, f"{key}: data").sources["mine"].fingerprint
+
+    ids = np.random.default_rng(1).integers(1, 257, (NUM, LENGTH + 1))
+    other = ids.copy()
+    other[[0, 1]] = other[[1, 0]]  # of the same sizes, unpacked
+    for key in ("local", "remote"):
+        first = fingerprint(ids, None, key)
+        assert fingerprint(ids, None, key) == first != fingerprint(other, None, key)
+        assert fingerprint(ids, ["sha1"], key) != fingerprint(other, ["sha1"], key)
+
+
+def test_hashes_in_the_index_spare_reading(
+    tmp_path: Path, plan_of: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    stock = hashing.file_digests
+    monkeypatch.setattr(stored, "file_digests", lambda p, say: asked.extend(p) or stock(p, say))
+    write(tmp_path / "hashed", hashes=["xxh3_64"])
+    stored_plan(plan_of, "local: hashed")
+    assert not asked
+    write(tmp_path / "bare", compression="gz")
+    stored_plan(plan_of, "local: bare")
+    assert asked == sorted((tmp_path / "bare").glob("shard.*.gz"))
+
+
+def test_what_a_remote_lacks_is_learned_once(
+    tmp_path: Path, plan_of: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From an object store: the index, and the first shard for the length."""
+    ids, url = some_ids(LENGTH), "s3://bucket/data"
+    with faulty_store(monkeypatch) as store:
+        foreign(tmp_path / "data", "bytes", ids, "int64", compression="zstd")
+        client = boto3.client("s3", endpoint_url=store.url)
+        for file in (tmp_path / "data").iterdir():
+            client.upload_file(str(file), "bucket", f"data/{file.name}")
+        plan = stored_plan(plan_of, f"remote: '{url}'")
+        source = plan.sources["mine"]
+        assert (source.num_samples, source.masked, known_index(source)) == (None, True, None)
+        store.requests.clear()
+        plan = prepare_text(plan)
+        got = [path.rpartition("/")[2] for method, path in store.requests if method == "GET"]
+        assert got == ["index.json", "shard.00000.mds.zstd"]
+        store.requests.clear()
+        for known in (plan, stored_plan(plan_of, f"remote: '{url}'")):
+            source = known.sources["mine"]
+            assert (source.num_samples, source.short, source.masked) == (NUM, True, False)
+            assert source.loss_tokens == LENGTH - 1
+        assert not store.requests, "the cache has it"
+        for _, sample, found, mask in read(plan, tmp_path / "stage"):
+            assert found == [*ids[sample].tolist(), 0] and mask is not None
 
 
 def test_ids_that_the_tokenizer_lacks_are_named(tmp_path: Path, plan_of: Planner) -> None:
@@ -189,7 +398,11 @@ def test_ids_that_the_tokenizer_lacks_are_named(tmp_path: Path, plan_of: Planner
 
 
 def test_a_shard_that_is_not_there(tmp_path: Path, plan_of: Planner) -> None:
-    write(tmp_path / "data", compression="zstd")
+    write(tmp_path / "bare", compression="zstd")
+    sorted((tmp_path / "bare").glob("shard.*"))[1].unlink()
+    with pytest.raises(UserError, match=r"sources.mine.local: .* lacks shard.00001.mds.zstd"):
+        stored_plan(plan_of, "local: bare")
+    write(tmp_path / "data", compression="zstd", hashes=["xxh64"])
     sorted((tmp_path / "data").glob("shard.*"))[1].unlink()
     source = stored_plan(plan_of, "local: data").sources["mine"]
     StoredSamples(source).chosen(np.array([0]))

@@ -1,8 +1,9 @@
 """Source kind `mds`: a MosaicML data set of token samples that exists already.
 
-Its column `tokens` holds a fixed number of ids a sample, and `loss_mask`, if there is one, as many
+Its column `tokens` holds as many ids in every sample, and `loss_mask`, if there is one, as many
 integers, 0 where the id is no target; other columns are passed over. How many samples there are is
-known from its `index.json`, where that lies on this machine.
+known from its `index.json`, where that lies on this machine; how many ids, only where the index has
+their number: others store it with each sample.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, Self
 
@@ -25,20 +26,33 @@ from ncamix.sources.corpus import FiniteSource
 from ncamix.stores import is_url
 
 COLUMN = "tokens"
-_ENCODING = re.compile(r"ndarray:(u?int(?:8|16|32|64)):([0-9]+)\Z")
+BYTES = "bytes"  # the encoding of ids whose dtype is nowhere
+USUAL_DTYPE = "int64"  # of those
+_ENCODING = re.compile(r"ndarray(?::(u?int(?:8|16|32|64))(?::([0-9]+))?)?\Z")
+
+IntegerType = Literal["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 
 
 @dataclass(frozen=True)
 class MdsIndex:
-    """What an index says: samples, ids a sample and their dtype, and whether a loss mask is beside
-    them. shards: (file name once unpacked, samples) each. `digest` stands for all of it."""
+    """What an index says: how ids are encoded, how many a sample holds (None: stored with each of
+    them), whether a loss mask is beside them, and its entry of each shard. `digest` stands for all
+    of it."""
 
-    num_samples: int
-    length: int
-    dtype: str
+    encoding: str
+    length: int | None
     masked: bool
-    shards: tuple[tuple[str, int], ...]
     digest: str
+    entries: tuple[dict[str, Any], ...] = field(repr=False)
+
+    @property
+    def shards(self) -> list[tuple[str, int]]:
+        """(file name once unpacked, samples) of each shard."""
+        return [(str(e["raw_data"]["basename"]), int(e["samples"])) for e in self.entries]
+
+    @property
+    def num_samples(self) -> int:
+        return sum(samples for _, samples in self.shards)
 
 
 class MdsSource(FiniteSource):
@@ -54,6 +68,9 @@ class MdsSource(FiniteSource):
     remote: str | None = Field(
         None, description="Folder or URL that the data set is fetched from, such as s3://..."
     )
+    dtype: IntegerType | None = Field(
+        None, description="The integers that a column `tokens` of bytes holds; int64 by default."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -64,8 +81,10 @@ class MdsSource(FiniteSource):
         return self
 
     def own_meaning(self) -> Meaning:
-        """Everything but the digest of the index, which the plan adds where there is no remote."""
-        return {"kind": "mds", "version": self.version, "remote": self.remote}
+        """Everything but the index and the shards' contents, which the plan adds of data sets on
+        this machine."""
+        own = {"kind": "mds", "version": self.version, "remote": self.remote}
+        return own if self.dtype in (None, USUAL_DTYPE) else {**own, "dtype": self.dtype}
 
     def own_summary(self) -> str:
         return f"mds, {self.remote or self.local}"
@@ -81,8 +100,10 @@ class MdsSource(FiniteSource):
             remote = str(path(remote))
         return path(self.local) if self.local is not None else None, remote
 
-    def index(self, folder: Path) -> MdsIndex | None:
+    def index(self, folder: Path, sequence_length: int) -> MdsIndex | None:
         """The data set's index if it is on this machine; paths are relative to `folder`.
+
+        sequence_length: of the stage that draws from it.
 
         Raises:
             UserError: there is none and it cannot be remote, or it is not one of token samples.
@@ -94,27 +115,28 @@ class MdsSource(FiniteSource):
             places["remote"] = Path(remote)
         for key, place in places.items():
             if (place / INDEX).is_file():
-                return read_mds_index(place, key)
+                return read_mds_index(place, key, sequence_length)
         if remote is not None and "remote" not in places:
             return None
         key, place = list(places.items())[-1]
         raise fail(f"{place} holds no {INDEX}", "name the folder of an MDS data set", path=key)
 
 
-def read_mds_index(folder: Path, key: str, place: str | None = None) -> MdsIndex:
+def read_mds_index(
+    folder: Path, key: str, sequence_length: int, place: str | None = None
+) -> MdsIndex:
     """The index of the data set in `folder`, which the YAML key `key` names.
 
-    place: where it was fetched from.
+    sequence_length: of the stage that draws from it. place: where it was fetched from.
 
     Raises:
-        UserError: it is not an MDS index of samples with a fixed number of ids, or it names files
-            outside its folder.
+        UserError: it is not an MDS index of samples of ids, or it names files outside its folder.
     """
     file, shown = folder / INDEX, place or str(folder)
     try:
         shards = json.loads(file.read_text(encoding="utf-8"))["shards"]
         found = {_layout(shard) for shard in shards}
-        sizes = tuple((str(s["raw_data"]["basename"]), int(s["samples"])) for s in shards)
+        num_samples = sum(int(shard["samples"]) for shard in shards)
         named = [str(n) for shard in shards for n in _files(shard)]
     except OSError as error:
         raise fail(f"cannot read {file}: {error.strerror}", path=key) from None
@@ -128,7 +150,6 @@ def read_mds_index(folder: Path, key: str, place: str | None = None) -> MdsIndex
         if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             what = f"the index of {shown} names the file '{name}', outside its folder"
             raise fail(what, "do not use a data set that you do not trust", path=key)
-    num_samples = sum(samples for _, samples in sizes)
     if num_samples < 1:
         raise fail(f"the data set {shown} has no samples", "name another", path=key)
     if len(found) > 1:
@@ -137,7 +158,7 @@ def read_mds_index(folder: Path, key: str, place: str | None = None) -> MdsIndex
             "name a data set of one kind",
             path=key,
         )
-    encodings = dict(found.pop())
+    encodings = {name: encoding for name, encoding, _ in found.pop()}
     if COLUMN not in encodings:
         raise fail(
             f"the data set {shown} has no column '{COLUMN}'",
@@ -148,32 +169,38 @@ def read_mds_index(folder: Path, key: str, place: str | None = None) -> MdsIndex
         if encoding == "pkl":
             what = f"the column '{name}' of {shown} is pickled: reading it may run any code"
             raise fail(what, "write the data set without it", path=key)
-    match = _ENCODING.match(encodings[COLUMN])
-    if match is None:
+    encoding = encodings[COLUMN]
+    match = _ENCODING.match(encoding)
+    if match is None and encoding != BYTES:
+        wanted = sequence_length + 1
         raise fail(
-            f"the column '{COLUMN}' of {shown} is '{encodings[COLUMN]}', not a fixed number of ids",
-            "write it as ndarray:uint32:2049, which is 2,049 ids a sample",
+            f"the column '{COLUMN}' of {shown} is '{encoding}', not ids",
+            f"write it as ndarray:uint32:{wanted}, which is {wanted:,} ids a sample",
             path=key,
         )
-    mask = _ENCODING.match(encodings.get(MASK, encodings[COLUMN]))
-    if mask is None or mask[2] != match[2]:
-        raise fail(
-            f"the column '{MASK}' of {shown} is '{encodings[MASK]}', and a sample has {match[2]} "
-            "ids",
-            f"write it as ndarray:uint8:{match[2]}",
-            path=key,
-        )
+    length = int(match[2]) if match is not None and match[2] else None
+    if MASK in encodings:
+        mask = _ENCODING.match(encodings[MASK])
+        if mask is None or (length and mask[2] and int(mask[2]) != length):
+            size = f" of as many integers as ids, {length:,}," if length else " of integers"
+            raise fail(
+                f"the column '{MASK}' of {shown} is '{encodings[MASK]}', not one{size} a sample",
+                f"write it as ndarray:uint8:{length or sequence_length + 1}",
+                path=key,
+            )
     digest = fingerprint({"shards": shards})
-    return MdsIndex(num_samples, int(match[2]), match[1], MASK in encodings, sizes, digest)
+    return MdsIndex(encoding, length, MASK in encodings, digest, tuple(shards))
 
 
-def _layout(shard: Any) -> tuple[tuple[str, str], ...]:
-    """A shard's columns, each with its encoding."""
+def _layout(shard: Any) -> tuple[tuple[str, str, int | None], ...]:
+    """A shard's columns, each with its encoding and its size in bytes, if that is fixed."""
     if shard["format"] != "mds":
         raise ValueError(shard["format"])
-    return tuple(zip(shard["column_names"], shard["column_encodings"], strict=True))
+    columns = (shard["column_names"], shard["column_encodings"], shard["column_sizes"])
+    return tuple(zip(*columns, strict=True))
 
 
 def _files(shard: Any) -> list[str]:
-    """The files that a shard may lie in."""
-    return [shard[part]["basename"] for part in ("raw_data", "zip_data") if shard[part]]
+    """The files that a shard may lie in: unpacked, and zipped."""
+    packed = [shard["zip_data"]["basename"]] if shard["zip_data"] else []
+    return [shard["raw_data"]["basename"], *packed]
