@@ -10,6 +10,7 @@ import pytest
 from conftest import Planner
 from streaming import MDSWriter
 
+from ncamix import cache
 from ncamix.errors import UserError
 from ncamix.plan import Plan
 from ncamix.remote import Remote
@@ -147,6 +148,9 @@ def test_a_remote_is_fetched(tmp_path: Path, plan_of: Planner) -> None:
     assert stored_plan(plan_of, f"remote: '{url}'").sources["mine"].num_samples == 70, (
         "in the cache"
     )
+    (kept,) = cache.entries()
+    assert (kept.kind, kept.name, kept.url, kept.curricula) == ("mds", "mine", url, ("c",))
+    assert kept.in_use and not cache.remove(kept.fingerprint), "a run would miss it"
     source = prepare_text(plan).sources["mine"]
     ids = StoredSamples(source).range(0, 70)[0]
     assert ids.shape == (70, LENGTH + 1)
