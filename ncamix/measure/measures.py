@@ -116,8 +116,8 @@ class Measured:
     share_read: of the files' bytes, about, where it is less and known. left_out: what was no text,
     {reason: {"count": number, "first": name}}. num_tokens: without the ends of text. raw: by bytes
     of a window, the ratio and how many windows were drawn. sizes: of token windows after gzip,
-    int64 [N] bytes. shuffled: mean ratio of the same ids in random order. ceiling: of independent ids of the
-    tokenizer, all as likely.
+    int64 [N] bytes. shuffled: mean ratio of the same ids in random order. ceiling: of independent
+    ids of the tokenizer, all as likely.
     """
 
     name: str
