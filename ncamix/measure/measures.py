@@ -40,7 +40,7 @@ from ncamix.measure.nearness import (
     nearest_bands,
 )
 from ncamix.measure.windows import FEWEST_OWNERS, Estimate, WindowDraw, compressed_sizes, mean_of
-from ncamix.quantities import parse_quantity
+from ncamix.quantities import counted, parse_quantity
 from ncamix.waiting import Say, quiet
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def _measure_text(
         raise fail(f"{what} that can be read: {why}" if why else what, "name other files")
     if not draws[options.window].num_windows:
         raise fail(
-            f"{name} holds {reader.num_bytes:,} bytes of text, less than a window of "
+            f"{name} holds {counted(reader.num_bytes, 'byte')} of text, less than a window of "
             f"{options.window:,}",
             "measure more text, or write a smaller --window",
         )
@@ -296,9 +296,9 @@ def _measure_tokens(
             number += 1
     windows, owners = draw.drawn()
     if not len(windows):
-        held = int(counts.counts().sum())
+        held = counted(int(counts.counts().sum()), "token")
         raise fail(
-            f"{reader.corpus.name} holds {held:,} tokens, less than a window of {WINDOW_TOKENS}",
+            f"{reader.corpus.name} holds {held}, less than a window of {WINDOW_TOKENS}",
             "measure more text, or another --tokenizer",
         )
     rng = np.random.Generator(np.random.PCG64(derive_key("shuffled", seed)))
