@@ -2,6 +2,8 @@
 
     <cache>/<fingerprint>/source.json    what an entry holds; written last: says that it is whole
                           uses.json      curricula that used it, and when
+    <cache>/uploads/<hash of a URL>/     what is on its way there; the lock file says the URL
+            remotes/<hash of a URL>/     what was fetched from there
     <cache>/.locks/<fingerprint>.build   held, alone, by the process that builds or extends it
                    <fingerprint>.use     held, shared, by every process that reads it
 
@@ -166,12 +168,14 @@ class Entry:
 
     kind: text, pairs, mds (an index), tokenizer; `upload` for what is on its way to a URL, `remote`
     for what was fetched from one; `unfinished` for what a killed process left, from which the next
-    one goes on. name: of the source, where known. last_use: seconds since 1970.
+    one goes on. name: of the source, where known. url: that it was fetched from, or goes to; empty
+    for what was made here. last_use: seconds since 1970.
     """
 
     fingerprint: str
     kind: str
     name: str
+    url: str
     num_bytes: int
     last_use: float
     curricula: tuple[str, ...]
@@ -197,6 +201,7 @@ def entries() -> list[Entry]:
                 folder.relative_to(root).as_posix(),
                 PASSAGES.get(folder.parent.name) or str(info.get("kind", "unfinished")),
                 str(info.get("name", "")),
+                _url_of(folder, info),
                 sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
                 float(last),
                 tuple(sorted(uses)),
@@ -204,6 +209,23 @@ def entries() -> list[Entry]:
             )
         )
     return sorted(found, key=lambda e: (-e.last_use, e.fingerprint))
+
+
+def _url_of(folder: Path, info: dict[str, Any]) -> str:
+    """The URL that an entry was fetched from, or goes to."""
+    if info.get("kind") == "mds":
+        return str(info.get("meaning", {}).get("remote") or "")
+    try:
+        return (folder / DATA_LOCK).read_text()
+    except OSError:
+        return ""
+
+
+def note_url(lock: IO[str], url: str) -> None:
+    """Write the URL that a passage's folder belongs to into its lock file, which is held."""
+    lock.truncate(0)
+    lock.write(url)
+    lock.flush()
 
 
 def remove(fingerprint: str) -> bool:

@@ -56,9 +56,14 @@ def cache(
 ) -> None:
     """List the cache of compiled text and tokenizers, or what of it could go.
 
-    Without options, everything is listed. With conditions, what meets all of them and is not in
-    use; --remove then removes it. Nothing is lost: what is needed again is compiled or fetched
-    again, byte for byte. The cache lies in NCAMIX_CACHE, or in ~/.cache/ncamix. Examples:
+    Without options, everything is listed. With conditions, what meets all of
+    them and is not in use; --remove then removes it. Nothing is lost: what is
+    needed again is compiled or fetched again, byte for byte. The cache lies in
+    NCAMIX_CACHE, or in ~/.cache/ncamix.
+
+    What was fetched from a URL, or is on its way to one, is listed with it. A
+    --curriculum that has used nothing in the cache is an error (status 2).
+    Examples:
 
     ncamix cache --older-than 30d
 
@@ -66,7 +71,7 @@ def cache(
     """
     from ncamix import cache as cached
     from ncamix import pruning
-    from ncamix.quantities import format_bytes
+    from ncamix.quantities import counted, format_bytes
 
     choice = pruning.Choice(
         None if older_than is None else _age(older_than),
@@ -79,6 +84,7 @@ def cache(
             "write --older-than 30d, --keep 20GB or --curriculum NAME (--keep 0GB: everything)",
         )
     entries = cached.entries()
+    spared = pruning.why_spared(entries, curriculum) if curriculum is not None else ""
     shown = pruning.choose(entries, choice) if choice.is_given else entries
     if remove:
         shown = pruning.prune(shown)
@@ -90,37 +96,44 @@ def cache(
         console.print(_table(shown))
     total = format_bytes(sum(entry.num_bytes for entry in shown))
     what = "removed" if remove else "could go" if choice.is_given else "in the cache"
-    line = f"{len(shown):,} entries, {total} {what}: {cached.cache_root()}"
+    number = counted(len(shown), "entry", "entries")
+    line = f"{number}, {total} {what}: {cached.cache_root()}"
+    if spared:
+        line += f"; spared of '{curriculum}': {spared}"
     if choice.is_given and not remove and shown:
-        line += "; --remove removes them"
+        line += f"; --remove removes {'it' if len(shown) == 1 else 'them'}"
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _table(entries: list[Entry]) -> object:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     from ncamix.quantities import format_bytes
 
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("entry", "kind", "source"):
-        table.add_column(name, no_wrap=name == "entry")
+        table.add_column(name, no_wrap=name == "entry", overflow="fold")
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("last used", justify="right", no_wrap=True)
     table.add_column("curricula")
     for entry in entries:
-        used = "now" if entry.in_use else f"{_ago(entry.age)} ago"
+        used = "in use" if entry.in_use else _ago(entry.age)
         size = format_bytes(entry.num_bytes)
         curricula = ", ".join(entry.curricula)
-        table.add_row(entry.fingerprint[:12], entry.kind, entry.name, size, used, curricula)
+        source = Text("\n".join(filter(None, (entry.name, entry.url))))
+        name = entry.fingerprint.rpartition("/")[2][:12]
+        table.add_row(name, entry.kind, source, size, used, Text(curricula))
     return table
 
 
 def _ago(seconds: float) -> str:
+    """How long ago, in the units that --older-than takes."""
     for unit in ("w", "d", "h"):
         if seconds >= 2 * _SECONDS[unit]:
-            return f"{seconds / _SECONDS[unit]:.0f} {unit}"
-    return f"{seconds / 60:.0f} m"
+            return f"{seconds // _SECONDS[unit]:.0f} {unit} ago"
+    return f"{seconds // 60:.0f} m ago" if seconds >= 60 else "just now"
 
 
 def _age(written: str) -> float:

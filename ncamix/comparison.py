@@ -23,6 +23,7 @@ from ncamix.parting import Parting, Plans, Stages, find_parting, optimizer_of
 from ncamix.plan import Plan, PlannedStage
 from ncamix.plan_output import words
 from ncamix.plan_tables import add_row, new_table
+from ncamix.quantities import counted
 from ncamix.sources import BlendSource, SourceSpec
 
 Value = str | int | None
@@ -195,7 +196,8 @@ def _stages(plans: Plans) -> Iterator[Difference]:
     for name in {**ours, **theirs}:
         if name not in ours or name not in theirs:
             lengths = [
-                f"{s[name].num_batches:,} batches" if name in s else None for s in (ours, theirs)
+                counted(s[name].num_batches, "batch", "batches") if name in s else None
+                for s in (ours, theirs)
             ]
             yield Difference(f"stages.{name}", *lengths)
             continue

@@ -16,6 +16,7 @@ from ncamix.errors import Problem, UserError, fail
 from ncamix.keys import canonical
 from ncamix.loading import LoadedCurriculum
 from ncamix.planned_source import Benchmark, EarlierText
+from ncamix.quantities import counted
 from ncamix.sizes import corpus_size
 from ncamix.sources import SourceSpec, TextSource
 from ncamix.sources.corpus import CorpusFile, CorpusSource, corpus_files, corpus_hash, hashed
@@ -82,7 +83,7 @@ class Corpora:
             self._bad(name, path, what, remedy)
         self.num_bytes[name] = corpus_size(files, spec.columns())
         if not self.num_bytes[name][0]:
-            raise fail(f"the text is empty ({len(files)} files)", "name other files")
+            raise fail(f"the text is empty ({counted(len(files), 'file')})", "name other files")
         known = hashed(files, self._say)
         meaning = {**spec.document_meaning(), "documents": corpus_hash(known)}
         if spec.by_repository:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ncamix.cache_limits import cache_limit
 from ncamix.plan import Plan, PlannedStage
 from ncamix.planned_source import PlannedSource
 from ncamix.schedule import Curve
@@ -110,7 +111,8 @@ class Disk:
 
     compiled: of each source's dataset as `ncamix compile` writes it, before compression; None while
         a text's size is unknown.
-    generated: of the shards that a run's folder holds of the stage that generates most.
+    generated: of the shards that a run's folder holds at once of the stage that generates most,
+        within the cache limit.
     checkpoint: of one. num_checkpoints: that a run's folder holds at once, at most.
     """
 
@@ -128,7 +130,10 @@ def disk(plan: Plan) -> Disk:
         name: _bytes(source, samples_to_compile(source)) or None
         for name, source in plan.sources.items()
     }
-    generated = max(_generated(plan, stage) for stage in plan.stages)
+    in_place = [name for name, source in plan.sources.items() if source.spec.finite]
+    generated = max(
+        min(_generated(plan, stage), cache_limit(plan, stage, in_place)) for stage in plan.stages
+    )
     # Each finished stage keeps its last; the newest is written before the oldest is deleted.
     kept = len(plan.stages) - 1 + trainer.checkpoint.keep + 1
     return Disk(compiled, generated, COPIES * WEIGHT_BYTES * parameters, kept)

@@ -83,7 +83,9 @@ def measure(
     heuristics, with no claim that a model trains better on them.
 
     Of corpora larger than --limit, the files that come first in that order are
-    read, and the output says how much that is. Examples:
+    read, and the output says how much that is. Broken files of a folder or a
+    glob are left out as a whole, counted and named; a file that is named itself
+    is an error then, as is one of a curriculum. Examples:
 
     ncamix measure python-stdlib 'docs/**/*.md' --plot corpora.png
 

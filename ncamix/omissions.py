@@ -9,14 +9,15 @@ from typing import Any, Literal
 
 from ncamix.errors import fail
 
-Reason = Literal["not_utf8", "replaced", "binary", "empty", "too_large", "not_a_file"]
+Reason = Literal["not_utf8", "replaced", "binary", "empty", "too_large", "not_a_file", "unreadable"]
 
 
 class Omissions:
     """Counts what is left out, by reason, with the name of the first of each.
 
     `replaced` is not left out, but was not UTF-8 either; `not_a_file` is a link or a device in an
-    archive. report: plain JSON that is kept up to date, {reason: {"count": number, "first": name}}.
+    archive; `unreadable` is a broken file of a corpus that is only measured. report: plain JSON,
+    kept up to date, {reason: {"count": number, "first": name}}.
     """
 
     def __init__(self, report: dict[str, Any] | None = None) -> None:

@@ -35,6 +35,7 @@ from ncamix.gram_index import MAX_SETS, GramIndex
 from ncamix.keys import fingerprint
 from ncamix.plan import Plan
 from ncamix.planned_source import Benchmark, PlannedSource
+from ncamix.quantities import counted
 from ncamix.sources import TextSource
 from ncamix.sources.corpus import CorpusFile
 from ncamix.splits import HELD_OUT
@@ -287,7 +288,7 @@ def overlap_remarks(source: str, report: Report) -> Iterator[str]:
             worst = found["worst"][0]
             yield (
                 f"training on '{source}' shows at least half of {found['mostly_met']:,} of the "
-                f"{found['documents']:,} documents of {name}: of {worst['document']}, "
+                f"{counted(found['documents'], 'document')} of {name}: of {worst['document']}, "
                 f"{worst['share']:.0%} of all runs of {SIZE} words, most in "
                 f"{worst['training_document']}; drop them, or write `duplicates: near`"
             )
@@ -314,7 +315,7 @@ def _refuse(plan: Plan, source: PlannedSource, report: Report) -> None:
             f"{each['document']} ({each['share']:.0%}, in {each['training_document']})"
             for each in found["worst"][:3]
         )
-        many = f"{found['documents_met']:,} of {found['documents']:,} documents"
+        many = f"{found['documents_met']:,} of {counted(found['documents'], 'document')}"
         parts.append(f"{name}: {many}, worst {worst}")
     raise UserError(
         plan.curriculum.document.problem(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ncamix.entry import Enter
 from ncamix.groups import parts
 from ncamix.plan import Plan, PlannedStage
+from ncamix.quantities import counted
 
 Plans = tuple[Plan, Plan]
 Stages = tuple[PlannedStage, PlannedStage]
@@ -84,7 +85,8 @@ def _first_unlike(plans: Plans, stages: Stages) -> tuple[int, str]:
     if batch == shared:
         ended = min(stages, key=lambda stage: stage.num_batches)
         same = stages[0].num_batches == stages[1].num_batches
-        of = f"the stage '{ended.name}' of {ended.num_batches:,} batches has ended"
+        length = counted(ended.num_batches, "batch", "batches")
+        of = f"the stage '{ended.name}' of {length} has ended"
         return batch, "" if same else of
     reasons = []
     if counts == batch:

@@ -21,7 +21,7 @@ from ncamix import charts, drawings
 from ncamix.files import write_drawn
 from ncamix.forecast import rate_batches
 from ncamix.plan import Plan, PlannedStage
-from ncamix.quantities import format_count
+from ncamix.quantities import counted, format_count
 from ncamix.run_record import Floats, StageRecord
 
 if TYPE_CHECKING:
@@ -85,11 +85,11 @@ def plan_picture(plan: Plan) -> bytes:
 def _about(plan: Plan) -> str:
     trainer = plan.trainer.trainer
     parameters = trainer.model.num_parameters(plan.vocabulary.rows)
-    count, batches = len(plan.stages), sum(stage.num_batches for stage in plan.stages)
+    batches = sum(stage.num_batches for stage in plan.stages)
     return (
         f"planned under trainer {trainer.name} ({format_count(parameters)} parameters): "
-        f"{format_count(plan.num_tokens)} tokens in {batches:,} batches, "
-        f"{count} stage{'s' * (count != 1)}"
+        f"{format_count(plan.num_tokens)} tokens in {counted(batches, 'batch', 'batches')}, "
+        f"{counted(len(plan.stages), 'stage')}"
     )
 
 

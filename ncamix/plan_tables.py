@@ -22,7 +22,7 @@ from ncamix.forecast import (
 )
 from ncamix.plan import Plan, PlannedStage, VocabularyPlan
 from ncamix.plan_output import words
-from ncamix.quantities import format_bytes, format_count, format_fraction, format_seconds
+from ncamix.quantities import counted, format_bytes, format_count, format_fraction, format_seconds
 from ncamix.sources import BlendSource
 from ncamix.threads import count_threads
 
@@ -236,9 +236,11 @@ def _epoch_words(plan: Plan, key: str) -> list[str]:
     if epochs is None:
         return []
     about = "" if epochs.exact else "about "
-    lasts = ", ".join(f"{n:,.0f} batches of {stage}" for stage, n in epochs.batches.items())
+    lasts = ", ".join(
+        f"{counted(round(n), 'batch', 'batches')} of {stage}" for stage, n in epochs.batches.items()
+    )
     lasts = f", {lasts}" if lasts else ""
-    head = f"{key}: an epoch is {about}{epochs.num_samples:,} samples{lasts}; "
+    head = f"{key}: an epoch is {about}{counted(epochs.num_samples, 'sample')}{lasts}; "
     return [head + _repetition(epochs)]
 
 
@@ -246,12 +248,14 @@ def _repetition(epochs: Epochs) -> str:
     if epochs.first_end is None:
         return "no sample comes twice"
     token, stage, batch = epochs.first_end
-    where = f"after {'' if epochs.exact else 'about '}{token:,} tokens of the run"
+    where = f"after {'' if epochs.exact else 'about '}{counted(token, 'token')} of the run"
     least, most = floor(epochs.used), ceil(epochs.used)
-    times = f"{least:,} or {most:,}" if least < most and epochs.exact else f"{epochs.used:,.0f}"
+    times = counted(round(epochs.used), "time")
+    if least < most and epochs.exact:
+        times = f"{least:,} or {most:,} times"
     return (
         f"the first ends {where} ({stage}, batch {batch:,}); each sample comes "
-        f"{'' if epochs.exact else 'about '}{times} times"
+        f"{'' if epochs.exact else 'about '}{times}"
     )
 
 
@@ -295,16 +299,17 @@ def _generation(plan: Plan) -> str:
     """How long the endless sources take to generate, in words."""
     cores = count_threads()
     seconds = {name: s / cores for name, s in plan.generation_seconds.items()}
-    total = f"generating takes about {format_seconds(sum(seconds.values()))} on {cores} cores"
+    total = f"generating takes about {format_seconds(sum(seconds.values()))}"
     if sum(seconds.values()) < 1:
         return "generating takes under a second"
     slowest = max(seconds, key=seconds.__getitem__)
-    return f"{total}, most of it '{slowest}' ({format_seconds(seconds[slowest])})"
+    most = f"most of it '{slowest}' ({format_seconds(seconds[slowest])})"
+    return f"{total} on {counted(cores, 'core')}, {most}"
 
 
 def _vocabulary_title(vocabulary: VocabularyPlan) -> Text:
     over = "the ids that a stage can emit" if vocabulary.softmax == "active" else "all rows"
-    facts = f": {vocabulary.rows:,} rows, {vocabulary.layout}, softmax over {over}"
+    facts = f": {counted(vocabulary.rows, 'row')}, {vocabulary.layout}, softmax over {over}"
     return Text.assemble(("vocabulary", "bold"), facts)
 
 

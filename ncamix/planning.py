@@ -33,6 +33,7 @@ from ncamix.mixture import Mixture, MixtureError, StageShape, names_of, resolve_
 from ncamix.plan import Plan, PlannedStage
 from ncamix.planned_source import dataset_name
 from ncamix.proportions import weighed
+from ncamix.quantities import counted
 from ncamix.rates import resolve_rate
 from ncamix.remarks import remarks
 from ncamix.schedule import Clock, Schedule
@@ -241,7 +242,7 @@ class _Planner:
                 i = problem.stage
                 where = ("sources", problem.blend) if problem.blend else ("stages", i)
                 batches, name = lengths.stages[i].clock_batches, self.c.stages[i].name
-                remedy = f"stage '{name}' has {batches:,} batches"
+                remedy = f"stage '{name}' has {counted(batches, 'batch', 'batches')}"
                 self.bad((*where, "mixture"), problem.what, remedy)
             mixtures = []
         self.stop_if_bad()
@@ -269,7 +270,7 @@ class _Planner:
             rate = resolve_rate(optimizer, self.t.optimizer.base_rate(), clock, left)
         except ValueError as error:
             where = (*path, "optimizer", "lr") if spec.optimizer.lr is not None else path
-            remedy = f"stage '{spec.name}' has {length.clock_batches:,} batches"
+            remedy = f"stage '{spec.name}' has {counted(length.clock_batches, 'batch', 'batches')}"
             self.bad(where, str(error), remedy)
             return None
         spared, faults = spared_rows(self.c, spec, self.inventory.vocabulary.ranges)

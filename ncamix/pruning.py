@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ncamix import cache
 from ncamix.cache import Entry
+from ncamix.errors import fail, nearest
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,23 @@ def choose(entries: Sequence[Entry], choice: Choice) -> list[Entry]:
         chosen.append(entry)
         left -= entry.num_bytes
     return chosen
+
+
+def why_spared(entries: Sequence[Entry], curriculum: str) -> str:
+    """Why some of what a curriculum has used is not chosen by its name; empty if all of it is.
+
+    Raises:
+        UserError: no entry knows a curriculum of this name.
+    """
+    of_it = [entry for entry in entries if curriculum in entry.curricula]
+    if not of_it:
+        known = sorted({name for entry in entries for name in entry.curricula})
+        what = f"no curriculum '{curriculum}' has used anything in the cache {cache.cache_root()}"
+        raise fail(what, nearest(curriculum, known, "curricula in the cache"))
+    busy = sum(entry.in_use for entry in of_it)
+    shared = sum(not entry.in_use and len(entry.curricula) > 1 for entry in of_it)
+    reasons = [f"{busy:,} in use"] * bool(busy) + [f"{shared:,} of others, too"] * bool(shared)
+    return " and ".join(reasons)
 
 
 def prune(entries: Sequence[Entry]) -> list[Entry]:

@@ -21,6 +21,7 @@ from pydantic_core.core_schema import no_info_after_validator_function
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?"
 _PATTERN = re.compile(rf"\s*([-+]?{_NUMBER})\s*([kMGT]?)(%|tok|ba|ep|x|B)?\s*\Z", re.ASCII)
 SMALLEST, LARGEST = Fraction(1, 10**30), 10**18  # anything beyond is a slip of the keyboard
+_ROUNDED_UP = 0.9995  # of a unit, from which on three digits round to one
 _POWERS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -130,17 +131,22 @@ def format_seconds(seconds: float) -> str:
 def format_count(value: float, unit: str = "") -> str:
     """A count for a reader: 999, 12.3k, 164M."""
     for power, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if abs(value) >= power:
+        if abs(value) >= _ROUNDED_UP * power:
             return f"{value / power:.3g}{letter}{unit}"
     return f"{value:g}{unit}"
+
+
+def counted(count: int, noun: str, several: str = "") -> str:
+    """A count and what is counted: `1 batch`, `1,200 batches`; `several` where an s does not do."""
+    return f"{count:,} {noun if count == 1 else several or f'{noun}s'}"
 
 
 def format_bytes(num_bytes: float) -> str:
     """A size for a reader, in powers of 1000: `980 bytes`, `12.3 kB`, `1.64 GB`."""
     for power, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if num_bytes >= power:
+        if num_bytes >= _ROUNDED_UP * power:
             return f"{num_bytes / power:.3g} {unit}"
-    return f"{num_bytes:g} bytes"
+    return f"{num_bytes:g} byte{'s' * (num_bytes != 1)}"
 
 
 def quantity_of(

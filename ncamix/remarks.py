@@ -17,6 +17,7 @@ from ncamix.groups import parts
 from ncamix.limits import untrained
 from ncamix.optimizer import peaks
 from ncamix.plan import Plan
+from ncamix.quantities import counted
 from ncamix.sources import NcaSource, TextSource
 from ncamix.splits import HELD_OUT, split_of_group
 
@@ -195,8 +196,8 @@ def empty_holdouts(plan: Plan) -> Iterator[str]:
         if empty:
             yield (
                 f"the source '{source.name}' holds out by package, and none of its "
-                f"{len(packages):,} packages comes into the {_listed(empty)} split; hold out by "
-                "document, or raise the share"
+                f"{counted(len(packages), 'package')} comes into the {_listed(empty)} split; hold "
+                "out by document, or raise the share"
             )
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ncamix import charts, drawings
 from ncamix.cells import strip_png
 from ncamix.files import write_whole
+from ncamix.quantities import counted
 from ncamix.run_record import Floats, Json, RunRecord, read_run
 
 CAVEAT = (
@@ -39,7 +40,9 @@ def write_report(run: Path) -> Path:
     record = read_run(run)
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(count=_count, fixed=_fixed, perplexity=_perplexity, signed=_signed)
+    environment.filters.update(
+        count=_count, counted=counted, fixed=_fixed, perplexity=_perplexity, signed=_signed
+    )
     page = environment.get_template("report.html.j2").render(_page(record))
     write_whole(run / "report.html", page.encode())
     return run / "report.html"
@@ -108,15 +111,15 @@ def _page(record: RunRecord) -> Json:
 def _what_ran(record: RunRecord) -> str:
     plan, trainer = record.plan, record.plan["trainer"]
     model = trainer.get("model", {})
-    parts = [f"{model[k]} {k}" for k in ("layers", "heads") if k in model]
+    parts = [counted(model[f"{k}s"], k) for k in ("layer", "head") if f"{k}s" in model]
     parts += [f"width {model['width']}"] if "width" in model else []
     size = f" ({', '.join(parts)})" if parts else ""
-    total, stages = plan["num_tokens"], len(plan["stages"])
+    total = plan["num_tokens"]
     amount = f"{total:,}" if record.finished else f"{record.tokens:,} of {total:,}"
     device = record.summary.get("device")
     return (
         f"A {model.get('kind', 'language')} model{size} trained on {amount} tokens "
-        f"in {stages} stage{'s' * (stages != 1)}" + (f", on {device}." if device else ".")
+        f"in {counted(len(plan['stages']), 'stage')}" + (f", on {device}." if device else ".")
     )
 
 

@@ -21,6 +21,7 @@ from ncamix.limits import refuse_untrained
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
 from ncamix.planning import decide
+from ncamix.quantities import counted
 from ncamix.run_folder import RunFolder
 from ncamix.sources import NcaSource
 from ncamix.sources.nca import NcaGenerator
@@ -161,7 +162,7 @@ def difference(before: dict[str, Any], plan: Plan) -> str:
             if old_stage.get(key) != value:
                 return f"stage '{new_stage['name']}' differs in {key}"
     if len(before["stages"]) != len(now["stages"]):
-        return f"it had {len(before['stages'])} stages, now {len(now['stages'])}"
+        return f"it had {counted(len(before['stages']), 'stage')}, now {len(now['stages'])}"
     return "an optimizer setting differs"
 
 

@@ -150,6 +150,9 @@ def stored_sizes(
                 raise UserError(
                     plan.curriculum.document.problem(path, problem.what, problem.remedy)
                 ) from None
+        if _index_folder(source) == cache.entry(source.fingerprint):
+            cache.hold(source.fingerprint)
+            cache.note_use(source.fingerprint, plan.name)
         problem_found = misfit(plan.curriculum, source, index)
         if problem_found is not None:
             raise UserError(problem_found)

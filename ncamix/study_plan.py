@@ -23,7 +23,7 @@ from ncamix.loading import LoadedCurriculum
 from ncamix.plan import Plan
 from ncamix.plan_tables import add_row, new_table
 from ncamix.planning import make_plan
-from ncamix.quantities import Quantity, format_count, format_fraction
+from ncamix.quantities import Quantity, counted, format_count, format_fraction
 from ncamix.study import Match, Study
 from ncamix.trainer import LoadedTrainer
 from ncamix.variants import LoadedStudy, Variant, named, shared, variants_of
@@ -104,11 +104,13 @@ def _words(study: Study, plans: Sequence[Plan]) -> list[str]:
     """What a study comes to, a line each."""
     num_seeds = len(study.seeds)
     tokens = sum(plan.num_tokens for plan in plans) * num_seeds
-    lines = [f"{len(plans) * num_seeds} runs with {num_seeds} seeds: {format_count(tokens)} tokens"]
+    runs, seeds = counted(len(plans) * num_seeds, "run"), counted(num_seeds, "seed")
+    lines = [f"{runs} with {seeds}: {format_count(tokens)} tokens"]
     if study.tune:
         points = prod(map(len, study.tune.settings.values()))
-        runs = len(plans) * points * len(study.tune.seeds)
-        lines.append(f"before that, {runs} runs to tune {points} settings of every variant")
+        tuning = counted(len(plans) * points * len(study.tune.seeds), "run")
+        settings = counted(points, "setting")
+        lines.append(f"before that, {tuning} to tune {settings} of every variant")
     if study.compare:
         first, second = study.compare.primary
         lines.append(

@@ -27,6 +27,7 @@ from ncamix.overlap import Evaluation, check_overlap, overlap_counter, overlap_r
 from ncamix.plan import Plan
 from ncamix.planned_source import PlannedSource, too_small
 from ncamix.planning import make_plan
+from ncamix.quantities import counted
 from ncamix.shard_log import damaged, read_log
 from ncamix.shards import read_index
 from ncamix.sources.text import TextSource
@@ -334,4 +335,6 @@ def _finding(what: str, found: Any) -> str:
         return f"{found['count']:,} {words} (first: {found['first']})"
     if not found:
         return ""
-    return f"{found:.1%} {words}" if isinstance(found, float) else f"{found:,} {words}"
+    if isinstance(found, float):
+        return f"{found:.1%} {words}"
+    return counted(found, words.replace("copies", "copy"), words)

@@ -32,6 +32,7 @@ from ncamix.overlap import OverlapCounter
 from ncamix.packing import Mark, Packed, Packer, PairPacker, StreamPacker
 from ncamix.plan import Plan
 from ncamix.planned_source import PlannedSource
+from ncamix.quantities import counted
 from ncamix.shard_log import ShardLog, damaged
 from ncamix.shards import INDEX
 from ncamix.sources.base import shuffle
@@ -135,7 +136,9 @@ class TextEntry:
         whole = not lost and self._mend(bad)
         for log in self.logs.values() if not whole else ():
             log.clear()
-        what = f"{num_bad:,} of {shards:,} shards were damaged or missing" if num_bad else "torn"
+        what = (
+            f"{num_bad:,} of {counted(shards, 'shard')} damaged or missing" if num_bad else "torn"
+        )
         self._tell(what, "made again" if whole else "compiled anew, all of it")
 
     def _tell(self, what: str, how: str = "made again") -> None:

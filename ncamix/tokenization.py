@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ncamix.errors import fail
+from ncamix.errors import UserError, fail
 from ncamix.keys import fingerprint
 
 if TYPE_CHECKING:
@@ -94,28 +94,83 @@ def read_pretrained(file: Path) -> Pretrained:
     Raises:
         UserError: it is neither, or it has no end-of-text token that we know.
     """
+    text = _text_of(file)
     try:
-        text = file.read_text(encoding="utf-8")
-        data: dict[str, Any] = json.loads(text)
+        data: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _broken(
+            file, f"it is not JSON ({error})" if text.strip() else "it is empty"
+        ) from None
+    try:
         if file.name == VOCAB:
-            merges = (file.parent / MERGES).read_text(encoding="utf-8")
-            ids = {str(token): int(i) for token, i in data.items()}
+            ids = _whole_ids(data)
+            merges = _text_of(file.parent / MERGES)
+            _check_merges(file.parent / MERGES, merges, ids)
             ids.setdefault(END_OF_TEXT, 1 + max(ids.values()))
             special = {END_OF_TEXT: ids[END_OF_TEXT]}
             content = fingerprint({"vocab": text, "merges": merges})
         else:
             model, added = data["model"]["vocab"], data.get("added_tokens") or []
-            tokens = list(model) if isinstance(model, dict) else [piece[0] for piece in model]
-            ids = dict(model) if isinstance(model, dict) else {t: i for i, t in enumerate(tokens)}
-            ids |= {token["content"]: token["id"] for token in added}
+            if not isinstance(model, dict):
+                model = {piece[0]: i for i, piece in enumerate(model)}
+            ids = _whole_ids(model) | {token["content"]: token["id"] for token in added}
             special = {t["content"]: t["id"] for t in added if t.get("special")}
             content = fingerprint({"json": text})
         size = 1 + max(ids.values())
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise fail(f"not a tokenizer.json ({error!r})", file=str(file)) from None
+    except (LookupError, TypeError, AttributeError):
+        raise _broken(file, "its `model` or its `added_tokens` are none of a tokenizer") from None
+    except ValueError as error:
+        raise _broken(file, str(error)) from None
     end = _end_of(ids)
     named = {token: i for token, i in special.items() if token != end}
     return Pretrained(size, {END_NAME: ids[end], **named}, content)
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise fail(f"cannot read {file}: {error.strerror}") from None
+    except ValueError:
+        raise _broken(file, "it is not UTF-8") from None
+
+
+def _broken(file: Path, reason: str) -> UserError:
+    """The error of a file that is no tokenizer, or no part of one."""
+    way_out = "is it whole? Fetch it anew, or name another tokenizer"
+    if file.name in (VOCAB, MERGES):
+        kind = "the vocabulary" if file.name == VOCAB else "the merges"
+        return fail(f"{file} is not {kind} of a GPT-2 tokenizer: {reason}", way_out)
+    return fail(f"{file} is not a tokenizer.json: {reason}", way_out)
+
+
+def _whole_ids(vocabulary: Any) -> dict[str, int]:
+    """A vocabulary from JSON, token -> id. Raises ValueError if it is none."""
+    if not isinstance(vocabulary, dict):
+        raise ValueError("it is not a mapping of tokens to ids")
+    if not vocabulary:
+        raise ValueError("its vocabulary is empty")
+    for token, i in vocabulary.items():
+        if not isinstance(i, int) or isinstance(i, bool) or i < 0:
+            raise ValueError(f"the id of '{token[:40]}' is {str(i)[:40]!r}, and no whole number")
+    return dict(vocabulary)
+
+
+def _check_merges(file: Path, merges: str, ids: Mapping[str, int]) -> None:
+    """Check GPT-2's merges: two tokens of the vocabulary a line, which make a third."""
+    lines = merges.removesuffix("\n").split("\n") if merges else []
+    pairs = {i: line for i, line in enumerate(lines, 1) if not line.startswith("#version")}
+    if not pairs and any(len(token) > 1 for token in ids if token != END_OF_TEXT):
+        raise _broken(file, "it holds no merge, and its vocabulary tokens that need some")
+    for number, line in pairs.items():
+        parts = line.removesuffix("\r").split(" ")
+        if len(parts) != 2:
+            raise _broken(file, f"line {number} is not two tokens: {line[:40]!r}")
+        for token in (*parts, "".join(parts)):
+            if token not in ids:
+                raise _broken(
+                    file, f"'{token[:40]}' of line {number} is not in the vocabulary beside it"
+                )
 
 
 def _end_of(ids: Mapping[str, int]) -> str:
@@ -133,12 +188,19 @@ def trained_special(special: Sequence[str] = ()) -> dict[str, int]:
 
 
 def open_pretrained(file: Path) -> HubTokenizer:
-    """The tokenizer of a file that `read_pretrained` has looked into."""
+    """The tokenizer of a file that `read_pretrained` has looked into.
+
+    Raises:
+        UserError: the library cannot read it.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    if file.name != VOCAB:
-        return Tokenizer.from_file(str(file))
-    tokenizer = Tokenizer(models.BPE.from_file(str(file), str(file.parent / MERGES)))
+    try:
+        if file.name != VOCAB:
+            return Tokenizer.from_file(str(file))
+        tokenizer = Tokenizer(models.BPE.from_file(str(file), str(file.parent / MERGES)))
+    except Exception as error:  # the library raises no other kind
+        raise _broken(file, str(error)) from None
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([END_OF_TEXT])

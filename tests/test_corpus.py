@@ -61,6 +61,24 @@ def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
     assert names(odd, "*.txt") == ["x.txt"]
 
 
+def test_brackets_of_names_are_told_how_to_be_written(tmp_path: Path) -> None:
+    (tmp_path / "run[1]").mkdir()
+    (tmp_path / "run[1]" / "a.txt").write_text("x")
+    for written, way_out in (
+        ("run[1]/*.txt", "write 'run[[]1]/*.txt'"),
+        ("run[1]/a.txt", "write 'run[[]1]/a.txt'"),
+        ("run[2]/*.txt", "as in 'run[[]2]/*.txt'"),
+        ("run[1]", "write 'run[[]1]/**/*.txt'"),
+    ):
+        with pytest.raises(UserError) as caught:
+            corpus_files((written,), tmp_path)
+        assert caught.value.problems[0].remedy.endswith(way_out), written
+    assert names(tmp_path, "run[[]1]/*.txt") == ["run[1]/a.txt"]
+    assert names(tmp_path, "run[[]1]/**/*.txt") == ["run[1]/a.txt"]
+    with pytest.raises(UserError, match="check the path"):
+        corpus_files(("run]/*.txt",), tmp_path)
+
+
 def test_names_that_are_not_utf8_are_spelled_out(tmp_path: Path) -> None:
     for name in (b"caf\xe9.txt", "caf\u00e9.txt".encode()):
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_text("x")

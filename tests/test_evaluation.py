@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import Planner
+from conftest import TRAINER, Planner
 from masked_data import END, LENGTH
 from test_model import small
 
@@ -18,6 +20,8 @@ from ncamix.collation import Collate
 from ncamix.errors import UserError
 from ncamix.plan import Plan
 from ncamix.shards import read_masks, read_samples
+from ncamix.sources import open_generator
+from ncamix.streams import slots_of
 from ncamix.text_compilation import TextFacts, prepare_text
 from ncamix.training.evaluation import EvaluationSet, evaluate, evaluation_set
 from ncamix.training.loss import ActiveIds
@@ -107,3 +111,22 @@ def test_damaged_samples_are_not_evaluated_on(tmp_path: Path, plan_of: Planner) 
         shard.write_bytes(harm)
         with pytest.raises(UserError, match="validation is damaged: a shard is not what was"):
             evaluation_set(plan, "answers", FACTS, None)
+
+
+def test_what_is_generated_for_evaluation_stays_within_the_share_of_cores(
+    tmp_path: Path, plan_of: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    body = (
+        "sources: {static: {kind: noise, symbols: 50}}\n"
+        "stages: [{name: one, duration: rest, mixture: {static: 1}}]\n"
+        "evaluate: {sources: [static], samples: 5}\n"
+    )
+    plan = plan_of(body, TRAINER + "generator_threads: 1\n")
+    with ThreadPoolExecutor(1) as pool:
+        with slots_of(plan.trainer.trainer).take():  # as a worker that makes a shard
+            made = pool.submit(evaluation_set, plan, "static", None, None)
+            assert not wait([made], 0.3).done
+        held = made.result(60)
+    meaning = plan.sources["static"].evaluation_meaning()
+    assert (held.samples == open_generator(meaning).samples(0, 5)).all()

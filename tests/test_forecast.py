@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from plan_files import SOURCES, TRAINER, curriculum, plan_of, stage
 
-from ncamix import forecast
+from ncamix import cache_limits, forecast, inventory
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
 from ncamix.shards import ShardFormat, write_dataset
@@ -106,3 +106,20 @@ def test_long_stages_take_many_shards(tmp_path: Path) -> None:
     shards = -(-plan.stages[0].counts["hiss"] // per)
     assert shards > 20
     assert forecast.disk(plan).generated == shards * ShardFormat(65, "uint16").num_bytes(per)
+
+
+@pytest.mark.parametrize("usual", [None, 10**6])
+def test_no_more_shards_lie_at_once_than_the_cache_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usual: int | None
+) -> None:
+    """Of a written limit, and of the usual one."""
+    trainer = TRAINER.replace("25600tok", "1Mtok")
+    monkeypatch.setattr(inventory, "SHARD_TOKENS", 1 << 10)  # two megabytes of small shards
+    whole = forecast.disk(plan_of(tmp_path, curriculum(stage("{hiss: 1}")), trainer)).generated
+    if usual is not None:
+        monkeypatch.setattr(cache_limits, "USUAL_LIMIT", usual)
+    else:
+        trainer += "cache_limit: 1MB\n"
+    plan = plan_of(tmp_path, curriculum(stage("{hiss: 1}")), trainer)
+    assert forecast.disk(plan).generated == 10**6 < whole
+    assert plan_json(plan)["disk"]["generated_bytes_at_once"] == 10**6

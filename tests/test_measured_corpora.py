@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,44 @@ def test_what_is_no_text_is_left_out_and_told(here: Path) -> None:
     assert len(list(corpus.texts(report))) == 13
     assert report["binary"] == {"count": 1, "first": "image.bin"}
     assert report["empty"]["count"] == 1
+
+
+BROKEN = {
+    "cut.txt.gz": gzip.compress(b"some text " * 99)[:-9],
+    "no.zip": b"no zip",
+    "no.parquet": b"PAR1",
+    "late.jsonl": b'{"text": "one"}\n' * 20 + b'{"text": tw',
+    "other.jsonl": b'{"body": "no such column"}\n',
+}
+
+
+def test_broken_files_of_a_folder_are_left_out_whole_and_told(here: Path) -> None:
+    sound = sorted(texts("texts"))
+    for name, data in BROKEN.items():
+        (here / "texts" / name).write_bytes(data)
+    for argument in ("texts", "texts/**/*"):
+        (corpus,) = find_corpora([argument])
+        for _ in range(2):  # as a measure reads it, again and again
+            report: dict[str, Any] = {}
+            assert sorted(text for text, _ in corpus.texts(report)) == sound
+            found = report["unreadable"]
+            assert found["count"] == 5 and str(here / "texts" / found["first"]) in found["why"]
+    for name in BROKEN:
+        with pytest.raises(UserError, match=name):
+            texts(f"texts/{name}")
+    (here / "few.yaml").write_text(CURRICULUM.replace("texts/*.txt", "texts/*"))
+    with pytest.raises(UserError, match=r"cannot read|no column|not JSON"):
+        texts("few.yaml:words")
+
+
+def test_what_is_beyond_the_limit_need_not_be_whole(here: Path) -> None:
+    folder = here / "rows"
+    folder.mkdir()
+    (folder / "late.jsonl").write_bytes(BROKEN["late.jsonl"])
+    (corpus,) = find_corpora(["rows"])
+    report: dict[str, Any] = {}
+    first = [text for _, (text, _) in zip(range(4), corpus.texts(report, 10), strict=False)]
+    assert first == ["one"] * 4 and not report
 
 
 def test_bytes_of_the_files_begun() -> None:

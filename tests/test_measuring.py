@@ -140,6 +140,23 @@ def test_a_pretrained_tokenizer() -> None:
     write("texts", babble(40))
     m = measured("texts", Options(tokenizer="tokenizer.json", window=256))
     assert m.tokenizer == "tokenizer.json" and m.num_ids == 280
+    Path("tokenizer.json").write_text('{"model": {"vocab": {}}}')
+    with pytest.raises(UserError, match="its vocabulary is empty"):
+        measured("texts", Options(tokenizer="tokenizer.json", window=256))
+
+
+def test_gpt2s_files_are_a_pretrained_tokenizer() -> None:
+    from ncamix.tokenization import train_bpe
+
+    model = json.loads(train_bpe(iter(babble(10)), 280).to_str())["model"]
+    Path("gpt").mkdir()
+    (Path("gpt") / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (Path("gpt") / "merges.txt").write_text("\n".join(" ".join(m) for m in model["merges"]) + "\n")
+    write("texts", babble(40))
+    m = measured("texts", Options(tokenizer="gpt", window=256))
+    train_bpe(iter(babble(10)), 280).save("tokenizer.json")
+    assert m.num_ids == 280
+    assert m.tokens == measured("texts", Options(tokenizer="tokenizer.json", window=256)).tokens
 
 
 # ---- what decides, and what does not
@@ -287,7 +304,15 @@ def test_what_was_left_out_is_shown(
     left_out = json.loads(out)["corpora"][0]["left_out"]
     assert left_out == {"binary": {"count": 1, "first": "image.bin"}}
     status, out = run(capsys, monkeypatch, *arguments)
-    assert status == 0 and "left out" in out and "1 binary" in out
+    assert status == 0 and "left out of texts: 1 binary, first image.bin\n" in out
+    Path("texts/a.zip").write_text("no zip")
+    status, out = run(capsys, monkeypatch, *arguments)
+    assert status == 0 and "all readable" in out
+    assert "left out of texts: 1 unreadable, first a.zip: cannot read" in out
+    Path("broken").mkdir()
+    Path("texts/a.zip").rename("broken/a.zip")
+    status, out = run(capsys, monkeypatch, "broken")
+    assert status == 2 and "no text in broken that can be read: cannot read" in out
 
 
 def test_columns_that_do_not_fit_come_below() -> None:

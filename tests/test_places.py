@@ -20,6 +20,7 @@ from test_compilation import COMPILE, CURRICULUM, Told, files_below, small_shard
 from torch.utils.data import DataLoader
 
 from ncamix import stores
+from ncamix.cache import entries
 from ncamix.compilation.compiled import check_data, local_part
 from ncamix.compilation.datasets import compile_plan
 from ncamix.errors import UserError
@@ -178,6 +179,7 @@ def test_killed_in_an_upload_it_goes_on(
     if not journal:
         cache.rename(tmp_path / "of another machine")
     else:
+        assert [(e.kind, e.url) for e in entries() if e.kind == "upload"] == [("upload", URL)]
         assert any(p.name.startswith(".journal") for p in cache.rglob("*"))
     store.requests.clear()
     compile_plan(plan_of(CURRICULUM), URL, quiet)
@@ -226,6 +228,7 @@ def test_a_stage_is_the_same_from_a_store(
         del samples
         dataset.release()
     assert digests[0] == digests[1]
+    assert [e.url for e in entries() if e.kind == "remote"] == [URL]
     for name in ("tokenizer.json", "words/validation/index.json", "words/test/index.json"):
         assert (local_part(URL) / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ncamix import cache
 from ncamix.cache import Entry
+from ncamix.cache_command import _ago
 from ncamix.plan import Plan
 from ncamix.pruning import Choice, choose
 from ncamix.text_compilation import prepare_text
@@ -32,7 +33,7 @@ stages:
 
 def entry(name: str, size: int, days: float, curricula: str = "a", in_use: bool = False) -> Entry:
     used = tuple(curricula.split())
-    return Entry(name, "text", name, size, time.time() - days * DAY, used, in_use)
+    return Entry(name, "text", name, "", size, time.time() - days * DAY, used, in_use)
 
 
 ENTRIES = [
@@ -87,6 +88,7 @@ def test_the_command_lists_and_removes(filled: Plan) -> None:
     source = filled.sources["words"]
     held = ncamix("--keep", "0GB", "--remove")
     assert "0 entries" in held.stdout, "this process still reads both"
+    assert "spared of 'c': 2 in use" in ncamix("--curriculum", "c").stdout
     for lock in cache._held.values():
         lock.close()
     cache._held.clear()
@@ -94,13 +96,36 @@ def test_the_command_lists_and_removes(filled: Plan) -> None:
     assert {found["kind"] for found in listed} == {"text", "tokenizer"}
     assert all(found["curricula"] == ["c"] and not found["in_use"] for found in listed)
     shown = ncamix()
+    assert "just now" in shown.stdout
     assert source.fingerprint[:12] in shown.stdout and "2 entries" in shown.stdout
     assert "0 entries" in ncamix("--older-than", "1h").stdout
+    cache.note_use(source.fingerprint, "another")
+    one = ncamix("--curriculum", "c").stdout
+    assert "1 entry," in one and "spared of 'c': 1 of others, too; --remove removes it" in one
+    (cache.entry(source.fingerprint) / cache.USES).write_text('{"c": 1}')
     could = ncamix("--curriculum", "c")
     assert "could go" in could.stdout and cache.entry(source.fingerprint).is_dir()
     assert "2 entries" in ncamix("--curriculum", "c", "--remove").stdout
     assert cache.entries() == [] and not cache.entry(source.fingerprint).exists()
     assert prepare_text(filled).sources["words"].num_samples == source.num_samples
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(59, "just now"), (61, "1 m"), (7100, "118 m"), (47.9 * 3600, "47 h"), (13.9 * DAY, "13 d")],
+)
+def test_ages_are_whole_and_never_more_than_they_are(seconds: float, shown: str) -> None:
+    assert _ago(seconds).removesuffix(" ago") == shown
+
+
+def test_rows_say_where_data_comes_from(own_cache: Path) -> None:
+    cache.entry("a" * 32).mkdir(parents=True)
+    (cache.entry("a" * 32) / "index.json").write_text("{}")
+    info = {"kind": "mds", "name": "mine", "meaning": {"remote": "s3://bucket/tokens"}}
+    cache.write_info("a" * 32, info)
+    shown = ncamix().stdout
+    assert "mine" in shown and "s3://bucket/tokens" in shown and "1 entry," in shown
+    assert json.loads(ncamix("--json").stdout)[0]["url"] == "s3://bucket/tokens"
 
 
 def test_what_is_on_its_way_to_a_url_is_listed_and_left_alone_while_it_is(own_cache: Path) -> None:
@@ -123,6 +148,8 @@ def test_what_is_on_its_way_to_a_url_is_listed_and_left_alone_while_it_is(own_ca
         (["--remove"], "--remove needs a condition"),
         (["--older-than", "soon", "--remove"], "'soon' is no age"),
         (["--keep", "20", "--remove"], "'20' is no size"),
+        (["--curriculum", "nosuch", "--remove"], "no curriculum 'nosuch' has used anything"),
+        (["--curriculum", "nosuch", "--json"], "curricula in the cache: c"),
     ],
 )
 def test_mistakes_remove_nothing(filled: Plan, arguments: list[str], message: str) -> None:

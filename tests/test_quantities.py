@@ -21,6 +21,8 @@ from ncamix.quantities import (
     Quantity,
     Whole,
     Within,
+    counted,
+    format_bytes,
     format_count,
     format_fraction,
     parse_quantity,
@@ -93,6 +95,14 @@ def test_numbers_for_readers() -> None:
     assert str(Quantity(Fraction(60), "%")) == "60%"
     counts = [999, 12_345, 164 * 10**6, 13 * 10**9, 2 * 10**12]
     assert [format_count(n) for n in counts] == ["999", "12.3k", "164M", "13G", "2T"]
+    assert [format_count(n) for n in (999_499, 999_500, 999_999_999)] == ["999k", "1M", "1G"]
+    assert [format_bytes(n) for n in (0, 1, 999_999)] == ["0 bytes", "1 byte", "1 MB"]
+
+
+def test_what_is_counted_stands_in_the_singular_once() -> None:
+    found = [counted(n, "batch", "batches") for n in (0, 1, 2, 1200)]
+    assert found == ["0 batches", "1 batch", "2 batches", "1,200 batches"]
+    assert [counted(n, "stage") for n in (1, 2)] == ["1 stage", "2 stages"]
 
 
 @pytest.mark.parametrize(

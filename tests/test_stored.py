@@ -14,7 +14,7 @@ from faulty_store import faulty_store
 from streaming import MDSWriter
 from streaming.base.util import merge_index
 
-from ncamix import hashing, stored
+from ncamix import cache, hashing, stored
 from ncamix.errors import UserError
 from ncamix.plan import Plan
 from ncamix.remote import Remote
@@ -153,6 +153,9 @@ def test_a_remote_is_fetched(tmp_path: Path, plan_of: Planner) -> None:
     assert stored_plan(plan_of, f"remote: '{url}'").sources["mine"].num_samples == 70, (
         "in the cache"
     )
+    (kept,) = cache.entries()
+    assert (kept.kind, kept.name, kept.url, kept.curricula) == ("mds", "mine", url, ("c",))
+    assert kept.in_use and not cache.remove(kept.fingerprint), "a run would miss it"
     source = prepare_text(plan).sources["mine"]
     ids = StoredSamples(source).range(0, 70)[0]
     assert ids.shape == (70, LENGTH + 1)

@@ -192,7 +192,7 @@ def test_a_damaged_shard_is_made_again_and_said(
     assert exact.sources["words"] == source and files_of(folder) == whole
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and f"'words' in the cache: {len(hit)} of " in told
-    assert "shards were damaged or missing; made again" in told
+    assert "shards damaged or missing; made again" in told
     assert any("checking 'words'" in what for what in said)
     forget()
     prepare_text(plan_of(body))
@@ -477,7 +477,7 @@ def test_an_entry_says_its_ids_and_what_was_left_out(
     text = {"name": "text", "first": 0, "size": 257, "special": {"end_of_text": 0}}
     assert info["ranges"] == [text]
     assert info["report"] == {"exact_copies": 1, "near_copies": 0}
-    assert report_lines(plan, plan) == ["words: 1 exact copies"]
+    assert report_lines(plan, plan) == ["words: 1 exact copy"]
     info["report"] |= {
         "not_utf8": {"count": 3, "first": "x.py"}, "binary": {"count": 1, "first": "y"},
         "padding": 0.031,
@@ -485,7 +485,7 @@ def test_an_entry_says_its_ids_and_what_was_left_out(
     cache.write_info(plan.sources["words"].fingerprint, info)
     told = replace(plan, warnings=("seen before", "new"))
     assert report_lines(told, replace(plan, warnings=("seen before",))) == [
-        "words: 1 binary (first: y), 1 exact copies, 3 not UTF-8 (first: x.py), 3.1% padding",
+        "words: 1 binary (first: y), 1 exact copy, 3 not UTF-8 (first: x.py), 3.1% padding",
         "new",
     ]
 

@@ -17,7 +17,7 @@ from ncamix import cache, tokenization
 from ncamix.errors import UserError
 from ncamix.plan import Plan
 from ncamix.text_compilation import prepare_text, tokenizer_file
-from ncamix.tokenization import read_pretrained
+from ncamix.tokenization import open_pretrained, read_pretrained
 
 CURRICULUM = """\
 tokenizer: {pretrained: gpt}
@@ -89,9 +89,43 @@ def test_what_is_no_tokenizer_is_told(gpt: Path, plan_of: Callable[..., Plan]) -
         file.write_text(data)
         with pytest.raises(UserError, match=r"not a tokenizer\.json"):
             read_pretrained(file)
+    file.write_text('{"model": {"vocab": {}}}')
+    with pytest.raises(UserError, match="its vocabulary is empty"):
+        read_pretrained(file)
+    file.write_text('{"model": {"vocab": {"</s>": 0}}}')  # what only the library finds out
+    read_pretrained(file)
+    with pytest.raises(UserError, match=r"not a tokenizer\.json"):
+        open_pretrained(file)
     file.write_text('{"model": {"vocab": {"a": 0}}}')
     with pytest.raises(UserError, match="no end-of-text token"):
         plan_of(CURRICULUM)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "told"),
+    [
+        ("vocab.json", b"", "vocab.json is not the vocabulary of a GPT-2 tokenizer: it is empty"),
+        ("vocab.json", b"{}", "its vocabulary is empty"),
+        ("vocab.json", b'{"a": 0', "it is not JSON"),
+        ("vocab.json", b'["a"]', "it is not a mapping of tokens to ids"),
+        ("vocab.json", b'{"a": 1.5}', "the id of 'a' is '1.5', and no whole number"),
+        ("vocab.json", b'{"a": 0}', "of line 2 is not in the vocabulary"),
+        ("merges.txt", b"", "is not the merges of a GPT-2 tokenizer: it holds no merge"),
+        ("merges.txt", b"#version: 0.2\n", "it holds no merge"),
+        ("merges.txt", b"\xff\xfe", "merges.txt is not the merges .*: it is not UTF-8"),
+        ("merges.txt", b"#version: 0.2\na b c\n", "line 2 is not two tokens: 'a b c'"),
+        ("merges.txt", b"#version: 0.2\n\n", "line 2 is not two tokens: ''"),
+        ("merges.txt", b"t 7\n", "'t7' of line 1 is not in the vocabulary"),
+    ],
+)
+def test_broken_files_of_gpt2s_are_told_by_the_plan(
+    gpt: Path, plan_of: Callable[..., Plan], name: str, data: bytes, told: str
+) -> None:
+    (gpt / name).write_bytes(data)
+    with pytest.raises(UserError, match=told) as caught:
+        plan_of(CURRICULUM)
+    (problem,) = caught.value.problems
+    assert problem.path == "tokenizer.pretrained" and "Fetch it anew" in problem.remedy
 
 
 def test_special_tokens_of_a_file_are_found_without_the_library(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from ncamix.compilation.samples import Generated, Mask, Samples, Tokens, samples
 from ncamix.order import stage_order
 from ncamix.plan import Plan, PlannedStage
 from ncamix.planned_source import PlannedSource
+from ncamix.quantities import counted
 from ncamix.shards import ShardFormat, width_of
 
 _HEAD = """\
@@ -67,7 +68,8 @@ def readme(plan: Plan) -> str:
     for stage in plan.stages:
         lines.append(
             f"{stage_folder(stage)}: B = {stage.batch_size:,}, L = {stage.sequence_length:,}, "
-            f"{stage.num_batches:,} batches, {stage.num_tokens:,} tokens"
+            f"{counted(stage.num_batches, 'batch', 'batches')}, "
+            f"{counted(stage.num_tokens, 'token')}"
         )
         if stage.spec.until is not None:
             lines.append(f"    it may end earlier: when {stage.spec.until}")

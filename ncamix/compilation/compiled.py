@@ -16,6 +16,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ncamix import cache
 from ncamix.compilation.places import PLAN, TOKENIZER, passage
 from ncamix.errors import fail
 from ncamix.files import DATA_LOCK, write_whole
@@ -132,8 +133,9 @@ def _fetch(plan: Plan, url: str, way_out: str) -> None:
     here = local_part(url)
     here.mkdir(parents=True, exist_ok=True)
     store = Store(url, here)
-    with (here / DATA_LOCK).open("w") as lock:
+    with (here / DATA_LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other ranks and runs of this machine fetch the same
+        cache.note_url(lock, store.url)
         new = here / ".new"
         shutil.rmtree(new, ignore_errors=True)
         try:

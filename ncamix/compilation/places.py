@@ -37,6 +37,7 @@ class Place(ABC):
     command ends."""
 
     is_local = True
+    url = ""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -51,11 +52,12 @@ class Place(ABC):
             UserError: it cannot be written, is another's, or another process writes there.
         """
         created = make_folder(self.folder, DATA_LOCK)
-        with (self.folder / DATA_LOCK).open("w") as lock:
+        with (self.folder / DATA_LOCK).open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise fail(f"another process is compiling into {self}", "wait for it") from None
+            cache.note_url(lock, self.url)
             try:
                 yield
             finally:
@@ -160,11 +162,12 @@ class RemotePlace(Place):
     def __init__(self, url: str) -> None:
         super().__init__(passage(url, "uploads"))
         self.store = Store(url, self.folder, self.stop)
+        self.url = self.store.url
         self._names: set[str] | None = None
         self._there: dict[str, Path | None] = {}
 
     def __str__(self) -> str:
-        return self.store.url
+        return self.url
 
     def begin(self, datasets: Mapping[str, str]) -> None:
         names = self.store.names()

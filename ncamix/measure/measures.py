@@ -40,7 +40,7 @@ from ncamix.measure.nearness import (
     nearest_bands,
 )
 from ncamix.measure.windows import FEWEST_OWNERS, Estimate, WindowDraw, compressed_sizes, mean_of
-from ncamix.quantities import parse_quantity
+from ncamix.quantities import counted, parse_quantity
 from ncamix.waiting import Say, quiet
 
 if TYPE_CHECKING:
@@ -114,11 +114,10 @@ class Measured:
 
     num_bytes: of the text that was read, as UTF-8. is_whole: whether that is all there is.
     share_read: of the files' bytes, about, where it is less and known. left_out: what was no text,
-    {reason: {"count": number, "first": name}}. num_tokens: without the ends
-    of text. raw: by bytes of a window, the
-    ratio and how many windows were drawn. sizes: of token windows after gzip, int64 [N] bytes.
-    shuffled: mean ratio of the same ids in random order. ceiling: of independent ids of the
-    tokenizer, all as likely.
+    {reason: {"count": number, "first": name}}. num_tokens: without the ends of text. raw: by bytes
+    of a window, the ratio and how many windows were drawn. sizes: of token windows after gzip,
+    int64 [N] bytes. shuffled: mean ratio of the same ids in random order. ceiling: of independent
+    ids of the tokenizer, all as likely.
     """
 
     name: str
@@ -205,7 +204,7 @@ class _Reader:
         total = min(limit, whole or limit)
         num_documents = num_bytes = begun = 0
         self.left_out = {}
-        for text, at in self.corpus.texts(self.left_out):
+        for text, at in self.corpus.texts(self.left_out, limit):
             room = limit - num_bytes
             if not room:
                 break
@@ -246,10 +245,12 @@ def _measure_text(
             draw.add(items, number)
     name = reader.corpus.name
     if not reader.num_documents:
-        raise fail(f"there is no text in {name}", "name other files")
+        why = reader.left_out.get("unreadable", {}).get("why")
+        what = f"there is no text in {name}"
+        raise fail(f"{what} that can be read: {why}" if why else what, "name other files")
     if not draws[options.window].num_windows:
         raise fail(
-            f"{name} holds {reader.num_bytes:,} bytes of text, less than a window of "
+            f"{name} holds {counted(reader.num_bytes, 'byte')} of text, less than a window of "
             f"{options.window:,}",
             "measure more text, or write a smaller --window",
         )
@@ -264,14 +265,13 @@ def _measure_text(
 
 def _tokenizer(reader: _Reader) -> tuple[HubTokenizer, str]:
     """The tokenizer that is asked for, and what it is called."""
-    from tokenizers import Tokenizer
-
     wanted = reader.options.tokenizer
     if wanted == "bytes":
         return tokenization.byte_tokenizer(), "bytes"
     if not wanted.isdecimal():
         file = tokenization.pretrained_file(wanted, Path())
-        return Tokenizer.from_file(str(file)), wanted
+        tokenization.read_pretrained(file)
+        return tokenization.open_pretrained(file), wanted
     texts = (text for text, _ in reader.texts(f"training a tokenizer of {int(wanted):,} ids"))
     return tokenization.train_bpe(texts, int(wanted)), f"its own BPE of {int(wanted):,}"
 
@@ -296,9 +296,9 @@ def _measure_tokens(
             number += 1
     windows, owners = draw.drawn()
     if not len(windows):
-        held = int(counts.counts().sum())
+        held = counted(int(counts.counts().sum()), "token")
         raise fail(
-            f"{reader.corpus.name} holds {held:,} tokens, less than a window of {WINDOW_TOKENS}",
+            f"{reader.corpus.name} holds {held}, less than a window of {WINDOW_TOKENS}",
             "measure more text, or another --tokenizer",
         )
     rng = np.random.Generator(np.random.PCG64(derive_key("shuffled", seed)))

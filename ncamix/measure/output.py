@@ -150,6 +150,13 @@ def print_measured(found: Sequence[Measured], console: Console) -> None:
         console.print()
     look: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
     for m in found:
+        for reason, what in m.left_out.items():
+            first = what["first"] + (f": {what['why']}" if "why" in what else "")
+            line = f"left out of {m.name}: {what['count']:,} {_worded(reason)}, first {first}"
+            console.print(line, **look)
+    if any(m.left_out for m in found):
+        console.print()
+    for m in found:
         console.print(Text(f"bands nearest to {m.name}", "bold"), soft_wrap=True)
         console.print(_nearest_table(m))
         console.print(f"  like scale:       {m.nearest[0].source}", **look)
@@ -197,13 +204,17 @@ def _measures(found: Sequence[Measured]) -> Table:
 def _amount_read(m: Measured) -> str:
     size = format_bytes(m.num_bytes)
     if m.is_whole:
-        return f"{size}, all of it"
+        return f"{size}, all {'readable' if 'unreadable' in m.left_out else 'of it'}"
     return f"{size}, a part" if m.share_read is None else f"{size}, {float(m.share_read):.0%} of it"
 
 
 def _left_out(m: Measured) -> str:
-    parts = (f"{found['count']:,} {reason}" for reason, found in m.left_out.items())
-    return "\n".join(part.replace("_", " ") for part in parts) or "–"
+    parts = (f"{found['count']:,} {_worded(reason)}" for reason, found in m.left_out.items())
+    return "\n".join(parts) or "–"
+
+
+def _worded(reason: str) -> str:
+    return reason.replace("not_utf8", "not_UTF-8").replace("_", " ")
 
 
 def _tokens(m: Measured) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 DPI, BINS = 144, 50  # bins of 0.02
 MARGIN, HEAD, LINE, LEFT = 48, 176, 40, 170  # pixels, as all that follow
-WIDTH, HEIGHT, GAP, ROW, FOOT = 1240, 420, 110, 74, 104
-HIGHEST = 0.12  # share of rules that fills a row; what is higher is cut
+WIDTH, HEIGHT, GAP, ROW, FOOT = 1240, 420, 110, 84, 104
+HIGHEST, OUTLINE = 0.12, 54  # share of rules that fills an outline, and its pixels; more is cut
+ABOVE, CLEAR, UNDERLINE = 4, 6, 5  # pixels above an outline, and below it: free, and of a line
 NAME = 60  # characters of a corpus in the legend
 
 
@@ -72,7 +73,7 @@ def measure_picture(found: Sequence[Measured]) -> bytes:
         canvas.note(MARGIN, rows - 22, note, TEXT)
         for i, alphabet in enumerate(ALPHABETS):
             y = rows + ROW * i
-            canvas.text(MARGIN, y + ROW - 14, f"{alphabet} states")
+            canvas.text(MARGIN, y + ABOVE + OUTLINE, f"{alphabet} states")
             last = i == len(ALPHABETS) - 1
             _draw_alphabet(canvas.axes(LEFT, y, width, ROW), alphabet, found, colours, last)
         what = f"size after gzip -9, as a share of the {WINDOW_BYTES:,} bytes before"
@@ -116,14 +117,17 @@ def _draw_alphabet(
     spread = spread_of_alphabet(alphabet)
     shares = np.minimum(spread.shares(BINS), HIGHEST)
     ax.stairs(shares, _edges(), fill=True, color="#b9bdc4", zorder=2)
-    ax.set_ylim(-0.35 * HIGHEST, 1.05 * HIGHEST)
+    below = ROW - ABOVE - OUTLINE
+    ax.set_ylim(-below * HIGHEST / OUTLINE, (1 + ABOVE / OUTLINE) * HIGHEST)
     ax.set_yticks([])
     _dress(ax, _end(found), last)
     chosen = [m for m in found if m.nearest[0].alphabet == alphabet]
+    pitch = min(2 * UNDERLINE, (below - CLEAR) / max(1, len(chosen)))
     for k, m in enumerate(chosen):
-        band, y = m.nearest[0].band, -HIGHEST * (0.1 + 0.25 * k / len(chosen))
-        ends = (float(band.low), float(band.high))
-        ax.hlines(y, *ends, color=colours[m.name], linewidth=4, zorder=5)
+        band, y = m.nearest[0].band, CLEAR + pitch * (k + 0.25)  # pixels below the outline
+        width = 72 / DPI * min(UNDERLINE, 0.6 * pitch)
+        look: dict[str, Any] = {"color": colours[m.name], "linewidth": width, "zorder": 5}
+        ax.hlines(-y * HIGHEST / OUTLINE, float(band.low), float(band.high), **look)
 
 
 def _dress(ax: Axes, end: float, labelled: bool) -> None:

@@ -10,6 +10,7 @@ A finite source is shuffled anew every epoch; how many epochs it may be seen is 
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import sysconfig
@@ -217,11 +218,13 @@ def corpus_files(files: tuple[str, ...], folder: Path) -> list[CorpusFile]:
         else:
             pattern = os.path.expanduser(entry)
             if (folder / pattern).is_dir():
-                raise fail(f"'{entry}' is a folder", f"write '{entry.rstrip('/')}/**/*.txt'")
+                raise fail(
+                    f"'{entry}' is a folder", f"write '{glob.escape(entry).rstrip('/')}/**/*.txt'"
+                )
             root = str(folder / fixed_part(pattern))
             paths = tuple(matching(pattern, folder))
             if not paths:
-                raise fail(f"no file matches '{entry}' (looked in {folder})", "check the path")
+                raise _no_match(entry, folder)
         repository_of = _repositories(root)
         for path in paths:
             above, name = os.path.split(path)
@@ -233,6 +236,20 @@ def corpus_files(files: tuple[str, ...], folder: Path) -> list[CorpusFile]:
                 found[real] = legible(below), repository_of(os.path.dirname(below))
     named = sorted((name, path, repository) for path, (name, repository) in found.items())
     return [CorpusFile(Path(path), name, repository) for name, path, repository in named]
+
+
+def _no_match(entry: str, folder: Path) -> UserError:
+    """The error of a glob that names no file."""
+    what = f"no file matches '{entry}' (looked in {folder})"
+    if "[" not in entry:
+        return fail(what, "check the path")
+    literal = entry.replace("[", "[[]")
+    found = next(matching(os.path.expanduser(literal), folder), None) is not None
+    return fail(
+        what,
+        f"in a pattern, [ab] is one character, a or b; a bracket of a name is written [[]: "
+        f"{'write' if found else 'as in'} '{literal}'",
+    )
 
 
 def no_repository(where: str) -> UserError:

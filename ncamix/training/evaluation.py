@@ -28,6 +28,7 @@ from ncamix.plan import Plan
 from ncamix.planned_source import PlannedSource
 from ncamix.sources import open_generator
 from ncamix.sources.base import MASKED
+from ncamix.streams import slots_of
 from ncamix.text_compilation import held_out_samples
 from ncamix.training.loss import ActiveIds
 from ncamix.training.model import CurriculumModel
@@ -83,7 +84,9 @@ def evaluation_set(
     source, limit = plan.sources[name], plan.curriculum.curriculum.evaluate.samples
     rows = rows_of(source, facts.end_of_text_id if facts is not None else None)
     if source.text is None:
-        samples = open_generator(source.evaluation_meaning()).samples(0, limit)
+        generator = open_generator(source.evaluation_meaning())
+        slots = slots_of(plan.trainer.trainer)
+        samples = slots.make(lambda num_threads: generator.samples(0, limit, num_threads))
         return EvaluationSet(source, rows, samples, None, None)
     if data is None:
         folder, held = cache.entry(source.fingerprint), held_out_samples(source, "validation")

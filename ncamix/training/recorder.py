@@ -24,6 +24,7 @@ from ncamix.evidence import METRICS, Observation, Until, has_ended
 from ncamix.files import write_whole
 from ncamix.mixture import weights_as_floats
 from ncamix.plan import Plan, PlannedStage
+from ncamix.quantities import counted
 from ncamix.run_folder import RunFolder, cut_rows
 from ncamix.sources.base import MASKED
 from ncamix.training.evaluation import evaluate
@@ -180,7 +181,7 @@ class Recorder(Callback):
             self.folder.add_decision(self.stage.name, self.ended, now.tokens, values)
             self.progress.say(
                 f"stage '{self.stage.name}' ends after {self.ended:,} of "
-                f"{self.stage.clock_batches:,} batches: "
+                f"{counted(self.stage.clock_batches, 'batch', 'batches')}: "
                 + ", ".join(f"{key} is {value:.4g}" for key, value in values.items())
             )
         state.stop_training()
