@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from ncamix.errors import fail
 from ncamix.options import CurriculumArgument, SetOption, TrainerOption, plan_of
 
 _HIGHEST = 22  # of zstd's levels
@@ -42,9 +43,7 @@ def compile(
         typer.Option(
             "--zstd",
             metavar="LEVEL",
-            min=0,
-            max=_HIGHEST,
-            help="How hard zstd compresses shards; 0: they are not compressed.",
+            help=f"How hard zstd compresses shards, 1 to {_HIGHEST}; 0: they are not compressed.",
         ),
     ] = 3,
     threads: Annotated[
@@ -65,9 +64,16 @@ def compile(
     `composer`, every rank writes its share. `ncamix run CURRICULUM --data DIR` trains from them.
     """
     from ncamix.compilation.datasets import Writing, compile_plan
+    from ncamix.compilation.places import place_of
     from ncamix.compilation.progress import CompileProgress
     from ncamix.text_compilation import report_lines
 
+    if not 0 <= zstd <= _HIGHEST:
+        raise fail(
+            f"--zstd {zstd}: zstd has no such level",
+            f"its levels are 1 to {_HIGHEST}; 0 leaves shards as they are",
+        )
+    place = place_of(out)  # before what takes long
     first = int(os.environ.get("RANK", "0")) == 0
     console = Console(quiet=not first)
     plan, why = plan_of(curriculum, trainer, settings)
@@ -79,12 +85,12 @@ def compile(
     with CompileProgress(console) as progress:
         try:
             made = compile_plan(
-                plan, out, progress.say, progress, Writing(zstd or None, threads, bake)
+                plan, place, progress.say, progress, Writing(zstd or None, threads, bake)
             )
         except KeyboardInterrupt:
             print("ncamix: interrupted; run the same command again to continue", file=sys.stderr)
             raise typer.Exit(130) from None
     for line in report_lines(made, plan):
         console.print(line, highlight=False, markup=False)
-    what = "the stages" if bake else f"{len(made.sources)} datasets"
-    console.print(f"wrote {out.rstrip('/')}/plan.json and {what}", highlight=False, markup=False)
+    for line in progress.ending(str(place), len(made.stages if bake else made.sources), bake):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -42,6 +42,8 @@ def check_data(plan: Plan, data: Data) -> Plan:
         UserError: they are not complete, were compiled for something else, have too little, or
         cannot be fetched.
     """
+    if not str(data).strip():
+        raise fail("--data names no place", "name the folder or URL that --out named")
     way_out = f"compile it: ncamix compile {_command(plan)} --out {data}"
     if is_url(data):
         _fetch(plan, str(data), way_out)
@@ -109,8 +111,8 @@ def _command(plan: Plan) -> str:
 def _fetch(plan: Plan, url: str, way_out: str) -> None:
     """Bring to this machine what is read of compiled data before training."""
     here = local_part(url)
-    here.mkdir(parents=True, exist_ok=True)
     store = Store(url, here)
+    here.mkdir(parents=True, exist_ok=True)
     with (here / DATA_LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other ranks and runs of this machine fetch the same
         new = here / ".new"

@@ -22,7 +22,7 @@ from ncamix.quantities import refuse
 from ncamix.shards import INDEX, MASK
 from ncamix.sources.base import Meaning
 from ncamix.sources.corpus import FiniteSource
-from ncamix.stores import is_url
+from ncamix.stores import is_url, misfit_url
 
 COLUMN = "tokens"
 _ENCODING = re.compile(r"ndarray:(u?int(?:8|16|32|64)):([0-9]+)\Z")
@@ -61,6 +61,8 @@ class MdsSource(FiniteSource):
             raise refuse(
                 "an mds source needs `local` or `remote`", "write `local: FOLDER` or `remote: URL`"
             )
+        if is_url(self.remote) and (misfit := misfit_url(str(self.remote), written=False)):
+            raise refuse(*misfit, suffix=("remote",))
         return self
 
     def own_meaning(self) -> Meaning:
