@@ -508,7 +508,7 @@ def test_two_ranks_write_what_one_does(plan_of: Callable[..., Plan], tmp_path: P
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
     try:
         subprocess.run(mount, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
@@ -526,8 +526,8 @@ def test_a_full_disk_is_told_and_goes_on_with_room(
     full = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert full.returncode == 2 and "Traceback" not in full.stderr
     said = re.fullmatch(
-        rf"ncamix: {small_disk}/out is full: the datasets take about (\d+) kB in all, (\S+) kB of "
-        r"it are written, and \S+ (?:bytes|kB) are free\n"
+        rf"ncamix: there is no room left in {small_disk}/out: the datasets take about (\S+) kB in "
+        r"all, (\S+) kB of it are written, and \S+ (?:bytes|kB) are free\n"
         r"    make room and run the same command again to continue, .*--out\n",
         full.stderr,
     )
@@ -541,7 +541,7 @@ def test_a_full_disk_is_told_and_goes_on_with_room(
     whole = files_below(tmp_path / "whole")
     assert files_below(small_disk / "out") == whole
     took = sum(len(data) for name, data in whole.items() if "shard" in name) / 1000
-    assert 0.7 * took < float(said[1]) < 1.4 * took and float(said[2]) < 96 < took
+    assert took / 2 < float(said[1]) < took * 2 and 0 < float(said[2]) < 200 < took
 
 
 def test_a_folder_given_to_another_and_back(

@@ -42,15 +42,16 @@ def _full(jobs: Sequence[Job], place: Place, num_threads: int) -> UserError:
     if not place.is_local:
         shards = num_threads * max(map(_raw_shard, jobs))
         return fail(
-            f"{place.folder}, which files pass through on their way to {place}, is full: up to "
-            f"{format_bytes(shards)} lie there at once, and {free} are free",
+            f"there is no room left in {place.folder}, which files pass through on their way to "
+            f"{place}: up to {format_bytes(shards)} lie there at once, and {free} are free",
             "make room, or set NCAMIX_CACHE to a folder with more, and run the same command again "
             "to continue",
         )
     written, needed = needed_bytes(jobs, place)
+    about = "about" if written else "up to"
     return fail(
-        f"{place} is full: the datasets take about {format_bytes(needed)} in all, "
-        f"{format_bytes(written)} of it are written, and {free} are free",
+        f"there is no room left in {place}: the datasets take {about} {format_bytes(needed)} in "
+        f"all, {format_bytes(written)} of it are written, and {free} are free",
         "make room and run the same command again to continue, or choose a folder with more "
         "with --out",
     )
