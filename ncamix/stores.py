@@ -70,7 +70,7 @@ def misfit_url(url: str, written: bool) -> tuple[str, str] | None:
     """
     scheme, colon, rest = url.partition(":")
     known = [*_CREDENTIALS, *(() if written else _READ_ALONE)]
-    offer = ", ".join(f"{name}://" for name in known)
+    offer = ", ".join(f"{name}:/" if name in _WITHOUT_HOST else f"{name}://" for name in known)
     if scheme not in known:
         verb = "written to" if written else "read"
         what = f"{url} cannot be {verb}: '{scheme}:' is not among the stores that are known"

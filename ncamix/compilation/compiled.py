@@ -16,6 +16,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ncamix.compilation.places import PLAN, TOKENIZER, passage
 from ncamix.errors import fail
 from ncamix.files import DATA_LOCK, write_whole
@@ -100,6 +103,22 @@ def compiled_samples(plan: Plan) -> dict[str, int]:
         name: num_shards * plan.sources[name].samples_per_shard
         for name, num_shards in shards_needed(plan).items()
     }
+
+
+def holding(data: Data, dataset: str, numbers: NDArray[np.int64]) -> Path:
+    """The folder on this machine with a compiled dataset's index and the shards that hold samples,
+    by their numbers, int64 [n]; `check_data` has seen the data. Of a URL these shards are fetched.
+
+    Raises:
+        UserError: a shard cannot be fetched, or is damaged.
+    """
+    here = local_part(data)
+    if is_url(data):
+        entries = read_index(here / dataset)
+        ends = np.cumsum([entry["samples"] for entry in entries])
+        shards = np.unique(np.searchsorted(ends, numbers, side="right")).tolist()
+        _fetch_shards(Store(str(data), here), dataset, [entries[i] for i in shards], here)
+    return here / dataset
 
 
 def _command(plan: Plan) -> str:
