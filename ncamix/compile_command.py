@@ -24,7 +24,8 @@ def compile(
             "--out",
             "-o",
             metavar="DIR|URL",
-            help="Where the datasets go: a folder, or s3://, gs://, azure://, oci://, hf:// ...",
+            help="Where the datasets go: a folder, or a URL: s3://BUCKET/FOLDER, gs://, azure://, "
+            "azure-dl://, oci://, dbfs:/, alipan://.",
             show_default=False,
         ),
     ],
@@ -35,7 +36,8 @@ def compile(
         typer.Option(
             "--bake",
             help="Write one dataset a stage instead of one a source, its samples in the order of "
-            "training: for trainers without ncamix.",
+            "training, with loss masks and numbers of documents where these are needed: for "
+            "trainers without ncamix.",
         ),
     ] = False,
     zstd: Annotated[
@@ -57,11 +59,22 @@ def compile(
         ),
     ] = None,
 ) -> None:
-    """Write a curriculum's sources as MosaicML Streaming (MDS) datasets, for any trainer.
+    """Write a curriculum's sources as MosaicML Streaming (MDS) datasets.
 
-    Leaves index.json and shards in DIR/SOURCE/, beside DIR/tokenizer.json and DIR/plan.json.
-    Shards that are there are kept: interrupted, the same command continues. Under `torchrun` or
-    `composer`, every rank writes its share. `ncamix run CURRICULUM --data DIR` trains from them.
+    Any trainer reads them. Leaves index.json and shards in DIR/SOURCE/, beside
+    DIR/tokenizer.json and DIR/plan.json. Shards that are there are kept:
+    interrupted, the same command continues. Under `torchrun` or `composer`,
+    every rank writes its share. `ncamix run CURRICULUM --data DIR` trains from
+    them.
+
+    s3:// goes by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE;
+    with S3_ENDPOINT_URL it is any store that speaks S3. Other URLs go through
+    MosaicML Streaming and its settings: gs:// by GCS_KEY and GCS_SECRET,
+    azure:// by AZURE_ACCOUNT_NAME and AZURE_ACCOUNT_ACCESS_KEY, oci:// by
+    ~/.oci/config. The tests of ncamix exercise S3 alone.
+
+    In S3 an object .compiling.json keeps a second machine out while one writes
+    there; into other stores, compile from one machine at a time.
     """
     from ncamix.compilation.datasets import Writing, compile_plan
     from ncamix.compilation.places import place_of
