@@ -220,7 +220,7 @@ def test_two_machines_do_not_write_to_one_place(
             text=True,
             timeout=100,
         )
-        assert f"another machine is compiling into {URL} (process {first.pid} on" in second.stderr
+        assert f"another command is compiling into {URL} (process {first.pid} on" in second.stderr
         assert objects().items() >= before.items() and not list(
             (tmp_path / "host1").glob("up*/*/*")
         )

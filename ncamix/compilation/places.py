@@ -184,7 +184,10 @@ class RemotePlace(Place):
                 if self.store.remove(MARKER):
                     (self.folder / MARKER).unlink(missing_ok=True)
                 else:
-                    tell(f"{self}/{MARKER} could not be removed; other machines must wait for that")
+                    tell(
+                        f"{self}/{MARKER} could not be removed: it keeps other machines out until "
+                        "the same command ends well here"
+                    )
 
     def _claim(self) -> None:
         """Write the marker, unless it is another machine's. A copy of it stays here: after a kill
@@ -205,7 +208,7 @@ class RemotePlace(Place):
         except (ValueError, LookupError, TypeError):
             shown = "unknown"
         raise fail(
-            f"another machine is compiling into {self} ({shown})",
+            f"another command is compiling into {self} ({shown})",
             f"wait for it; if it was killed, delete {self}/{MARKER}, and run the same command "
             "again",
         )
