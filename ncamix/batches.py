@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncamix.compilation.compiled import check_data
+from ncamix.compilation.compiled import Data, check_data, holding
 from ncamix.compilation.datasets import prepare
 from ncamix.compilation.samples import Compiled, samples_of
 from ncamix.errors import fail, nearest
@@ -131,13 +131,13 @@ def find_token(plan: Plan, token: int) -> tuple[PlannedStage, int]:
     )
 
 
-def with_lengths(plan: Plan, data: Path | None, say: Say = quiet) -> Plan:
+def with_lengths(plan: Plan, data: Data | None, say: Say = quiet) -> Plan:
     """A plan whose stages have their exact lengths: durations in epochs wait for sizes of texts,
     which are compiled, or in `data`."""
     return prepare(plan, say, data) if plan.estimated else plan
 
 
-def with_sizes(plan: Plan, stage: PlannedStage, data: Path | None, say: Say = quiet) -> Plan:
+def with_sizes(plan: Plan, stage: PlannedStage, data: Data | None, say: Say = quiet) -> Plan:
     """A plan in which the stage's finite sources have their exact size: compiled, or in `data`."""
     if data is not None:
         return check_data(plan, data)
@@ -149,7 +149,7 @@ def batch_of(
     stage: PlannedStage,
     number: int,
     ranks: int | None = None,
-    data: Path | None = None,
+    data: Data | None = None,
 ) -> Batch:
     """What stands in a batch; finite sources must have their exact size. See `with_sizes`.
 
@@ -178,7 +178,7 @@ def batch_of(
 
 
 def _shard_rows(
-    source: PlannedSource, numbers: list[int], data: Path | None
+    source: PlannedSource, numbers: list[int], data: Data | None
 ) -> dict[int, tuple[str, int]]:
     """Where a dataset holds samples: number -> shard's file, row in it."""
     if source.stored is not None and data is None and numbers:
@@ -189,7 +189,7 @@ def _shard_rows(
 
 
 def ids_of(
-    plan: Plan, samples: Sequence[Placed], data: Path | None = None, say: Say = quiet
+    plan: Plan, samples: Sequence[Placed], data: Data | None = None, say: Say = quiet
 ) -> list[NDArray[np.uint32]]:
     """The ids of samples, uint32 [sequence_length + 1] each: generated, or read if finite."""
     ids: list[NDArray[np.uint32]] = [np.empty(0, np.uint32)] * len(samples)
@@ -205,11 +205,12 @@ def ids_of(
 
 
 def _read(
-    source: PlannedSource, numbers: NDArray[np.int64], data: Path | None
+    source: PlannedSource, numbers: NDArray[np.int64], data: Data | None
 ) -> NDArray[np.uint32]:
     """Samples of one dataset, uint32 [len(numbers), sequence_length + 1]."""
-    known = Compiled(data / source.dataset) if source.spec.finite and data else samples_of(source)
-    return known.chosen(numbers)[0]
+    if data is not None and source.spec.finite:
+        return Compiled(holding(data, source.dataset, numbers)).chosen(numbers)[0]
+    return samples_of(source).chosen(numbers)[0]
 
 
 def digest_of(ids: Sequence[NDArray[np.uint32]]) -> int:

@@ -52,7 +52,7 @@ def run(
             metavar="DIR|URL",
             show_default=False,
             help="Train from the datasets that `ncamix compile` wrote there, instead of generating "
-            "them on the fly. The samples are the same.",
+            "them on the fly. The samples are the same. URLs are as `ncamix compile --help` says.",
         ),
     ] = None,
     fresh: Annotated[

@@ -8,13 +8,13 @@ nca    frames of cell states, and the score of the rule that made them
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ncamix.cells import ABSENT
+from ncamix.compilation.compiled import Data, local_part
 from ncamix.plan import Plan
 from ncamix.planned_source import PlannedSource
 from ncamix.sources import NcaSource
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 PAIRS = ("()", "[]", "{}", "<>")
 
 
-def open_tokenizer(plan: Plan, data: Path | None, say: Say = quiet) -> HubTokenizer | None:
+def open_tokenizer(plan: Plan, data: Data | None, say: Say = quiet) -> HubTokenizer | None:
     """The tokenizer of a plan, or of datasets compiled of it; None if it has no text."""
-    file = data / "tokenizer.json" if data is not None else tokenizer_file(plan, say)
+    file = local_part(data) / "tokenizer.json" if data is not None else tokenizer_file(plan, say)
     if not plan.vocabulary.text_rows or file is None:
         return None
     from tokenizers import Tokenizer

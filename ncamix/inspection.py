@@ -32,6 +32,7 @@ from ncamix.batches import (
     with_lengths,
     with_sizes,
 )
+from ncamix.compilation.compiled import Data
 from ncamix.decoding import as_text, open_tokenizer, rule_scores
 from ncamix.errors import fail
 from ncamix.limits import refuse_untrained
@@ -59,7 +60,7 @@ class Request:
     decode: bool = False
     few: bool = False
     every: bool = False
-    data: Path | None = None
+    data: Data | None = None
 
 
 @dataclass(frozen=True)

@@ -152,8 +152,10 @@ def batch(
     trainer: TrainerOption = None,
     settings: SetOption = None,
     data: Annotated[
-        Path | None,
-        typer.Option("--data", metavar="DIR", help="Read text compiled there.", show_default=False),
+        str | None,
+        typer.Option(
+            "--data", metavar="DIR|URL", help="Read text compiled there.", show_default=False
+        ),
     ] = None,
     out: Annotated[
         Path,

@@ -3,14 +3,15 @@
 A sample is the column `tokens`, `ndarray:uint16:<length>` or uint32 by vocabulary; where a loss
 mask travels with the data, a column `loss_mask`, `ndarray:uint8:<length>`, is beside it: 1 where
 the id is a trained target. Because samples are of fixed size, a shard's size is known before it is
-made, and its bytes equal those of MosaicML's MDSWriter. Files appear whole or not at all. Indexes
-of hashed formats carry the xxh64 of every file, by which damage is found.
+made, and its bytes equal those of MosaicML's MDSWriter. Where attention stays within
+documents, a column `segments`, of one number less and `uint16` or `uint32`, numbers the documents
+that a sample's input ids belong to. Files appear whole or not at all. Indexes of hashed formats
+carry the xxh64 of every file, by which damage is found.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from ncamix.files import write_whole
 
-MASK = "loss_mask"  # the column beside `tokens`
+MASK, SEGMENTS = "loss_mask", "segments"  # columns beside `tokens`
 HASH = "xxh64"
 INDEX = "index.json"
 SIZE_LIMIT = 1 << 26  # MDSWriter's default, part of every shard's embedded configuration
@@ -42,29 +43,34 @@ def width_of(num_ids: int) -> str:
 @dataclass(frozen=True)
 class ShardFormat:
     """Layout of a shard: ids a sample, their dtype, zstd level (None: not compressed), whether a
-    loss mask stands beside the ids, and whether the index carries hashes."""
+    loss mask and numbers of documents stand beside the ids, and whether the index carries hashes.
+    """
 
     length: int
     dtype: str
     zstd: int | None = None
     masked: bool = False
     hashed: bool = False
+    segmented: bool = False
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """What MDS embeds in every shard and repeats in the index."""
-        columns = [("tokens", self.dtype)]
+        columns = [("tokens", self.dtype, self.length)]
         if self.masked:
-            columns.insert(0, (MASK, "uint8"))  # MDSWriter sorts them
+            columns.append((MASK, "uint8", self.length))
+        if self.segmented:
+            columns.append((SEGMENTS, width_of(self.length - 1), self.length - 1))
+        columns.sort()  # as MDSWriter does
         return {
             "version": 2,
             "format": "mds",
             "compression": None if self.zstd is None else f"zstd:{self.zstd}",
             "hashes": [HASH] if self.hashed else [],
             "size_limit": SIZE_LIMIT,
-            "column_names": [name for name, _ in columns],
-            "column_encodings": [f"ndarray:{dtype}:{self.length}" for _, dtype in columns],
-            "column_sizes": [self.length * np.dtype(dtype).itemsize for _, dtype in columns],
+            "column_names": [name for name, _, _ in columns],
+            "column_encodings": [f"ndarray:{dtype}:{length}" for _, dtype, length in columns],
+            "column_sizes": [np.dtype(dtype).itemsize * length for _, dtype, length in columns],
         }
 
     @cached_property
@@ -77,33 +83,41 @@ class ShardFormat:
         return 4 + 4 * (num_samples + 1) + len(self._config_bytes) + num_samples * int(sample)
 
     def encode(
-        self, tokens: NDArray[np.uint32], mask: NDArray[np.bool_] | None = None
+        self,
+        tokens: NDArray[np.uint32],
+        mask: NDArray[np.bool_] | None = None,
+        segments: NDArray[np.int64] | None = None,
     ) -> memoryview:
         """The bytes of a shard, uncompressed; tokens: uint32 [num_samples, length], mask: bool of
-        that shape, for a masked format."""
+        that shape, for a masked format, segments: int64 [num_samples, length - 1], for a segmented
+        one."""
         num, length = tokens.shape
         assert length == self.length
         assert not num or tokens.max() <= np.iinfo(self.dtype).max, "an id does not fit the dtype"
-        assert self.masked == (mask is not None)
+        assert (self.masked, self.segmented) == (mask is not None, segments is not None)
         head = self.num_bytes(0) + 4 * num
         data = np.empty(self.num_bytes(num), np.uint8)
         offsets = head + np.arange(num + 1, dtype=np.int64) * sum(self.config["column_sizes"])
-        data[:head] = np.frombuffer(
-            np.uint32(num).tobytes() + offsets.astype("<u4").tobytes() + self._config_bytes,
-            np.uint8,
-        )
+        start = np.uint32(num).tobytes() + offsets.astype("<u4").tobytes() + self._config_bytes
+        data[:head] = np.frombuffer(start, np.uint8)
         samples = data[head:].view(_record(self.config))
         samples["tokens"] = tokens
         if mask is not None:
             samples[MASK] = mask
+        if segments is not None:
+            samples[SEGMENTS] = segments
         return data.data
 
     def pack(
-        self, number: int, tokens: NDArray[np.uint32], mask: NDArray[np.bool_] | None = None
+        self,
+        number: int,
+        tokens: NDArray[np.uint32],
+        mask: NDArray[np.bool_] | None = None,
+        segments: NDArray[np.int64] | None = None,
     ) -> tuple[str, bytes | memoryview, dict[str, Any]]:
         """A shard's file name, the bytes of its file (compressed if the format says so) and its
         index entry. Arrays as in `encode`."""
-        data = self.encode(tokens, mask)
+        data = self.encode(tokens, mask, segments)
         entry = self.entry(number, len(tokens))
         raw = entry["raw_data"]
         raw["hashes"] = self._hashes(data)
@@ -135,27 +149,6 @@ def write_index(folder: Path, entries: list[dict[str, Any]]) -> None:
 def index_bytes(entries: list[dict[str, Any]]) -> bytes:
     """The bytes of an `index.json`."""
     return json.dumps({"version": 2, "shards": entries}, sort_keys=True).encode()
-
-
-def write_dataset(
-    folder: Path,
-    form: ShardFormat,
-    shards: Iterable[NDArray[np.uint32]],
-    done: Callable[[int], None] = lambda samples: None,
-) -> int:
-    """Write shards and their index into an existing folder; returns the number of samples.
-
-    shards: uint32 [num_samples, length] each. done: called with the samples of each shard written.
-    """
-    entries, total = [], 0
-    for number, tokens in enumerate(shards):
-        name, data, entry = form.pack(number, tokens)
-        write_whole(folder / name, data)
-        entries.append(entry)
-        total += len(tokens)
-        done(len(tokens))
-    write_index(folder, entries)
-    return total
 
 
 def read_index(folder: Path, name: str = INDEX) -> list[dict[str, Any]]:

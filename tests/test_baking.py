@@ -7,18 +7,24 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from tokenizers import Tokenizer
 
 from ncamix import cache, inventory
 from ncamix.batches import batch_of, digest_of, ids_of
+from ncamix.collation import Collate, rows_of
 from ncamix.compilation.compiled import check_data
 from ncamix.compilation.datasets import Writing, compile_plan
 from ncamix.errors import UserError
-from ncamix.plan import Plan
-from ncamix.shards import read_index, read_masks, read_samples
+from ncamix.plan import Plan, PlannedStage
+from ncamix.shards import read_index, read_masks, read_samples, read_shard
 from ncamix.sources import open_generator
+from ncamix.text_compilation import tokenizer_file
+from ncamix.tokenization import end_of_text_id
 from ncamix.waiting import quiet
 
 CURRICULUM = """\
@@ -29,12 +35,17 @@ sources:
   static: {kind: noise, symbols: 50}
   words: {kind: text, files: ["corpus/*.txt"], holdout: {share: 0.2}, repeat: free}
   wide: {kind: noise, symbols: 66000}
+  apart: {kind: text, files: ["corpus/*.txt"], holdout: {share: 0.2}, repeat: free,
+    duplicates: keep, attention: document}
+  pairs: {kind: pairs, files: [pairs.jsonl], prompt: p, response: r, holdout: {share: 0.2},
+    repeat: free, pack: isolated}
 stages:
   - name: early
     duration: 40%
     mixture: {0%: {alive: 1, static: 1}, 100%: {words: 1, static: 1}}
     until: {loss/static: {below: 0.1}}
-  - {name: late, duration: 40%, mixture: {words: 2, static: 1}, draw: {static: replay}}
+  - {name: late, duration: 20%, mixture: {words: 2, static: 1}, draw: {static: replay}}
+  - {name: within, duration: 20%, mixture: {words: 1, apart: 2, pairs: 1, static: 1}}
   - {name: short, duration: 20%, mixture: {wide: 1, words: 1}, sequence_length: 24, batch_size: 4}
 evaluate: {every: 50%, sources: [static, words], samples: 24}
 """
@@ -50,7 +61,9 @@ dataset = StreamingDataset(
 )
 def digest(rows):
     ids = [row["tokens"].astype("<u4").tobytes() for row in rows]
-    return sum(map(xxhash.xxh64_intdigest, ids)) % 2**64
+    whole = np.zeros_like(rows[0]["tokens"][:-1])
+    segments = [row.get("segments", whole).tolist() for row in rows]
+    return sum(map(xxhash.xxh64_intdigest, ids)) % 2**64, segments
 loader = DataLoader(dataset, batch_size=batch_size, num_workers=1, collate_fn=digest)
 print(json.dumps(list(loader)))
 """
@@ -63,6 +76,8 @@ def plan(plan_of: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.Monke
     for i in range(30):
         text = " ".join(f"{i} times {j} is {i * j}" for j in range(40))
         (tmp_path / "corpus" / f"{i}.txt").write_text(text)
+    pairs = [{"p": f"{i} times {i}", "r": f"{i * i}"} for i in range(300)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     return compile_plan(plan_of(CURRICULUM), tmp_path / "out", quiet, how=Writing(bake=True))
 
 
@@ -72,21 +87,59 @@ def test_a_plain_dataset_replays_every_batch(plan: Plan, tmp_path: Path) -> None
         command = [sys.executable, "-c", READ, str(folder), str(stage.batch_size)]
         ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
         found = json.loads(ended.stdout.splitlines()[-1])
-        assert found == [
-            digest_of(ids_of(plan, batch_of(plan, stage, t).samples))
-            for t in range(stage.num_batches)
+        assert found == [batch_of_training(plan, stage, t) for t in range(stage.num_batches)]
+
+
+def batch_of_training(plan: Plan, stage: PlannedStage, number: int) -> list[Any]:
+    """Its digest, and the documents of its inputs as the model gets them."""
+    samples = batch_of(plan, stage, number).samples
+    file = tokenizer_file(plan)
+    assert file is not None
+    end = end_of_text_id(Tokenizer.from_file(str(file)))
+    collate = Collate([rows_of(plan.dataset_of(name, stage), end) for name in stage.sources])
+    ids = ids_of(plan, samples)
+    batch = collate(
+        [
+            {"tokens": row, "source": stage.sources.index(sample.source), "sample": sample.sample}
+            for row, sample in zip(ids, samples, strict=True)
         ]
+    )
+    segments = batch.get("segments", torch.zeros_like(batch["input_ids"]))
+    return [digest_of(ids), segments.tolist()]
+
+
+def test_documents_are_numbered_where_attention_stays_within_them(
+    plan: Plan, tmp_path: Path
+) -> None:
+    for stage in plan.stages:
+        folder = tmp_path / "out" / f"{stage.index}-{stage.name}"
+        (names,) = {tuple(entry["column_names"]) for entry in read_index(folder)}
+        assert ("segments" in names) == (stage.name == "within")
+        facts = json.loads((folder / "source.json").read_text())
+        assert facts["attention"] == ("document" if stage.name == "within" else "whole")
+    entry = read_index(tmp_path / "out" / "2-within")[0]
+    assert entry["column_encodings"][entry["column_names"].index("segments")] == "ndarray:uint16:32"
+    rows = read_shard(tmp_path / "out" / "2-within", entry)
+    ended = (rows["tokens"][:, :-2] == 0).cumsum(axis=1)
+    within = rows["segments"].any(axis=1)
+    assert (rows["segments"][within][:, 1:] == ended[within]).all() and not within.all()
+    for name, attention in (("words", "whole"), ("apart", "document"), ("pairs", "document")):
+        facts = json.loads((tmp_path / "out" / name / "validation" / "source.json").read_text())
+        assert facts["attention"] == attention
+        assert facts.get("boundary_id") == (0 if attention == "document" else None)
+    assert "segments, it numbers the documents" in (tmp_path / "out" / "README.txt").read_text()
 
 
 def test_ids_are_wide_and_masked_where_they_must_be(plan: Plan, tmp_path: Path) -> None:
-    for stage, dtype in zip(plan.stages, ("uint16", "uint16", "uint32"), strict=True):
+    for stage, dtype in zip(plan.stages, ("uint16", "uint16", "uint16", "uint32"), strict=True):
         folder = tmp_path / "out" / f"{stage.index}-{stage.name}"
         (columns,) = {tuple(entry["column_encodings"]) for entry in read_index(folder)}
         assert columns[-1] == f"ndarray:{dtype}:{stage.sequence_length + 1}"
         masks, tokens = read_masks(folder), read_samples(folder)
         assert len(tokens) == stage.num_samples
-        assert (masks is None) == (stage.name != "early")
-        if masks is not None:
+        assert (masks is None) == (stage.name not in ("early", "within"))
+        if stage.name == "early":
+            assert masks is not None
             alive = plan.sources["alive"]
             assert alive.loss_start > 1
             own = (tokens[:, 0] >= alive.first_id) & (tokens[:, 0] < alive.first_id + alive.num_ids)

@@ -51,9 +51,22 @@ def test_the_command_takes_its_options(plan_of: Callable[..., Plan], tmp_path: P
     ended = ncamix("--zstd", "0", "--threads", "1", "--bake")
     assert ended.returncode == 0, ended.stderr
     assert "'one' may end on evidence: it is baked at its full length" in ended.stdout
-    assert ended.stdout.endswith("wrote out/plan.json and the stages\n")
+    assert ended.stdout.endswith("wrote out/plan.json and 1 baked stage\n")
     assert read_index(tmp_path / "out" / "0-one")[0]["zip_data"] is None
-    assert ncamix("--zstd", "23").returncode == 2
+    again = ncamix("--zstd", "0", "--bake")
+    assert again.stdout.endswith("out held all of it already: plan.json and 1 baked stage\n")
+    shard = tmp_path / "out" / "0-one" / "shard.00000.mds"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    mended = ncamix("--zstd", "0", "--bake")
+    assert mended.stdout.endswith(
+        "0-one: 1 shard was damaged or gone, and made again\n"
+        "wrote out/plan.json and 1 baked stage\n"
+    )
+    for level in ("23", "-1"):
+        refused = ncamix("--zstd", level)
+        assert refused.returncode == 2 and "its levels are 1 to 22" in refused.stderr
+    nowhere = ncamix("--out", "")
+    assert nowhere.returncode == 2 and "--out names no place" in nowhere.stderr
     assert ncamix("--threads", "0").returncode == 2
     (tmp_path / "out" / ".data.lock").unlink()
     refused = ncamix()

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from plain_data import write_dataset
 from plan_files import SOURCES, TRAINER, curriculum, plan_of, stage
 
 from ncamix import cache_limits, forecast, inventory
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
-from ncamix.shards import ShardFormat, write_dataset
+from ncamix.shards import ShardFormat
 
 BYTES = "tokenizer: bytes\n"
 

@@ -67,8 +67,9 @@ curation
 overlap
 text_entry
 text_compilation
+collation
 compilation background
-collation streams
+streams
 run_folder
 training
 run_record

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plain_data import write_dataset
 from plan_files import SOURCES, TRAINER, curriculum, plan_of, problem, stage
 from streaming import MDSWriter
 
 from ncamix.loading import load_curriculum
-from ncamix.shards import ShardFormat, write_dataset
+from ncamix.shards import ShardFormat
 from ncamix.sources import MdsSource
 from ncamix.sources.mds import read_mds_index
 

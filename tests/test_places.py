@@ -16,13 +16,14 @@ from typing import Any
 import boto3
 import pytest
 from faulty_store import FaultyStore, faulty_store
-from test_compilation import COMPILE, CURRICULUM, Told, files_below, small_shards
+from test_compilation import COMPILE, CURRICULUM, Told, files_below, small_shards, until
 from torch.utils.data import DataLoader
 
 from ncamix import stores
 from ncamix.cache import entries
 from ncamix.compilation.compiled import check_data, local_part
 from ncamix.compilation.datasets import compile_plan
+from ncamix.compilation.places import MARKER
 from ncamix.errors import UserError
 from ncamix.plan import Plan
 from ncamix.shards import sample_digest
@@ -71,7 +72,8 @@ def test_a_store_gets_what_a_folder_does(
     whole = files_below(tmp_path / "out")
     compile_plan(plan_of(CURRICULUM), URL, quiet)
     assert objects() == whole and not staged()
-    sent = [name.removeprefix("/bucket/some/where/") for name in store.sent()]
+    marker, *sent = [name.removeprefix("/bucket/some/where/") for name in store.sent()]
+    assert marker == MARKER
     assert sent[-1] == "plan.json" and len(sent) == len(set(sent)) == len(whole)
     first_index = next(i for i, name in enumerate(sent) if name.endswith("index.json"))
     assert not any("shard" in name for name in sent[first_index:])
@@ -81,6 +83,7 @@ def test_a_store_gets_what_a_folder_does(
     assert not made and {n.rpartition("/")[2] for n in store.sent()} == {
         "plan.json",
         "tokenizer.json",
+        MARKER,
     }
     assert objects() == whole
 
@@ -127,8 +130,8 @@ def test_a_store_that_fails_is_told_once_and_the_command_goes_on(
     assert len(caught.value.problems) == 1
     assert caught.value.problems[0].remedy == "run the same command again to continue"
     store.faults = lambda method, path: None
-    there, made = set(objects()), {}
-    assert len(there) >= 6 and "plan.json" not in there
+    there, made = set(objects()) - {MARKER}, {}
+    assert len(there) >= 5 and "plan.json" not in there
     store.requests.clear()
     told: dict[str, int] = made
     compile_plan(plan_of(CURRICULUM), URL, quiet, Told(told, kept=False))
@@ -173,7 +176,7 @@ def test_killed_in_an_upload_it_goes_on(
     process.send_signal(signal.SIGKILL)
     process.wait()
     store.faults = lambda method, path: None
-    there = set(objects())
+    there = set(objects()) - {MARKER}
     assert there and "plan.json" not in there
     cache = Path(os.environ["NCAMIX_CACHE"]) / "uploads"
     if not journal:
@@ -182,11 +185,59 @@ def test_killed_in_an_upload_it_goes_on(
         assert [(e.kind, e.url) for e in entries() if e.kind == "upload"] == [("upload", URL)]
         assert any(p.name.startswith(".journal") for p in cache.rglob("*"))
     store.requests.clear()
+    if not journal:
+        with pytest.raises(UserError, match=rf"{process.pid} on {socket.gethostname()}") as caught:
+            compile_plan(plan_of(CURRICULUM), URL, quiet)
+        assert f"if it was killed, delete {URL}/{MARKER}" in caught.value.problems[0].remedy
+        client().delete_object(Bucket="bucket", Key=f"some/where/{MARKER}")
     compile_plan(plan_of(CURRICULUM), URL, quiet)
     compile_plan(plan_of(CURRICULUM), tmp_path / "out", quiet)
     assert objects() == files_below(tmp_path / "out") and not staged()
     again = {n.removeprefix("/bucket/some/where/") for n in store.sent()} & there
     assert len(again) <= 2 if journal else again == there
+
+
+def test_two_machines_do_not_write_to_one_place(
+    store: FaultyStore, plan_of: Callable[..., Plan], tmp_path: Path
+) -> None:
+    """Two processes with a cache each, as two hosts have, and different curricula."""
+    plan_of(CURRICULUM)
+    script = COMPILE.replace("Path(out + ", "Path('began' + ")
+    first = subprocess.Popen(
+        [sys.executable, "-c", script, URL, "static", "0"],
+        cwd=tmp_path,
+        env={**os.environ, "NCAMIX_CACHE": str(tmp_path / "host0")},
+    )
+    try:
+        until(lambda: (tmp_path / "began.reached").exists(), first)
+        before = objects()
+        (tmp_path / "other.yaml").write_text(
+            (tmp_path / "c.yaml").read_text().replace("symbols: 50", "symbols: 9")
+        )
+        second = subprocess.run(
+            [sys.executable, "-c", script.replace("c.yaml", "other.yaml"), URL, "", "0"],
+            cwd=tmp_path,
+            env={**os.environ, "NCAMIX_CACHE": str(tmp_path / "host1")},
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert f"another command is compiling into {URL} (process {first.pid} on" in second.stderr
+        assert objects().items() >= before.items() and not list(
+            (tmp_path / "host1").glob("up*/*/*")
+        )
+    finally:
+        first.kill()
+        first.wait()
+    again = subprocess.run(
+        [sys.executable, "-c", script, URL, "", "0"],
+        cwd=tmp_path,
+        env={**os.environ, "NCAMIX_CACHE": str(tmp_path / "host0")},
+        timeout=100,
+    )
+    assert again.returncode == 0
+    compile_plan(plan_of(CURRICULUM), tmp_path / "out", quiet)
+    assert objects() == files_below(tmp_path / "out")
 
 
 def test_ranks_need_no_shared_folder(
@@ -231,6 +282,39 @@ def test_a_stage_is_the_same_from_a_store(
     assert [e.url for e in entries() if e.kind == "remote"] == [URL]
     for name in ("tokenizer.json", "words/validation/index.json", "words/test/index.json"):
         assert (local_part(URL) / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_the_commands_take_a_url(
+    store: FaultyStore, plan_of: Callable[..., Plan], tmp_path: Path
+) -> None:
+    """Compiled, trained from and looked into, each by a process of its own."""
+    plan_of(CURRICULUM.replace("duration: 100%", "duration: 2ba"))
+    given = ["c.yaml", "-t", "small.yaml"]
+    data = ["--data", URL]
+
+    def ncamix(host: str, *command: str) -> str:
+        ended = subprocess.run(
+            [sys.executable, "-m", "ncamix", *command],
+            cwd=tmp_path,
+            env={**os.environ, "NCAMIX_CACHE": str(tmp_path / host)},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    assert "wrote s3://bucket/some/where/plan.json and 3 datasets" in ncamix(
+        "one", "compile", *given, "--out", f"{URL}/"
+    )
+    told = ncamix("one", "compile", *given, "--out", URL)
+    assert "s3://bucket/some/where held all of it already: plan.json and 3 datasets" in told
+    ncamix("two", "run", *given, *data, "--out", "runs/c")
+    assert not list((tmp_path / "two").rglob("corpus*")), "no text was compiled on this machine"
+    seen = json.loads(ncamix("three", "batch", "runs/c", *data, "--batch", "1", "--json"))
+    rows = [json.loads(row) for row in (tmp_path / "runs/c/metrics.jsonl").read_text().splitlines()]
+    assert [row["batch"] for row in rows] == [0, 1]
+    assert seen["digest"] == rows[1]["digest"] and seen["as_trained"] is True
 
 
 def test_what_a_store_lacks_is_told(store: FaultyStore, plan_of: Callable[..., Plan]) -> None:

@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 from streaming import StreamingDataset
 from ncamix.run_folder import RunFolder
-from ncamix.shards import ShardFormat, write_dataset
+from ncamix.shards import ShardFormat
 path = Path(sys.argv[1])
 while not (path.parent / f"{path.name}.go").exists():
     time.sleep(0.01)

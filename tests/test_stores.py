@@ -12,7 +12,7 @@ from faulty_store import FaultyStore, faulty_store
 
 from ncamix import stores
 from ncamix.errors import UserError
-from ncamix.stores import Store, is_url
+from ncamix.stores import Store, is_url, misfit_url
 
 
 @pytest.fixture
@@ -117,19 +117,85 @@ def test_waits_grow_and_end_with_the_command(
 def test_what_no_patience_mends_is_said_at_once(
     store: FaultyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match=r"s3://nobody/x .*bucket does not exist") as caught:
-        opened(tmp_path, "s3://nobody/x").send("sub/file")
-    assert "check the URL" in caught.value.problems[0].remedy
-    assert len(store.requests) == 1
+    nobody = opened(tmp_path, "s3://nobody/x")
+    for work in (
+        lambda: nobody.send("sub/file"),
+        lambda: nobody.names(),
+        lambda: nobody.fetch("sub/file", tmp_path / "copy"),
+        lambda: nobody.claim("mine", b"1"),
+    ):
+        store.requests.clear()
+        with pytest.raises(UserError, match="s3://nobody/x: there is no bucket") as caught:
+            work()
+        assert "create it, or check the URL" in caught.value.problems[0].remedy
+        assert len(store.requests) <= 2
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
-    with pytest.raises(UserError, match="credentials"):
-        opened(tmp_path).send("sub/file")
-    with pytest.raises(UserError, match="Invalid Cloud provider prefix: ftp"):
-        opened(tmp_path, "ftp://folder/x").send("sub/file")
-    with pytest.raises(UserError, match="library that is not installed") as caught:
+    monkeypatch.delenv("GCS_KEY", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere")
+    for url, way_out in (
+        ("s3://bucket/x", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
+        ("gs://bucket/x", "GCS_KEY and GCS_SECRET"),
+    ):
+        with pytest.raises(UserError, match=f"{url} does not take what is written") as caught:
+            opened(tmp_path, url).send("sub/file")
+        (problem,) = caught.value.problems
+        assert way_out in problem.remedy and "\n" not in problem.what
+    with pytest.raises(UserError, match="library that is not installed .alipcs_py") as caught:
         opened(tmp_path, "alipan:///folder/x").send("sub/file")
+    assert "mosaicml-streaming[alipan]" in caught.value.problems[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("url", "written", "what"),
+    [
+        ("ftp://folder/x", False, "ftp://folder/x cannot be read: 'ftp:' is not among"),
+        ("file:///tmp/x", True, "cannot be written to: 'file:' is not among"),
+        ("S3://bucket/x", True, "'S3:' is not among"),
+        ("hf://datasets/a/b/c", True, "cannot be written to"),
+        ("s3:///x", False, "s3:///x names no bucket"),
+        ("gs:/bucket/x", True, "names no bucket"),
+    ],
+)
+def test_a_url_of_no_store_is_told_before_any_is_asked(
+    url: str, written: bool, what: str, tmp_path: Path
+) -> None:
+    misfit = misfit_url(url, written)
+    assert misfit is not None and what in misfit[0] and "://" in misfit[1]
+    if not written:
+        with pytest.raises(UserError, match=what):
+            Store(url, tmp_path)
+
+
+def test_urls_of_known_stores_fit() -> None:
+    for url in ("s3://a/b", "gs://a", "dbfs:/Volumes/a", "alipan:///a", "azure-dl://a/b"):
+        assert misfit_url(url, written=True) is None
+    assert misfit_url("hf://datasets/a/b/c", written=False) is None
+
+
+def test_a_file_is_claimed_by_one_alone(store: FaultyStore, tmp_path: Path) -> None:
+    held = Store("s3://bucket/some", tmp_path)
+    barrier, found = threading.Barrier(4), dict[bytes, bytes]()
+
+    def claim(who: bytes) -> None:
+        own = Store("s3://bucket/some", tmp_path)
+        barrier.wait(20)
+        found[who] = own.claim("mark", who)
+
+    threads = [threading.Thread(target=claim, args=(b"%d" % i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 4 and len(set(found.values())) == 1
+    (winner,) = set(found.values())
+    assert held.claim("mark", winner) == winner
+    assert held.claim("mark", b"later") == winner
+    assert held.remove("mark") and held.names() == set()
+    assert held.claim("mark", b"later") == b"later"
+    store.faults = lambda method, path: "500"
+    assert not held.remove("mark")
 
 
 def test_places_are_told_apart() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import TRAINER
 from faulty_store import FaultyStore, faulty_store
+from plain_data import write_dataset
 from test_dataset import BATCH, ONE, expected, load, named, segments
 
 from ncamix import cache, inventory, supplies
@@ -23,7 +24,7 @@ from ncamix.errors import UserError
 from ncamix.order import stage_order
 from ncamix.owners import shards_needed
 from ncamix.plan import Plan
-from ncamix.shards import HASH, INDEX, ShardFormat, write_dataset
+from ncamix.shards import HASH, INDEX, ShardFormat
 from ncamix.sources import open_generator
 from ncamix.streams import make_stream
 from ncamix.supplies import FetchedStream, Supply

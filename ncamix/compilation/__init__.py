@@ -9,6 +9,7 @@ compiled   compiled datasets as a run finds them
 jobs       the datasets to be written
 baking     one dataset a stage, in the order of training
 writer     shards side by side, kept, brought or made
+room       bytes needed, and what is said of a full folder
 datasets   a plan's datasets, kept and written
 progress   tokens written, speed and time left
 """

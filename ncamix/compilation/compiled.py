@@ -16,6 +16,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ncamix import cache
 from ncamix.compilation.places import PLAN, TOKENIZER, passage
 from ncamix.errors import fail
@@ -44,6 +47,8 @@ def check_data(plan: Plan, data: Data) -> Plan:
         UserError: they are not complete, were compiled for something else, have too little, or
         cannot be fetched.
     """
+    if not str(data).strip():
+        raise fail("--data names no place", "name the folder or URL that --out named")
     way_out = f"compile it: ncamix compile {_command(plan)} --out {data}"
     if is_url(data):
         _fetch(plan, str(data), way_out)
@@ -122,6 +127,22 @@ def compiled_samples(plan: Plan) -> dict[str, int]:
     }
 
 
+def holding(data: Data, dataset: str, numbers: NDArray[np.int64]) -> Path:
+    """The folder on this machine with a compiled dataset's index and the shards that hold samples,
+    by their numbers, int64 [n]; `check_data` has seen the data. Of a URL these shards are fetched.
+
+    Raises:
+        UserError: a shard cannot be fetched, or is damaged.
+    """
+    here = local_part(data)
+    if is_url(data):
+        entries = read_index(here / dataset)
+        ends = np.cumsum([entry["samples"] for entry in entries])
+        shards = np.unique(np.searchsorted(ends, numbers, side="right")).tolist()
+        _fetch_shards(Store(str(data), here), dataset, [entries[i] for i in shards], here)
+    return here / dataset
+
+
 def _command(plan: Plan) -> str:
     documents = plan.curriculum.document, plan.trainer.document
     settings = "".join(f" --set {shlex.quote(s)}" for d in documents for s in d.settings)
@@ -131,8 +152,8 @@ def _command(plan: Plan) -> str:
 def _fetch(plan: Plan, url: str, way_out: str) -> None:
     """Bring to this machine what is read of compiled data before training."""
     here = local_part(url)
-    here.mkdir(parents=True, exist_ok=True)
     store = Store(url, here)
+    here.mkdir(parents=True, exist_ok=True)
     with (here / DATA_LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other ranks and runs of this machine fetch the same
         cache.note_url(lock, store.url)

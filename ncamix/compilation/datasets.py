@@ -23,12 +23,14 @@ from ncamix.compilation.compiled import Data, check_data
 from ncamix.compilation.jobs import source_jobs
 from ncamix.compilation.places import PLAN, README, TOKENIZER, Place, place_of
 from ncamix.compilation.ranks import Ranks
+from ncamix.compilation.room import room_for
 from ncamix.compilation.writer import Watcher, write_jobs
 from ncamix.errors import fail
 from ncamix.limits import refuse_untrained
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
 from ncamix.text_compilation import held_out_steps, prepare_text, tokenizer_file
+from ncamix.tokenization import end_of_text_id
 from ncamix.waiting import Say
 
 ZSTD_LEVEL = 3
@@ -54,12 +56,13 @@ def prepare(plan: Plan, say: Say, data: Data | None) -> Plan:
 
 def compile_plan(
     plan: Plan,
-    out: Path | str,
+    out: Path | str | Place,
     say: Say,
     watcher: Watcher | None = None,
     how: Writing = USUAL,
 ) -> Plan:
-    """Write a plan's datasets into the folder or below the URL `out`; the plan with exact sizes.
+    """Write a plan's datasets into a folder, below a URL or into the place of one; the plan with
+    exact sizes.
 
     Shards that are there already are kept. Under a launcher every rank calls this and writes its
     share.
@@ -68,7 +71,7 @@ def compile_plan(
         UserError: the place cannot be written, is another's, or a text cannot be compiled.
     """
     refuse_untrained(plan)
-    ranks, place = Ranks(), place_of(out)
+    ranks, place = Ranks(), out if isinstance(out, Place) else place_of(out)
     ranks.join()
     try:
         if not ranks.is_first:
@@ -85,23 +88,35 @@ def _compile(
     """`compile_plan`, once the place is this command's."""
     plan = prepare_text(plan, say)
     file = tokenizer_file(plan, say)
-    jobs = bake_jobs(plan, how.zstd) if how.bake else source_jobs(plan, how.zstd)
-    if ranks.is_first:
-        _check_finished(plan, place, how)
-        place.begin({job.folder: job.dataset for job in jobs})
-    ranks.wait()
-    place.folder.mkdir(parents=True, exist_ok=True)  # on hosts of their own
-    place.read()
-    write_jobs(jobs, place, ranks, watcher, how.threads)
-    if ranks.is_first:
-        if file is not None:
-            place.put(TOKENIZER, file.read_bytes())
-        if how.bake:
-            place.put(README, readme(plan).encode())
-        place.put(PLAN, json.dumps(_facts(plan, how), indent=1).encode())
+    make_jobs = bake_jobs if how.bake else source_jobs
+    jobs = make_jobs(plan, how.zstd, _boundary(plan, file))
+    with room_for(jobs, place, how.threads):
+        if ranks.is_first:
+            _check_finished(plan, place, how)
+            place.begin({job.folder: job.dataset for job in jobs})
+        ranks.wait()
+        place.folder.mkdir(parents=True, exist_ok=True)  # on hosts of their own
+        place.read()
+        write_jobs(jobs, place, ranks, watcher, how.threads)
+        if ranks.is_first:
+            if file is not None:
+                place.put(TOKENIZER, file.read_bytes())
+            if how.bake:
+                place.put(README, readme(plan).encode())
+            place.put(PLAN, json.dumps(_facts(plan, how), indent=1).encode())
     ranks.wait()
     place.end()
     return plan
+
+
+def _boundary(plan: Plan, tokenizer: Path | None) -> int | None:
+    """The id that ends a document, where some source attends within documents."""
+    if not any(source.spec.attends_within_documents() for source in plan.sources.values()):
+        return None
+    from tokenizers import Tokenizer
+
+    assert tokenizer is not None, "documents come with a tokenizer"
+    return end_of_text_id(Tokenizer.from_file(str(tokenizer)))
 
 
 def _check_finished(plan: Plan, place: Place, how: Writing) -> None:

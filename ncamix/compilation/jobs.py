@@ -14,7 +14,7 @@ from typing import Any
 
 from ncamix import cache
 from ncamix.compilation.compiled import compiled_samples
-from ncamix.compilation.samples import Compiled, Generated, Mask, Tokens, samples_of
+from ncamix.compilation.samples import Compiled, Generated, Mask, Segments, Tokens, samples_of
 from ncamix.keys import fingerprint
 from ncamix.plan import Plan
 from ncamix.planned_source import PlannedSource
@@ -22,16 +22,19 @@ from ncamix.shards import ShardFormat
 from ncamix.splits import HELD_OUT
 from ncamix.text_compilation import held_out_samples
 
+Make = Callable[[int, int], tuple[Tokens, Mask] | tuple[Tokens, Mask, Segments]]
+
 
 @dataclass(frozen=True)
 class Job:
     """One dataset to write.
 
     folder: where, below the output. meaning: plain JSON of everything that determines the samples.
-    make: first sample and count -> uint32 [count, length] and, for a masked format, bool of that
-    shape. endless: any more samples could be made, and what exists beyond these is kept. facts: of
-    the dataset, for its source.json. shared: the meaning determines every byte, so that shards
-    which lie elsewhere may serve; of somebody else's data sets it does not.
+    make: first sample and count -> uint32 [count, length], for a masked format bool of that shape,
+    and for a segmented one int64 [count, length - 1]. endless: any more samples could be made, and
+    what exists beyond these is kept. facts: of the dataset, for its source.json. shared: the
+    meaning determines every byte, so that shards which lie elsewhere may serve; of somebody else's
+    data sets it does not.
     """
 
     folder: str
@@ -39,7 +42,7 @@ class Job:
     form: ShardFormat
     num_samples: int
     samples_per_shard: int
-    make: Callable[[int, int], tuple[Tokens, Mask]] = field(repr=False)
+    make: Make = field(repr=False)
     endless: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
     shared: bool = True
@@ -68,13 +71,13 @@ class Job:
         return json.dumps({**self.facts, "dataset": self.dataset}, indent=1).encode()
 
 
-def source_jobs(plan: Plan, zstd: int | None) -> list[Job]:
-    """The datasets of a plan's sources. zstd: level, None for files that are not compressed. Texts
-    must be compiled in the cache."""
+def source_jobs(plan: Plan, zstd: int | None, boundary: int | None) -> list[Job]:
+    """The datasets of a plan's sources. zstd: level, None for files that are not compressed.
+    boundary: the id that ends a document. Texts must be compiled in the cache."""
     totals = compiled_samples(plan)
     jobs: list[Job] = []
     for source in plan.sources.values():
-        facts = source_facts(plan, source)
+        facts = source_facts(plan, source, boundary)
         samples = samples_of(source)
         masked = not isinstance(samples, Generated) and samples.is_masked
         total = totals[source.dataset]  # a text's entry may hold more
@@ -117,9 +120,11 @@ def source_form(source: PlannedSource, zstd: int | None, masked: bool = False) -
     return replace(source.shard_format, zstd=zstd, masked=masked, hashed=True)
 
 
-def source_facts(plan: Plan, source: PlannedSource) -> dict[str, Any]:
-    """What source.json says of a source: where its ids stand and what they mean."""
+def source_facts(plan: Plan, source: PlannedSource, boundary: int | None) -> dict[str, Any]:
+    """What source.json says of a source: where its ids stand and what they mean, and whether
+    attention stays within documents, which `boundary` ends."""
     vocabulary = plan.vocabulary
+    within = source.spec.attends_within_documents()
     return {
         "source": source.name,
         "kind": source.kind,
@@ -128,6 +133,9 @@ def source_facts(plan: Plan, source: PlannedSource) -> dict[str, Any]:
         "first_id": source.first_id,
         "num_ids": source.num_ids,
         "loss_start": source.loss_start,
+        **(
+            {"attention": "document", "boundary_id": boundary} if within else {"attention": "whole"}
+        ),
         "special_ids": vocabulary.special.get(source.spec.range_name(), {}),
         "rows": vocabulary.rows,
         "ranges": vocabulary.id_map(),

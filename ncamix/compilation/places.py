@@ -3,7 +3,9 @@
     folder    DIR/SOURCE/shard...                         written where it stays
     URL       <NCAMIX_CACHE>/uploads/<hash of the URL>/   written, sent, deleted
 
-A place is one command's at a time. Journals stay on this machine.
+A place is one command's at a time. On one machine a lock sees to that; in S3 a small object does,
+.compiling.json, which names the command that writes there, and goes when it ends. Other stores have
+nothing of the kind. Journals stay on this machine.
 """
 
 from __future__ import annotations
@@ -11,11 +13,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
+import secrets
 import shutil
+import socket
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +30,12 @@ from ncamix.compilation.journal import Done, read_journals, remove_journals
 from ncamix.errors import fail
 from ncamix.files import DATA_LOCK, leave_nothing, make_folder, write_whole
 from ncamix.shards import INDEX, file_of, is_sound, own_part, read_index
-from ncamix.stores import Store, is_url
+from ncamix.stores import Store, is_url, misfit_url
+from ncamix.waiting import tell
 
 Entries = dict[int, dict[str, Any]]
 PLAN, TOKENIZER, README = TOPS = ("plan.json", "tokenizer.json", "README.txt")  # beside datasets
+MARKER = ".compiling.json"  # at a URL, while a command writes there
 _SHARDS = "shard.*.mds*"
 _THERE = ".there"  # copies of what is at a URL
 
@@ -169,10 +177,50 @@ class RemotePlace(Place):
     def __str__(self) -> str:
         return self.url
 
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        with super().hold():
+            self._claim()
+            try:
+                yield
+            finally:
+                if self.store.remove(MARKER):
+                    (self.folder / MARKER).unlink(missing_ok=True)
+                else:
+                    tell(
+                        f"{self}/{MARKER} could not be removed: it keeps other machines out until "
+                        "the same command ends well here"
+                    )
+
+    def _claim(self) -> None:
+        """Write the marker, unless it is another machine's. A copy of it stays here: after a kill
+        it says that the marker is ours."""
+        own = self.folder / MARKER
+        if not own.exists():
+            who = {"host": socket.gethostname(), "process": os.getpid()}
+            began = datetime.now(UTC).isoformat(" ", "seconds")
+            said = {**who, "began": began, "key": secrets.token_hex(8)}
+            write_whole(own, json.dumps(said).encode())
+        there = self.store.claim(MARKER, own.read_bytes())
+        if there == own.read_bytes():
+            return
+        own.unlink()
+        try:
+            other = json.loads(there)
+            shown = f"process {other['process']} on {other['host']}, since {other['began']}"
+        except (ValueError, LookupError, TypeError):
+            shown = "unknown"
+        raise fail(
+            f"another command is compiling into {self} ({shown})",
+            f"wait for it; if it was killed, delete {self}/{MARKER}, and run the same command "
+            "again",
+        )
+
     def begin(self, datasets: Mapping[str, str]) -> None:
         names = self.store.names()
         if names is not None and PLAN not in names:
-            foreign = [n for n in names if n.rpartition("/")[0] not in datasets and n not in TOPS]
+            known = (*TOPS, MARKER)
+            foreign = [n for n in names if n.rpartition("/")[0] not in datasets and n not in known]
             if foreign:
                 what = f"{self} holds other things: {min(foreign)}"
                 raise fail(what, "choose an empty or a new place with --out")
@@ -226,7 +274,15 @@ class RemotePlace(Place):
 
 
 def place_of(out: Path | str) -> Place:
-    """The place that an output folder or a URL names."""
+    """The place that an output folder or a URL names.
+
+    Raises:
+        UserError: it is empty, or a URL that cannot be written.
+    """
+    if isinstance(out, str) and not out.strip():
+        raise fail("--out names no place", "name a folder, or a URL: s3://BUCKET/FOLDER")
+    if is_url(out) and (misfit := misfit_url(str(out), written=True)):
+        raise fail(*misfit)
     return RemotePlace(str(out)) if is_url(out) else LocalPlace(Path(out))
 
 

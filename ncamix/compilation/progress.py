@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -21,6 +22,7 @@ class CompileProgress(Watcher):
         self._console = console
         self._bar: Progress | None = None
         self._total = self._done = self._new = 0
+        self._made, self._mended = 0, dict[str, int]()
         self._began = time.monotonic()
         self._next_line = self._began + _LINE_SECONDS
         if console.is_terminal:
@@ -54,12 +56,32 @@ class CompileProgress(Watcher):
             how += f"  {format_count(speed)} tokens/s  {_clock(seconds)} left"
         self._show(folder, self._done / max(self._total, 1), how)
 
+    def wrote_all(self, made: int, mended: Mapping[str, int]) -> None:
+        self._made, self._mended = made, {k: mended[k] for k in sorted(mended) if mended[k]}
+
+    def ending(self, place: str, number: int, baked: bool) -> list[str]:
+        """What is said of so many datasets that are whole now: a line each of those that were
+        mended, and what was written."""
+        lines = [
+            f"{folder}: {_plural(shards, 'shard')} {'was' if shards == 1 else 'were'} damaged or "
+            "gone, and made again"
+            for folder, shards in self._mended.items()
+        ]
+        what = _plural(number, "baked stage" if baked else "dataset")
+        if self._made:
+            return [*lines, f"wrote {place}/plan.json and {what}"]
+        return [*lines, f"{place} held all of it already: plan.json and {what}"]
+
     def _show(self, what: str, share: float, how: str) -> None:
         if self._bar is not None:
             self._bar.update(self._task, description=what, completed=share, how=how)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_SECONDS
             self._console.print(f"{what}  {how}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _plural(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 def _clock(seconds: float) -> str:

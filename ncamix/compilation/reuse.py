@@ -3,18 +3,14 @@
     <NCAMIX_CACHE>/compiled/<dataset's fingerprint>/<hash of a folder>.json   {"folder": ...}
 
 A dataset's fingerprint covers its samples and its format, so shards of one number and size are the
-same bytes in every folder of that name. They are linked, or copied to another file system, and
-checked by their hash.
+same bytes in every folder of that name. They are copied, so that damage in one folder stays there,
+and checked by their hash.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +20,6 @@ from ncamix.files import write_whole
 from ncamix.shards import file_of, is_sound, read_index
 
 _NAME = "compiled"
-_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES)
 
 
 def register(dataset: str, folder: Path) -> None:
@@ -74,21 +69,13 @@ def _registered(dataset: str) -> Iterator[Path]:
 
 
 def _bring(place: Path, folder: Path, entry: dict[str, Any]) -> bool:
-    """Link or copy a shard's file; whether it arrived sound."""
+    """Copy a shard's file; whether it arrived sound."""
     name = file_of(entry)["basename"]
     if not is_sound(place, entry):
         return False
-    temporary = folder / f".{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
-        try:
-            os.link(place / name, temporary)
-        except OSError as error:
-            if error.errno not in _NO_LINK:
-                raise
-            shutil.copyfile(place / name, temporary)
-        os.replace(temporary, folder / name)
-    except FileNotFoundError:  # removed meanwhile
+        data = (place / name).read_bytes()
+    except OSError:  # removed meanwhile
         return False
-    finally:
-        temporary.unlink(missing_ok=True)  # renaming a file over itself leaves both names
+    write_whole(folder / name, data)
     return is_sound(folder, entry)

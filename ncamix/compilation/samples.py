@@ -24,6 +24,7 @@ from ncamix.stored import StoredSamples
 
 Tokens = NDArray[np.uint32]
 Mask = NDArray[np.bool_] | None
+Segments = NDArray[np.int64] | None
 
 
 class Generated:

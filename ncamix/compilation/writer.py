@@ -13,7 +13,8 @@ an index gives it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -40,6 +41,10 @@ class Watcher:
     def wrote(self, folder: str, samples: int, tokens: int, kept: bool) -> None:
         """A shard of a dataset is there. kept: it was there already."""
 
+    def wrote_all(self, made: int, mended: Mapping[str, int]) -> None:
+        """The first rank is told when all ranks are done: how many shards were made or brought, and
+        how many of them, by dataset's folder, had been there and were damaged or gone."""
+
 
 def write_jobs(
     jobs: Sequence[Job],
@@ -60,6 +65,9 @@ def write_jobs(
     desk = _Desk(jobs, place, Journal(place.folder, ranks.rank), watcher)
     work_off(mine, desk.write, count_threads(num_threads), place.stop)
     _finish(jobs, ranks.gather(desk.entries), place, ranks)
+    new = ranks.gather((desk.made, desk.mended))
+    if ranks.is_first:
+        watcher.wrote_all(sum(made for made, _ in new), sum((lost for _, lost in new), Counter()))
 
 
 def _extended(job: Job, place: Place) -> Job:
@@ -70,12 +78,14 @@ def _extended(job: Job, place: Place) -> Job:
 
 
 class _Desk:
-    """Writes shards; entries: what was written, by dataset's folder and shard."""
+    """Writes shards. entries: what was written, by dataset's folder and shard. made: shards that
+    were not there. mended: by dataset's folder, those of them that had been, undamaged."""
 
     def __init__(
         self, jobs: Sequence[Job], place: Place, journal: Journal, watcher: Watcher
     ) -> None:
         self.entries: dict[tuple[str, int], dict[str, Any]] = {}
+        self.made, self.mended = 0, Counter[str]()
         self._place, self._journal, self._watcher = place, journal, watcher
         self._known = {job.folder: place.known(job.folder, job.dataset) for job in jobs}
         self._elsewhere: dict[str, Elsewhere] = {}
@@ -87,7 +97,12 @@ class _Desk:
 
     def write(self, item: tuple[Job, int]) -> None:
         job, shard = item
-        entry = self._kept(job, shard)
+        whole = [
+            {**job.form.config, **said}
+            for said in self._known[job.folder].get(shard, [])
+            if said["samples"] == job.samples_in(shard)
+        ]
+        entry = next((said for said in whole if self._place.holds(job.folder, said)), None)
         kept = entry is not None
         if entry is None:
             entry = self._brought(job, shard) or self._made(job, shard)
@@ -95,14 +110,10 @@ class _Desk:
         samples = job.samples_in(shard)
         with self._lock:
             self.entries[job.folder, shard] = own_part(entry)
+            if not kept:
+                self.made += 1
+                self.mended[job.folder] += bool(whole)
             self._watcher.wrote(job.folder, samples, samples * (job.form.length - 1), kept)
-
-    def _kept(self, job: Job, shard: int) -> dict[str, Any] | None:
-        for entry in self._known[job.folder].get(shard, []):
-            whole = {**job.form.config, **entry}
-            if entry["samples"] == job.samples_in(shard) and self._place.holds(job.folder, whole):
-                return entry
-        return None
 
     def _brought(self, job: Job, shard: int) -> dict[str, Any] | None:
         if not job.shared:
@@ -114,8 +125,8 @@ class _Desk:
         return entry
 
     def _made(self, job: Job, shard: int) -> dict[str, Any]:
-        tokens, mask = job.make(shard * job.samples_per_shard, job.samples_in(shard))
-        name, data, entry = job.form.pack(shard, tokens, mask)
+        columns = job.make(shard * job.samples_per_shard, job.samples_in(shard))
+        name, data, entry = job.form.pack(shard, *columns)
         write_whole(self._place.folder / job.folder / name, data)
         self._place.deliver(f"{job.folder}/{name}")
         return entry

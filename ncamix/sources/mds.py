@@ -23,7 +23,7 @@ from ncamix.quantities import refuse
 from ncamix.shards import INDEX, MASK
 from ncamix.sources.base import Meaning
 from ncamix.sources.corpus import FiniteSource
-from ncamix.stores import is_url
+from ncamix.stores import is_url, misfit_url
 
 COLUMN = "tokens"
 BYTES = "bytes"  # the encoding of ids whose dtype is nowhere
@@ -78,6 +78,8 @@ class MdsSource(FiniteSource):
             raise refuse(
                 "an mds source needs `local` or `remote`", "write `local: FOLDER` or `remote: URL`"
             )
+        if is_url(self.remote) and (misfit := misfit_url(str(self.remote), written=False)):
+            raise refuse(*misfit, suffix=("remote",))
         return self
 
     def own_meaning(self) -> Meaning:

@@ -68,7 +68,7 @@ print(json.dumps(found))
 def measure(way: str, home: Path, number: int) -> dict[str, float]:
     """Tokens, seconds and peak bytes of one way, in a process of its own."""
     command = [sys.executable, "-c", WORK, way, f"out-{number}", str(Path(__file__).parent)]
-    # A cache of its own for each: compiled shards would be linked.
+    # A cache of its own for each: compiled shards would be copied.
     environment = {**os.environ, "NCAMIX_CACHE": str(home / f"cache-{way}-{number}")}
     ended = subprocess.run(
         command, cwd=home, env=environment, check=True, capture_output=True, text=True

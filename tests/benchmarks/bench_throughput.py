@@ -100,18 +100,21 @@ def streams(rounds: int) -> dict[str, Any]:
 def shards() -> dict[str, float]:
     from streaming import MDSWriter
 
-    from ncamix.shards import ShardFormat, write_dataset
+    from ncamix.files import write_whole
+    from ncamix.shards import ShardFormat, write_index
 
     tokens = np.random.default_rng(0).integers(0, 50_000, (4096, 1025)).astype(np.uint32)
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            write_dataset(Path(folder), ShardFormat(1025, "uint16"), [tokens])
+            name, data, entry = ShardFormat(1025, "uint16", hashed=True).pack(0, tokens)
+            write_whole(Path(folder) / name, data)
+            write_index(Path(folder), [entry])
 
     def theirs() -> None:
         with tempfile.TemporaryDirectory() as folder:
             columns = {"tokens": "ndarray:uint16:1025"}
-            with MDSWriter(columns=columns, out=folder + "/x") as writer:
+            with MDSWriter(columns=columns, hashes=["xxh64"], out=folder + "/x") as writer:
                 for row in tokens.astype(np.uint16):
                     writer.write({"tokens": row})
 
