@@ -71,4 +71,6 @@ def split_cores(cores: int, processes: int) -> Slots:
 def _step_back() -> None:
     """Give this thread, and those that it starts, a lower priority; it ends with its work."""
     if sys.platform == "linux":  # where priorities are a thread's own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        thread = threading.get_native_id()
+        niceness = os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS
+        os.setpriority(os.PRIO_PROCESS, thread, min(niceness, 19))  # never ahead: not allowed

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 from conftest import TRAINER
+from processes import free_port, status_of, wait_until
 from streaming import StreamingDataset
 from torch.utils.data import DataLoader
 
@@ -418,14 +419,7 @@ def started(folder: Path, out: str, stop_at: str = "", wait: float = 0, **env: s
     """A compilation in a process of its own. stop_at: a dataset that it does not get beyond;
     wait: seconds that it takes longer for each shard."""
     command = [sys.executable, "-c", COMPILE, out, stop_at, str(wait)]
-    return subprocess.Popen(command, cwd=folder, env={**os.environ, **env})
-
-
-def until(there: Callable[[], bool], process: Any) -> None:
-    end = time.monotonic() + 60
-    while not there():
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.005)
+    return processes.started(command, folder, {**os.environ, **env})
 
 
 @pytest.mark.parametrize("source", ["alive", "words"])
@@ -434,11 +428,11 @@ def test_killed_and_run_again_it_goes_on(
 ) -> None:
     plan = plan_of(CURRICULUM)
     process = started(tmp_path, "killed", stop_at=source)
-    until(lambda: (tmp_path / "killed.reached").exists(), process)
+    wait_until(lambda: (tmp_path / "killed.reached").exists(), process)
     with pytest.raises(UserError, match="another process is compiling into"):
         compile_plan(plan_of(CURRICULUM), tmp_path / "killed", quiet)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    status_of(process)
     with pytest.raises(UserError, match="no finished compilation"):
         check_data(plan, tmp_path / "killed")
     (journal,) = (tmp_path / "killed").glob(".journal-*")
@@ -467,13 +461,13 @@ def test_killed_ten_times_it_writes_the_same(plan_of: Callable[..., Plan], tmp_p
     for _ in range(10):
         (tmp_path / "out.began").unlink(missing_ok=True)
         process = started(tmp_path, "out", wait=0.02)  # about 30 shards
-        until(lambda: (tmp_path / "out.began").exists(), process)  # noqa: B023
+        wait_until(lambda: (tmp_path / "out.began").exists(), process)  # noqa: B023
         time.sleep(random.uniform(0, 0.15))
         process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
+        killed += status_of(process) == -signal.SIGKILL
     assert killed >= 5, "too late to kill it"
-    assert started(tmp_path, "out").wait(60) == 0
-    assert started(tmp_path, "whole", NCAMIX_CACHE=str(tmp_path / "other")).wait(60) == 0
+    assert status_of(started(tmp_path, "out")) == 0
+    assert status_of(started(tmp_path, "whole", NCAMIX_CACHE=str(tmp_path / "other"))) == 0
     assert files_below(tmp_path / "out") == files_below(tmp_path / "whole")
     assert not list((tmp_path / "out").rglob("*.tmp"))
 
@@ -485,7 +479,7 @@ def test_killed_in_the_merge_it_goes_on(
     """Before one of the 12 files that are written when all shards are there: source.json and
     index.json of five datasets, tokenizer.json, plan.json."""
     compile_plan(plan_of(CURRICULUM), tmp_path / "whole", quiet)
-    assert started(tmp_path, "out", DIES_AT_FILE=str(file)).wait(60) == -signal.SIGKILL
+    assert status_of(started(tmp_path, "out", DIES_AT_FILE=str(file))) == -signal.SIGKILL
     assert not (tmp_path / "out" / "plan.json").exists()
     made: dict[str, int] = {}
     compile_plan(plan_of(CURRICULUM), tmp_path / "out", quiet, Told(made, kept=False))
@@ -494,13 +488,10 @@ def test_killed_in_the_merge_it_goes_on(
 
 def test_two_ranks_write_what_one_does(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
     plan_of(CURRICULUM)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     both = [started(tmp_path, "two", RANK=str(rank), **env) for rank in range(2)]
-    assert [process.wait(120) for process in both] == [0, 0]
-    assert started(tmp_path, "one", NCAMIX_CACHE=str(tmp_path / "other")).wait(60) == 0
+    assert [status_of(process) for process in both] == [0, 0]
+    assert status_of(started(tmp_path, "one", NCAMIX_CACHE=str(tmp_path / "other"))) == 0
     assert files_below(tmp_path / "two") == files_below(tmp_path / "one")
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -126,16 +124,8 @@ def test_killed_and_resumed_and_on_two_ranks(mixed: MixedRunner, tmp_path: Path)
     assert killed.rows(name="evaluations.jsonl") == mixed.rows(name="evaluations.jsonl")
 
     two = MixedRunner(tmp_path / "two")
-    command = [str(Path(sys.executable).with_name("composer")), "-n", "2", "-m"]
-    done = subprocess.run(
-        [*command, *two.command()[2:]],
-        cwd=two.folder,
-        env=two.env,
-        text=True,
-        capture_output=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    status, output = two.launch()
+    assert status == 0, output
     assert len(two.rows()) == NUM_BATCHES
     for ours, theirs in zip(two.rows(), mixed.rows(), strict=True):
         assert (ours["digest"], ours["tokens"]) == (theirs["digest"], theirs["tokens"])

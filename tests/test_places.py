@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,8 @@ from typing import Any
 import boto3
 import pytest
 from faulty_store import FaultyStore, faulty_store
-from test_compilation import COMPILE, CURRICULUM, Told, files_below, small_shards, until
+from processes import free_port, started, status_of, wait_until
+from test_compilation import COMPILE, CURRICULUM, Told, files_below, small_shards
 from torch.utils.data import DataLoader
 
 from ncamix import stores
@@ -168,13 +166,10 @@ def test_killed_in_an_upload_it_goes_on(
     store.faults = lambda method, path: "slow" if len(store.sent()) < 9 else "stall"
     command = [sys.executable, "-c", COMPILE, URL, "", "0"]
     script = command[2].replace("Path(out + ", "Path('began' + ")
-    process = subprocess.Popen([*command[:2], script, *command[3:]], cwd=tmp_path)
-    end = time.monotonic() + 60
-    while len(store.sent()) < 10:
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.01)
+    process = started([*command[:2], script, *command[3:]], tmp_path)
+    wait_until(lambda: len(store.sent()) >= 10, process)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    status_of(process)
     store.faults = lambda method, path: None
     there = set(objects()) - {MARKER}
     assert there and "plan.json" not in there
@@ -203,13 +198,10 @@ def test_two_machines_do_not_write_to_one_place(
     """Two processes with a cache each, as two hosts have, and different curricula."""
     plan_of(CURRICULUM)
     script = COMPILE.replace("Path(out + ", "Path('began' + ")
-    first = subprocess.Popen(
-        [sys.executable, "-c", script, URL, "static", "0"],
-        cwd=tmp_path,
-        env={**os.environ, "NCAMIX_CACHE": str(tmp_path / "host0")},
-    )
+    command = [sys.executable, "-c", script, URL, "static", "0"]
+    first = started(command, tmp_path, {**os.environ, "NCAMIX_CACHE": str(tmp_path / "host0")})
     try:
-        until(lambda: (tmp_path / "began.reached").exists(), first)
+        wait_until(lambda: (tmp_path / "began.reached").exists(), first)
         before = objects()
         (tmp_path / "other.yaml").write_text(
             (tmp_path / "c.yaml").read_text().replace("symbols: 50", "symbols: 9")
@@ -244,18 +236,13 @@ def test_ranks_need_no_shared_folder(
     store: FaultyStore, plan_of: Callable[..., Plan], tmp_path: Path
 ) -> None:
     plan_of(CURRICULUM)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    hosts = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    hosts = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     script = COMPILE.replace("Path(out + ", "Path('began' + ")
     both = []
     for rank in ("0", "1"):
         env = {**os.environ, **hosts, "RANK": rank, "NCAMIX_CACHE": str(tmp_path / f"host{rank}")}
-        both.append(
-            subprocess.Popen([sys.executable, "-c", script, URL, "", "0"], cwd=tmp_path, env=env)
-        )
-    assert [process.wait(100) for process in both] == [0, 0]
+        both.append(started([sys.executable, "-c", script, URL, "", "0"], tmp_path, env))
+    assert [status_of(process) for process in both] == [0, 0]
     compile_plan(plan_of(CURRICULUM), tmp_path / "out", quiet)
     assert objects() == files_below(tmp_path / "out")
     for rank in (0, 1):

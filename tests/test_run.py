@@ -9,11 +9,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import SECONDS, output_of, output_to, started, wait_until
 
 from ncamix import cache
 
@@ -111,50 +111,40 @@ class Runner:
         return [sys.executable, "-m", "ncamix", "run", "tiny.yaml", "-t", "small.yaml", *extra]
 
     def start(self, *extra: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self.command(*extra),
-            cwd=self.folder,
-            env=self.env,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        return started(self.command(*extra), self.folder, self.env)
 
     def run(self, *extra: str, status: int = 0) -> str:
         process = self.start(*extra)
-        output, _ = process.communicate(timeout=240)
+        output = output_of(process)
         assert process.returncode == status, output
         assert "Traceback" not in output, output
         assert "leaked" not in output, output
         return output
 
-    def launch(self, ranks: int, *extra: str) -> subprocess.CompletedProcess[str]:
-        """A run over several ranks of this machine."""
-        composer = Path(sys.executable).with_name("composer")
-        return subprocess.run(
-            [str(composer), "-n", str(ranks), "-m", *self.command(*extra)[2:]],
-            cwd=self.folder,
-            env=self.env,
-            text=True,
-            capture_output=True,
-            timeout=240,
-        )
+    def launch(self, *extra: str) -> tuple[int, str]:
+        """Status and output of a run over two ranks of this machine."""
+        composer = str(Path(sys.executable).with_name("composer"))
+        command = [composer, "-n", "2", "-m", *self.command(*extra)[2:]]
+        process = started(command, self.folder, self.env)
+        output = output_of(process)
+        return process.returncode, output
 
     def rows(self, out: str = "runs/tiny", name: str = "metrics.jsonl") -> list[dict]:
         return [json.loads(line) for line in (self.folder / out / name).read_text().splitlines()]
 
-    def stop_when(
-        self, ready: Callable[[], bool], number: int, group: bool = True
-    ) -> tuple[int, str]:
+    def stop_when(self, ready: Callable[[], bool], number: int) -> tuple[int, str]:
         """Start a run, send a signal once `ready` is true; its status and output."""
         process = self.start()
-        while not ready():
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.001)
-        (os.killpg if group else os.kill)(process.pid, number)
-        output, _ = process.communicate(timeout=120)
+        wait_until(ready, process)
+        os.killpg(process.pid, number)
+        output = output_of(process)
         return process.returncode, output
+
+    def shared(self) -> dict[Path, int]:
+        """Shared memory by file and inode that the run holds, or held when it was killed."""
+        prefixes = json.loads((self.folder / "runs/tiny/.lock").read_text())["prefixes"]
+        found = (path for prefix in prefixes for path in Path("/dev/shm").glob(f"{prefix}_*"))
+        return {path: path.stat().st_ino for path in found}
 
     def batches(self) -> int:
         path = self.folder / "runs/tiny/metrics.jsonl"
@@ -169,13 +159,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     return runner
 
 
-def all_maps() -> str:
-    """What the living processes have mapped into memory."""
-    parts = []
-    for path in Path("/proc").glob("[0-9]*/maps"):
-        with contextlib.suppress(OSError):
-            parts.append(path.read_text())
-    return "".join(parts)
+def gone(shared: dict[Path, int]) -> bool:
+    """Whether nothing is left of a run's shared memory; other runs may have some by its names."""
+    return bool(shared) and not any(p.exists() and p.stat().st_ino == n for p, n in shared.items())
 
 
 def same_run(runner: Runner, whole: Runner, out: str = "runs/tiny") -> None:
@@ -296,6 +282,7 @@ def test_the_export_generates_without_ncamix(whole: Runner) -> None:
         env=whole.env,
         text=True,
         capture_output=True,
+        timeout=SECONDS,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("the quick")
@@ -336,12 +323,10 @@ def test_killed_and_rerun_is_the_uninterrupted_run(
     status, _ = runner.stop_when(ready, signal.SIGKILL)
     assert status == -signal.SIGKILL
     assert runner.batches() < NUM_BATCHES
-    before = set(os.listdir("/dev/shm"))
+    left = runner.shared()
     runner.run()
     same_run(runner, whole)
-    maps = all_maps()
-    new = {n for n in set(os.listdir("/dev/shm")) - before if n[:6].isdigit()}
-    assert not {n for n in new if n not in maps}  # other tests may be at work beside this one
+    assert gone(left) or moment == "compilation"
 
 
 def test_a_second_run_is_refused_and_sigterm_saves_and_exits_143(
@@ -349,16 +334,19 @@ def test_a_second_run_is_refused_and_sigterm_saves_and_exits_143(
 ) -> None:
     runner = Runner(tmp_path / "work", whole.cache)
     refused: list[str] = []
+    shared: dict[Path, int] = {}
 
     def second_is_refused() -> bool:
         if runner.batches() >= 2 and not refused:
             refused.append(runner.run(status=2))
+            shared.update(runner.shared())
         return runner.batches() >= 20  # between two regular checkpoints
 
     status, output = runner.stop_when(second_is_refused, signal.SIGTERM)
     assert "another process is working in" in refused[0]
     assert status == 143, output
     assert "again to resume" in output and "Traceback" not in output
+    assert gone(shared)
     trained = runner.batches()
     assert (runner.folder / f"runs/tiny/checkpoints/0-warm/ba{trained:06}.pt").exists()
     assert "resuming" in runner.run()
@@ -375,18 +363,10 @@ def test_fresh_moves_the_old_run_aside(whole: Runner, tmp_path: Path) -> None:
 
 def test_compiled_datasets_give_the_same_run(whole: Runner, tmp_path: Path) -> None:
     runner = Runner(tmp_path / "work")
-    compile_command = [
-        sys.executable,
-        "-m",
-        "ncamix",
-        "compile",
-        "tiny.yaml",
-        "-t",
-        "small.yaml",
-        "-o",
-        "data",
-    ]
-    subprocess.run(compile_command, cwd=runner.folder, env=runner.env, check=True)
+    command = [*runner.command()[:3], "compile", *runner.command()[4:], "--out", "data"]
+    compiling = started(command, runner.folder, runner.env)
+    output = output_of(compiling)
+    assert compiling.returncode == 0, output
     for name in ("still", "lively", "static", "words"):
         assert (runner.folder / "data" / name / "index.json").exists()
         assert list((runner.folder / "data" / name).glob("*.mds.zstd"))
@@ -407,8 +387,7 @@ def test_automata_train_while_text_is_compiled(
     with cache.building(words["fingerprint"], "the text"):  # so nobody else can
         status, _ = runner.stop_when(lambda: runner.batches() >= 20, signal.SIGKILL)
         assert status == -signal.SIGKILL
-        while compilers(runner.folder):  # the run's child ends with it; bounded by pytest
-            time.sleep(0.05)
+        wait_until(lambda: not compilers(runner.folder))  # the run's child ends with it
         known = json.loads((run / "plan.json").read_text())
         assert known["sources"]["words"]["num_samples"] is None
         plan, difference = replan(run)
@@ -418,11 +397,11 @@ def test_automata_train_while_text_is_compiled(
         assert "compiling text: words 0%" in output_to(process, "waiting for text: ")
         assert runner.batches() == FIRST_STAGE
         process.kill()  # at the boundary
-        process.communicate(timeout=60)
+        output_of(process)
         process = runner.start()
         output = output_to(process, "waiting for text: ")
         assert runner.batches() == FIRST_STAGE
-    output += process.communicate(timeout=240)[0]
+    output += output_of(process)
     assert process.returncode == 0, output
     same_run(runner, whole)
     plans = [json.loads((r.folder / "runs/tiny/plan.json").read_text()) for r in (runner, whole)]
@@ -430,17 +409,6 @@ def test_automata_train_while_text_is_compiled(
         **known["sources"]["words"],
         **{k: words[k] for k in ("num_samples", *(k for k in words if "epoch" in k))},
     }
-
-
-def output_to(process: subprocess.Popen[str], words: str) -> str:
-    """What a run says up to the line with these words."""
-    output = ""
-    assert process.stdout is not None
-    while words not in output:
-        line = process.stdout.readline()
-        assert line, output
-        output += line
-    return output
 
 
 def compilers(folder: Path) -> list[str]:
@@ -462,9 +430,8 @@ def test_text_that_cannot_be_compiled_stops_the_run(ranks: int, tmp_path: Path) 
         output = runner.run(*extra, status=2)
         assert "ncamix: tiny.yaml:" in output
     else:
-        done = runner.launch(ranks, *extra)
-        output = done.stdout + done.stderr
-        assert done.returncode, output
+        status, output = runner.launch(*extra)
+        assert status, output
     assert "the text is too small for its share" in output
     trained = runner.batches()
     assert {row["stage"] for row in runner.rows()} == {"warm"}
@@ -474,8 +441,8 @@ def test_text_that_cannot_be_compiled_stops_the_run(ranks: int, tmp_path: Path) 
 
 def test_two_ranks_train_on_the_same_batches(whole: Runner, tmp_path: Path) -> None:
     runner = Runner(tmp_path / "work")
-    done = runner.launch(2)
-    assert done.returncode == 0, done.stdout + done.stderr
+    status, output = runner.launch()
+    assert status == 0, output
     ours, theirs = runner.rows(), whole.rows()
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs, strict=True):

@@ -11,7 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from test_run import CURRICULUM, TRAINER, Runner, all_maps
+from processes import SECONDS, output_of, wait_until
+from test_run import CURRICULUM, TRAINER, Runner, gone
+
+from ncamix.training.stages import _death_of_a_worker
 
 # Shards of 16 samples, so that a run of seconds needs many.
 PROGRAM = (
@@ -43,15 +46,15 @@ class FaultyRunner(Runner):
             return [sys.executable, *told]
         return [str(Path(sys.executable).with_name("composer")), "-n", str(self.ranks), *told]
 
-    def fail_by(self, fault: str, process: subprocess.Popen[str]) -> None:
-        """Let it train on a few batches, then break it."""
-        while self.batches() < 3:
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.01)
+    def fail_by(self, fault: str, process: subprocess.Popen[str]) -> dict[Path, int]:
+        """Let it train on a few batches, then break it; the shared memory that it had."""
+        wait_until(lambda: self.batches() >= 3, process)
+        shared = self.shared()
         if fault == "raise":  # the generator cannot read what it is to generate
             (self.folder / "runs/tiny/data/0-one/static.json").write_text("{torn")
         else:
             os.kill(spawned(process.pid)[0], signal.SIGKILL)
+        return shared
 
 
 def group(leader: int) -> list[int]:
@@ -67,13 +70,18 @@ def group(leader: int) -> list[int]:
 
 def spawned(leader: int) -> list[int]:
     """The DataLoader's workers among them."""
-    return [p for p in group(leader) if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    found = []
+    for process in group(leader):
+        with contextlib.suppress(OSError):
+            if b"spawn_main" in Path(f"/proc/{process}/cmdline").read_bytes():
+                found.append(process)
+    return found
 
 
 @pytest.mark.parametrize(
     ("fault", "workers", "ranks"),
     [
-        ("raise", 0, 1), ("raise", 1, 1), ("raise", 2, 1), ("raise", 0, 2), ("raise", 2, 2),
+        ("raise", 0, 1), ("raise", 2, 1), ("raise", 2, 2),
         ("kill", 1, 1), ("kill", 2, 1), ("kill", 1, 2),
     ],
 )  # fmt: skip
@@ -81,42 +89,66 @@ def test_a_failure_ends_the_run_everywhere_with_its_message(
     tmp_path: Path, fault: str, workers: int, ranks: int
 ) -> None:
     runner = FaultyRunner(tmp_path / "work", workers, ranks)
-    before = set(os.listdir("/dev/shm"))
     process = runner.start()
     try:
-        runner.fail_by(fault, process)
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode not in (0, None), output
+        shared = runner.fail_by(fault, process)
+        output = output_of(process)
+        assert process.returncode, output
         if fault == "raise":
-            assert "Expecting property name enclosed in double quotes" in output
+            assert "Expecting property name enclosed in double quotes" in output, output
         else:
-            assert "a process that loads data has died: DataLoader worker" in output
+            assert "a process that loads data has died: DataLoader worker" in output, output
             assert "lower the trainer's `workers`" in output
-            assert ranks > 1 or (process.returncode == 2 and "Traceback" not in output)
-        until = time.monotonic() + 20
-        while group(process.pid) and time.monotonic() < until:
-            time.sleep(0.05)
-        assert group(process.pid) == []
+            assert ranks > 1 or (process.returncode == 2 and "Traceback" not in output), output
+        wait_until(lambda: not group(process.pid))
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    maps = all_maps()
-    new = {n for n in set(os.listdir("/dev/shm")) - before if n[:6].isdigit()}
-    assert not {n for n in new if n not in maps}  # other tests may be at work beside this one
+    assert gone(shared)
     assert (runner.folder / "runs/tiny/.lock").read_text() == "{}\n"
     if workers == 0 and ranks == 1:  # and the same command goes on from there
         again = runner.start()
-        output, _ = again.communicate(timeout=150)
+        output = output_of(again)
         assert again.returncode == 0, output
         assert [row["batch"] for row in runner.rows()] == list(range(200))
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError(), OSError("torn")])
+def test_a_worker_may_take_long_to_die(error: Exception) -> None:
+    """Its connections break before its death is told."""
+    words = "DataLoader worker (pid 1) is killed by signal: Killed. "
+
+    def told(number: int, frame: object) -> None:
+        raise RuntimeError(words)
+
+    before = signal.signal(signal.SIGCHLD, told)
+    dying = subprocess.Popen(["sleep", "2"])
+    try:
+        assert _death_of_a_worker(error) == words.strip()
+        assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+        dying.wait(SECONDS)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), ValueError("loss"), SystemExit(1)])
+def test_what_no_worker_causes_is_not_waited_for(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGCHLD)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
+    try:
+        assert _death_of_a_worker(error) is None
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_two_runs_on_one_empty_cache_leave_each_other_alone(tmp_path: Path) -> None:
     runners = [Runner(tmp_path / name, tmp_path / "cache") for name in ("one", "two")]
     running = [runner.start() for runner in runners]
     for process in running:
-        output, _ = process.communicate(timeout=280)
+        output = output_of(process)
         assert process.returncode == 0, output
     first, second = (runner.rows() for runner in runners)
     assert len(first) == 200 and first == second

@@ -97,7 +97,7 @@ def test_generating_goes_behind_and_leaves_its_caller_as_it_was() -> None:
     def look(threads: int) -> tuple[int, int]:
         return threads, os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
-    assert Slots(2, 3).make(look) == (3, before + 10)
+    assert Slots(2, 3).make(look) == (3, min(before + 10, 19))  # there is nothing behind 19
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
     descriptors = len(os.listdir("/proc/self/fd"))
     for _ in range(20):

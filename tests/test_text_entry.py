@@ -10,7 +10,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from processes import output_of, output_to, started
 
 from ncamix import cache, encoding, inventory, text_compilation, tokenization
 from ncamix.errors import UserError
@@ -46,32 +46,39 @@ stages:
   - {name: first, duration: 100%, mixture: {words: 1}}
 """
 SETTINGS = """\
-from ncamix import encoding, inventory
+from ncamix import encoding, inventory, text_entry
 inventory.SHARD_TOKENS = 8 * 33
 encoding.CHUNK_CHARACTERS = 2000
+text_entry._SAY_EVERY = 1
 """
 COMPILE = (
     SETTINGS
     + """
-import resource, sys, time
+import os, resource, sys, time
 from pathlib import Path
 from ncamix.errors import UserError
 from ncamix.loading import load_curriculum
 from ncamix.planning import make_plan
 from ncamix.trainer import load_trainer
 from ncamix.text_compilation import prepare_text
+log, shards = Path(os.environ.get("HOLDS_LOG", "none")), int(os.environ.get("HOLDS_AT", 0))
 said = []
 def say(what, share):
     said.append(what)
-    time.sleep(float(sys.argv[1]))
-if len(sys.argv) > 2:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+    if "waiting for" in what:
+        print("waits", flush=True)
+    if log.exists() and log.read_bytes().count(b"\\n") >= shards and not Path("go").exists():
+        print("holds", flush=True)
+        while not Path("go").exists():
+            time.sleep(0.01)
+if "MOST_BYTES" in os.environ:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["MOST_BYTES"]),) * 2)
 plan = make_plan(load_curriculum(Path("c.yaml")), load_trainer(Path("small.yaml")))
 try:
     prepare_text(plan, say)
 except UserError as error:
     sys.exit(str(error))
-print(any("tokenizing" in what for what in said), any("waiting for" in what for what in said))
+print("worked" if any("tokenizing" in what for what in said) else "watched")
 """
 )
 
@@ -99,12 +106,11 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-def compiler(folder: Path, cache_folder: Path, *arguments: object) -> subprocess.Popen[str]:
-    environment = {**os.environ, "NCAMIX_CACHE": str(cache_folder)}
-    return subprocess.Popen(
-        [sys.executable, "-c", COMPILE, *map(str, arguments)],
-        cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
-    )  # fmt: skip
+def compiler(folder: Path, cache_folder: Path, **more: object) -> subprocess.Popen[str]:
+    """A compilation in a process of its own, which may hold when a log has so many shards."""
+    env = {name: str(value) for name, value in more.items()}
+    command = [sys.executable, "-c", COMPILE]
+    return started(command, folder, {**os.environ, "NCAMIX_CACHE": str(cache_folder), **env})
 
 
 # Killed, and two at once
@@ -119,13 +125,11 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
     log = tmp_path / "other" / source.fingerprint / LOG
     reached = [0]
     for more in (1, 6, 9):
-        killed = compiler(tmp_path, tmp_path / "other", 0.02)
-        until = time.monotonic() + 100
-        while not log.exists() or log.read_bytes().count(b"\n") < reached[-1] + more:
-            assert killed.poll() is None and time.monotonic() < until
-            time.sleep(0.002)
+        stop = reached[-1] + more
+        killed = compiler(tmp_path, tmp_path / "other", HOLDS_LOG=log, HOLDS_AT=stop)
+        output_to(killed, "holds")
         killed.send_signal(signal.SIGKILL)
-        killed.communicate()
+        output_of(killed)
         reached.append(log.read_bytes().count(b"\n"))
         kept = {n: d for n, d in files_of(log.parent).items() if n.startswith("shard.0")}
         monkeypatch.setenv("NCAMIX_CACHE", str(tmp_path / "other"))
@@ -147,11 +151,14 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
 
 
 def test_two_at_once_and_one_does_the_work(corpus: Path, tmp_path: Path, plan_of: Planner) -> None:
-    plan_of(CURRICULUM)
-    both = [compiler(tmp_path, tmp_path / "cache", 0.01) for _ in range(2)]
-    said = sorted(process.communicate(timeout=100)[0].strip() for process in both)
-    assert [p.returncode for p in both] == [0, 0]
-    assert said == ["False True", "True False"]
+    folder = cache.entry(plan_of(CURRICULUM).sources["words"].fingerprint)
+    first = compiler(tmp_path, tmp_path / "cache", HOLDS_LOG=folder / LOG, HOLDS_AT=1)
+    output_to(first, "holds")
+    second = compiler(tmp_path, tmp_path / "cache")
+    output_to(second, "waits")
+    (tmp_path / "go").touch()
+    assert output_of(first).split() == ["worked"] and "worked" not in output_of(second)
+    assert [p.returncode for p in (first, second)] == [0, 0]
     assert sorted(e.kind for e in cache.entries()) == ["text", "tokenizer"]
 
 
@@ -213,7 +220,9 @@ def test_other_damage_is_mended_and_said_as_well(
         forget()
         assert prepare_text(plan_of(CURRICULUM)).sources["words"] == source
         assert files_of(folder) == whole
-        what = "torn; compiled anew, all of it" if LOG in name else f"{name} was damaged; made again"
+        what = (
+            "torn; compiled anew, all of it" if LOG in name else f"{name} was damaged; made again"
+        )
         assert capsys.readouterr().err == f"ncamix: 'words' in the cache: {what}\n"
 
 
@@ -329,9 +338,9 @@ def test_a_full_disk_is_told_and_compiling_goes_on(
     if mounted.returncode:
         pytest.skip("a tmpfs cannot be mounted here; a limit on file sizes is tested beside this")
     try:
-        full = compiler(tmp_path, small, 0)
-        assert full.wait(100) == 1
-        said = full.stderr.read() if full.stderr else ""
+        full = compiler(tmp_path, small)
+        said = output_of(full)
+        assert full.returncode == 1, said
         assert "there is no room left for the text 'words' in the cache" in said
         assert "No space left on device" in said and "NCAMIX_CACHE" in said
         folder = small / source.fingerprint
@@ -354,9 +363,9 @@ def test_a_file_that_may_not_grow_is_told(corpus: Path, tmp_path: Path, plan_of:
     prepare_text(plan)
     fingerprints = [e.fingerprint for e in cache.entries() if e.kind == "text"]
     cache.note_use(fingerprints[0], "c")
-    limited = compiler(tmp_path, tmp_path / "other", 0, 1 << 9)
-    assert limited.wait(100) == 1
-    said = limited.stderr.read() if limited.stderr else ""
+    limited = compiler(tmp_path, tmp_path / "other", MOST_BYTES=1 << 9)
+    said = output_of(limited)
+    assert limited.returncode == 1, said
     assert "there is no room left for" in said and "File too large" in said
     assert "Traceback" not in said
     assert not list((tmp_path / "other").rglob("*.tmp"))

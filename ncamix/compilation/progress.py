@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ncamix.compilation.writer import Watcher
-from ncamix.quantities import format_count
+from ncamix.quantities import counted, format_count
 
 _LINE_SECONDS = 10.0
 
@@ -63,11 +63,11 @@ class CompileProgress(Watcher):
         """What is said of so many datasets that are whole now: a line each of those that were
         mended, and what was written."""
         lines = [
-            f"{folder}: {_plural(shards, 'shard')} {'was' if shards == 1 else 'were'} damaged or "
+            f"{folder}: {counted(shards, 'shard')} {'was' if shards == 1 else 'were'} damaged or "
             "gone, and made again"
             for folder, shards in self._mended.items()
         ]
-        what = _plural(number, "baked stage" if baked else "dataset")
+        what = counted(number, "baked stage" if baked else "dataset")
         if self._made:
             return [*lines, f"wrote {place}/plan.json and {what}"]
         return [*lines, f"{place} held all of it already: plan.json and {what}"]
@@ -78,10 +78,6 @@ class CompileProgress(Watcher):
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_SECONDS
             self._console.print(f"{what}  {how}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _plural(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 def _clock(seconds: float) -> str:

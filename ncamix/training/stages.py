@@ -47,7 +47,7 @@ from ncamix.training.transitions import reinitialize
 
 RENDEZVOUS_SECONDS = 24 * 3600.0  # the first rank may be tokenizing for hours
 SAID_SECONDS = 1.0  # of waiting for text, from which on it is worth a line
-_LAST_WORD_SECONDS = 1.0  # between a worker's broken connection and the signal of its death
+_DYING_SECONDS = 60.0  # at most, from a worker's broken connection to the signal of its death
 _PRECISIONS = {"fp32": "fp32", "bf16": "amp_bf16", "fp16": "amp_fp16"}
 
 
@@ -211,11 +211,14 @@ def _death_of_a_worker(error: BaseException) -> str | None:
     """What the DataLoader says of a worker that died, if that is why training failed.
 
     It says so in a handler of SIGCHLD, wherever the main thread is: perhaps only after a connection
-    to the worker broke, and never once this returns, so that cleaning up is not interrupted.
+    to the worker broke, seconds after on a busy machine, whose threads of low priority end late.
+    It never does once this returns, so that cleaning up is not interrupted.
     """
+    broken = isinstance(error, (ConnectionError, EOFError))
+    torn = type(error) is OSError and error.errno is None  # amid a message
     try:
-        if isinstance(error, (OSError, EOFError)):
-            time.sleep(_LAST_WORD_SECONDS)
+        if broken or torn:
+            time.sleep(_DYING_SECONDS)  # the handler ends it
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     except RuntimeError as late:
         error = late
