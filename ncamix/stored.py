@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from ncamix import cache
 from ncamix.errors import Problem, UserError, fail
 from ncamix.files import replace_link, write_whole
-from ncamix.hashing import file_digests
+from ncamix.hashing import file_hashes
 from ncamix.keys import fingerprint
 from ncamix.loading import LoadedCurriculum
 from ncamix.plan import Plan
@@ -96,7 +96,7 @@ def contents(index: MdsIndex, folder: Path, key: str, say: Say = quiet) -> Meani
         files.append(file)
     own = {"index": index.digest}
     if files:
-        digests = [digest.hex() for digest in file_digests(files, say)]
+        digests = [found.digest.hex() for found in file_hashes(files, say)]
         own["shards"] = fingerprint({"shards": digests})
     return own
 
@@ -185,7 +185,7 @@ def stored_place(source: PlannedSource, folder: Path) -> tuple[str | None, str]:
     in place, since two sources may share a data set, but no two streams a path.
     """
     stored, index = _stored(source), _index(source)
-    place = next(place for _, place in _index_folders(source) if (place / INDEX).is_file())
+    place = _index_folder(source)
     if place == stored.local and all((place / name).is_file() for name, _ in index.shards):
         link = folder.with_name(f"{folder.name}.mds")
         replace_link(link, place)
@@ -338,6 +338,11 @@ def _stored(source: PlannedSource) -> StoredPlan:
 
 def _is_remote(stored: StoredPlan) -> bool:
     return is_url(stored.remote)
+
+
+def _index_folder(source: PlannedSource) -> Path:
+    """The folder on this machine that a known index is read from."""
+    return next(place for _, place in _index_folders(source) if (place / INDEX).is_file())
 
 
 def _index_folders(source: PlannedSource) -> list[tuple[str, Path]]:
