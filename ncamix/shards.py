@@ -153,7 +153,7 @@ def index_bytes(entries: list[dict[str, Any]]) -> bytes:
 
 def read_index(folder: Path, name: str = INDEX) -> list[dict[str, Any]]:
     """The shard entries of a dataset. Raises OSError or ValueError if there is no readable one, or
-    if it names files outside its folder."""
+    if it names files outside its folder. nested: shards may lie in folders below it."""
     index = json.loads((folder / name).read_text())
     try:
         entries: list[dict[str, Any]] = index["shards"]
@@ -163,7 +163,8 @@ def read_index(folder: Path, name: str = INDEX) -> list[dict[str, Any]]:
     except (LookupError, TypeError):
         raise ValueError(f"{folder / name} is not an index") from None
     for base in names:
-        if not base or PurePosixPath(base).is_absolute() or ".." in PurePosixPath(base).parts:
+        parts = PurePosixPath(base).parts
+        if not parts or parts[0] == "/" or ".." in parts or (len(parts) > 1 and not nested):
             raise ValueError(f"{folder / name} names '{base}', outside its folder")
     return entries
 

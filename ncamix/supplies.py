@@ -161,7 +161,7 @@ class FetchedStream(Supply):
 
     def _check_index(self, folder: Path, name: str) -> None:
         try:
-            read_index(folder, name)
+            read_index(folder, name, nested=self.layout is not None)
         except (OSError, ValueError) as error:
             (folder / name).unlink(missing_ok=True)
             raise fail(
@@ -228,7 +228,7 @@ class InPlaceStream(Supply):
 
     def get_shards(self, world: World, allow_unsafe_types: bool) -> list[Any]:
         try:
-            read_index(Path(self.local))
+            read_index(Path(self.local), nested=self.layout is not None)
         except (OSError, ValueError) as error:
             raise self.give_up(INDEX, str(error)) from None
         readers: list[Any] = super().get_shards(world, allow_unsafe_types)
