@@ -66,7 +66,6 @@ def compile(
     """
     from ncamix.compilation.datasets import Writing, compile_plan
     from ncamix.compilation.progress import CompileProgress
-    from ncamix.quantities import counted
     from ncamix.text_compilation import report_lines
 
     first = int(os.environ.get("RANK", "0")) == 0
@@ -87,5 +86,5 @@ def compile(
             raise typer.Exit(130) from None
     for line in report_lines(made, plan):
         console.print(line, highlight=False, markup=False)
-    what = "the stages" if bake else counted(len(made.sources), "dataset")
+    what = "the stages" if bake else f"{len(made.sources)} datasets"
     console.print(f"wrote {out.rstrip('/')}/plan.json and {what}", highlight=False, markup=False)
