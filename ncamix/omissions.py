@@ -29,6 +29,11 @@ class Omissions:
         found["count"] += 1
 
 
+def worded(reason: str) -> str:
+    """A reason as a reader writes it."""
+    return reason.replace("utf8", "UTF-8").replace("_", " ")
+
+
 def decoded(
     value: bytes | str, policy: str, name: str, where: str, omissions: Omissions
 ) -> str | None:

@@ -139,10 +139,10 @@ def _charts(record: RunRecord, colours: dict[str, str]) -> dict[str, Any]:
     stages, theme, add = record.stages, charts.PAGE, charts.add_panel
     svgs = {}
     with charts.style():
-        fig = charts.new_figure(420)
+        fig = charts.new_figure(430)
         ax = add(fig, 48, 170, stages, theme, "planned", last=False)
         drawings.draw_planned(ax, stages, colours, theme)
-        ax = add(fig, 250, 130, stages, theme, "realised")
+        ax = add(fig, 260, 130, stages, theme, "realised")
         drawings.draw_realised(ax, stages, colours, theme)
         svgs["schedule"] = charts.to_svg(fig, "Planned and realised share of samples", "schedule")
 

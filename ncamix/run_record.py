@@ -157,9 +157,9 @@ def _stage(
         num_tokens=plan["num_tokens"],
         num_batches=plan["num_batches"],
         batch_size=plan["batch_size"],
-        mixture_progress=np.array(mixture["progress"], np.float64),
+        mixture_progress=np.array([0.0, *mixture["progress"], 1.0]),  # to the stage's very ends
         mixture={
-            s: np.array(mixture["weights"][s], np.float64)
+            s: np.pad(np.array(mixture["weights"][s], np.float64), 1, mode="edge")
             for s in sources
             if any(mixture["weights"].get(s, []))
         },

@@ -227,6 +227,9 @@ def test_progress_is_told() -> None:
         (("texts", "--tokenizer", "100"), "--tokenizer 100: a BPE has 257 to"),
         (("texts", "--tokenizer", "no/such"), "the tokenizer 'no/such' is no local path"),
         (("texts", "--limit", "much"), "--limit much: not a number of bytes"),
+        (("texts", "--limit", "9B"), "9 bytes of text of texts were read, less than a window"),
+        (("texts", "--limit", "9"), "raise --limit, or write a smaller --window"),
+        (("texts", "--limit", "9tok"), "--limit 9tok: not a number of bytes"),
         (("texts", "--limit", "0"), "--limit 0: not a number of bytes"),
         (("texts", "--limit", "1e400"), "--limit 1e400: not a number of bytes"),
         (("texts", "--windows", "0"), "windows"),
@@ -253,7 +256,7 @@ def test_options_are_refused_all_at_once() -> None:
 
 
 def test_limits_as_they_are_written() -> None:
-    assert [limit_of(text) for text in ("50M", "2G", "1.5k", "123")] == [
+    assert [limit_of(text) for text in ("50MB", "2G", "1.5k", "123")] == [
         50_000_000,
         2_000_000_000,
         1500,
@@ -312,7 +315,7 @@ def test_what_was_left_out_is_shown(
     Path("broken").mkdir()
     Path("texts/a.zip").rename("broken/a.zip")
     status, out = run(capsys, monkeypatch, "broken")
-    assert status == 2 and "no text in broken that can be read: cannot read" in out
+    assert status == 2 and "there is no text in broken (1 unreadable): cannot read" in out
 
 
 def test_columns_that_do_not_fit_come_below() -> None:

@@ -431,6 +431,8 @@ def test_overview_is_a_png_of_1600_by_900(tmp_path: Path) -> None:
 def test_realised_shares_follow_the_counts(tmp_path: Path) -> None:
     plan = make_run(tmp_path)
     stage = read_run(tmp_path).stages[0]
+    assert stage.mixture_progress[[0, -1]].tolist() == [0, 1], "drawn without gaps between stages"
+    assert all(len(shares) == len(stage.mixture_progress) for shares in stage.mixture.values())
     edges, shares = drawings.realised_shares(stage)
     assert edges[0] == 0 and edges[-1] == plan["stages"][0]["num_tokens"]
     assert np.allclose(sum(shares.values()), 100)

@@ -40,6 +40,7 @@ from ncamix.measure.nearness import (
     nearest_bands,
 )
 from ncamix.measure.windows import FEWEST_OWNERS, Estimate, WindowDraw, compressed_sizes, mean_of
+from ncamix.omissions import worded
 from ncamix.quantities import counted, parse_quantity
 from ncamix.waiting import Say, quiet
 
@@ -94,7 +95,7 @@ def limit_of(written: str) -> int:
     """
     with suppress(PydanticCustomError):
         found = parse_quantity(written)
-        if found is not None and not found.unit and found.value >= 1:
+        if found is not None and found.unit in ("", "B") and found.value >= 1:
             return int(found.value)
     raise fail(f"--limit {written}: not a number of bytes", "write --limit 50M, or 2G")
 
@@ -246,13 +247,16 @@ def _measure_text(
     name = reader.corpus.name
     if not reader.num_documents:
         why = reader.left_out.get("unreadable", {}).get("why")
-        what = f"there is no text in {name}"
-        raise fail(f"{what} that can be read: {why}" if why else what, "name other files")
+        found = [f"{told['count']:,} {worded(reason)}" for reason, told in reader.left_out.items()]
+        what = f"there is no text in {name}" + (f" ({', '.join(found)})" if found else "")
+        raise fail(f"{what}: {why}" if why else what, "name other files")
     if not draws[options.window].num_windows:
+        amount = counted(reader.num_bytes, "byte") + " of text"
+        held = f"{name} holds {amount}" if reader.is_whole else f"{amount} of {name} were read"
+        more = "measure more text" if reader.is_whole else "raise --limit"
         raise fail(
-            f"{name} holds {counted(reader.num_bytes, 'byte')} of text, less than a window of "
-            f"{options.window:,}",
-            "measure more text, or write a smaller --window",
+            f"{held}, less than a window of {options.window:,}",
+            f"{more}, or write a smaller --window",
         )
     raw = {}
     for size, draw in draws.items():

@@ -16,6 +16,7 @@ from ncamix.measure.measures import RAW_BYTES, Measured
 from ncamix.measure.nearness import WINDOW_BYTES, WINDOW_TOKENS, Nearest
 from ncamix.measure.repetition import GRAM_WORDS, LINE_CHARACTERS
 from ncamix.measure.windows import FEWEST_OWNERS, Estimate
+from ncamix.omissions import worded
 from ncamix.quantities import format_bytes, format_count
 
 NAME_WIDTH, COLUMN = 23, 26  # of a corpus: characters of its name (the end is kept), of its column
@@ -152,7 +153,7 @@ def print_measured(found: Sequence[Measured], console: Console) -> None:
     for m in found:
         for reason, what in m.left_out.items():
             first = what["first"] + (f": {what['why']}" if "why" in what else "")
-            line = f"left out of {m.name}: {what['count']:,} {_worded(reason)}, first {first}"
+            line = f"left out of {m.name}: {what['count']:,} {worded(reason)}, first {first}"
             console.print(line, **look)
     if any(m.left_out for m in found):
         console.print()
@@ -209,12 +210,8 @@ def _amount_read(m: Measured) -> str:
 
 
 def _left_out(m: Measured) -> str:
-    parts = (f"{found['count']:,} {_worded(reason)}" for reason, found in m.left_out.items())
+    parts = (f"{found['count']:,} {worded(reason)}" for reason, found in m.left_out.items())
     return "\n".join(parts) or "–"
-
-
-def _worded(reason: str) -> str:
-    return reason.replace("not_utf8", "not_UTF-8").replace("_", " ")
 
 
 def _tokens(m: Measured) -> str:
