@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 from streaming import StreamingDataset
 from ncamix.run_folder import RunFolder
+from plain_data import write_dataset
 from ncamix.shards import ShardFormat
 path = Path(sys.argv[1])
 while not (path.parent / f"{path.name}.go").exists():
@@ -54,6 +55,7 @@ class Owner:
         self.process = subprocess.Popen(
             [sys.executable, "-c", OWNER, str(folder)],
             stdout=subprocess.PIPE, text=True, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
 
     def go(self) -> None:
