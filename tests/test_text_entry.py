@@ -213,7 +213,9 @@ def test_other_damage_is_mended_and_said_as_well(
         forget()
         assert prepare_text(plan_of(CURRICULUM)).sources["words"] == source
         assert files_of(folder) == whole
-        what = "torn; compiled anew, all of it" if LOG in name else f"{name} was damaged; made again"
+        what = (
+            "torn; compiled anew, all of it" if LOG in name else f"{name} was damaged; made again"
+        )
         assert capsys.readouterr().err == f"ncamix: 'words' in the cache: {what}\n"
 
 
