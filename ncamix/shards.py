@@ -89,7 +89,8 @@ class ShardFormat:
         data = np.empty(self.num_bytes(num), np.uint8)
         offsets = head + np.arange(num + 1, dtype=np.int64) * sum(self.config["column_sizes"])
         data[:head] = np.frombuffer(
-            np.uint32(num).tobytes() + offsets.astype("<u4").tobytes() + self._config_bytes, np.uint8
+            np.uint32(num).tobytes() + offsets.astype("<u4").tobytes() + self._config_bytes,
+            np.uint8,
         )
         samples = data[head:].view(_record(self.config))
         samples["tokens"] = tokens
