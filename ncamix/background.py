@@ -112,8 +112,8 @@ class Compiler:
             )
 
     def poll(self, seconds: float = 0.0) -> None:
-        """Take in what the child has said, and tell what it tells; wait for its next word so long
-        at most."""
+        """Take in what the child has said, tell what is for readers; wait for its next word for so
+        long at most."""
         try:
             while self.pending and self.failure is None and self._connection.poll(seconds):
                 kind, told = self._connection.recv()

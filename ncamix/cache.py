@@ -35,6 +35,7 @@ USES = "uses.json"
 _LOCKS = ".locks"
 _REMOVING = ".removing-"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LOCKED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _POLL_SECONDS = 0.2
 _FINGERPRINT = re.compile("[0-9a-f]{32}")
 PASSAGES = {"uploads": "upload", "remotes": "remote"}  # folders of a URL each, by what they hold
@@ -105,12 +106,18 @@ def building(fingerprint: str, what: str, say: Say = quiet) -> Iterator[Path]:
                     "make room, or set NCAMIX_CACHE to a folder with more; what is finished is "
                     "kept, and the same command goes on from there",
                 ) from None
+            if error.errno in _LOCKED and _is_below(error.filename, cache_root()):
+                raise _unwritable(error) from None
             raise
         finally:
             if folder.is_dir() and not any(
                 p.is_file() and p.stat().st_size for p in folder.rglob("*")
             ):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_below(file: object, folder: Path) -> bool:
+    return isinstance(file, str | Path) and folder in Path(file).parents
 
 
 def _unwritable(error: OSError) -> UserError:

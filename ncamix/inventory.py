@@ -153,7 +153,7 @@ class Inventory:
                     f"no stage uses the source '{name}' that the tokenizer is trained on",
                     "use it in a stage, or train the tokenizer on one that is used",
                 )
-        corpora = [self.corpora.documents(name) for name in wanted.train_on]
+        texts = [self.corpora.documents(name) for name in wanted.train_on]
         special = {"special": list(wanted.special)} if wanted.special else {}
         return {
             "kind": "bpe",
@@ -161,7 +161,7 @@ class Inventory:
             "size": wanted.size,
             **special,
             # Whatever the sources are called: the same documents make the same tokenizer.
-            "train_on": sorted((found[1] for found in corpora if found), key=canonical),
+            "train_on": sorted((text[1] for text in texts if text), key=canonical),
         }
 
     def _vocabulary(self, used: set[str]) -> VocabularyPlan:

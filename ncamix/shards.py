@@ -151,7 +151,7 @@ def index_bytes(entries: list[dict[str, Any]]) -> bytes:
     return json.dumps({"version": 2, "shards": entries}, sort_keys=True).encode()
 
 
-def read_index(folder: Path, name: str = INDEX) -> list[dict[str, Any]]:
+def read_index(folder: Path, name: str = INDEX, nested: bool = False) -> list[dict[str, Any]]:
     """The shard entries of a dataset. Raises OSError or ValueError if there is no readable one, or
     if it names files outside its folder. nested: shards may lie in folders below it."""
     index = json.loads((folder / name).read_text())

@@ -221,9 +221,7 @@ class InPlaceStream(Supply):
         where = Path(self.local).resolve() / file
         remedy = "restore it, and run the same command again to resume"
         if cache.cache_root() in where.parents:
-            remedy = (
-                "run the same command again: what is damaged is made again, and the run resumes"
-            )
+            remedy = "run the same command again: what is damaged is made again, and it resumes"
         return fail(f"the shard {where} is damaged: {reason}", remedy)
 
     def get_shards(self, world: World, allow_unsafe_types: bool) -> list[Any]:

@@ -133,3 +133,14 @@ def test_a_later_use_is_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache.entries()[0].age > 3000
     cache.note_use(A, "first")
     assert cache.entries()[0].last_use >= before.last_use + 3500
+
+
+def test_an_entry_that_cannot_be_written_is_told(own_cache: Path, tmp_path: Path) -> None:
+    def build(file: Path) -> None:  # as tests run by root cannot be refused
+        with cache.building("0" * 32, "the text"):
+            raise PermissionError(13, "Permission denied", str(file))
+
+    with pytest.raises(UserError, match=r"cannot be written \(Permission denied\)"):
+        build(own_cache / ("0" * 32) / "shard.00000.mds")
+    with pytest.raises(PermissionError):
+        build(tmp_path / "elsewhere")

@@ -374,6 +374,33 @@ def test_compiled_datasets_give_the_same_run(whole: Runner, tmp_path: Path) -> N
     same_run(runner, whole)
 
 
+def test_damage_to_the_cache_while_a_run_trains_is_told_and_mended(
+    whole: Runner, tmp_path: Path
+) -> None:
+    runner = Runner(tmp_path / "work")
+
+    def once(batches: int, damage: Callable[[], None], status: int) -> str:
+        process = runner.start()
+        while runner.batches() < batches:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.001)
+        damage()
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == status and "Traceback" not in output, output
+        return output
+
+    def tear(pattern: str) -> None:
+        for file in runner.cache.glob(pattern):
+            os.truncate(file, 20)
+
+    output = once(FIRST_STAGE + 10, lambda: tear("*/shard.*.mds"), 2)
+    assert "is damaged: it has 20 of" in output and "run the same command again" in output
+    output = once(FIRST_STAGE + 40, lambda: tear("*/tokenizer.json"), 0)
+    assert "'words' in the cache: 1 of 3 shards were damaged or missing; made again" in output
+    assert "the tokenizer in the cache was damaged; made again" in output
+    same_run(runner, whole)
+
+
 def test_automata_train_while_text_is_compiled(
     whole: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

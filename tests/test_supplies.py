@@ -27,7 +27,7 @@ from ncamix.plan import Plan
 from ncamix.shards import HASH, INDEX, ShardFormat
 from ncamix.sources import open_generator
 from ncamix.streams import make_stream
-from ncamix.supplies import FetchedStream, Supply
+from ncamix.supplies import FetchedStream, InPlaceStream, Supply
 from ncamix.waiting import quiet
 
 CURRICULUM = """\
@@ -137,7 +137,7 @@ def test_damaged_text_ends_in_a_message(made: Any, tmp_path: Path, damage: Any) 
         damage(shard)
     with pytest.raises(UserError, match=r"the shard .*shard.0\d+.mds is damaged") as caught:
         list(batches)
-    assert "compiled anew" in str(caught.value)
+    assert "what is damaged is made again" in str(caught.value)
 
 
 @pytest.mark.parametrize("zstd", [None, 3])
@@ -319,3 +319,16 @@ def test_nothing_grows_with_the_shards_of_a_long_run(
     assert abs(later_files - files) <= 3 and abs(later_threads - threads) <= 2  # one at work
     assert later_kilobytes - kilobytes < 8_000  # 2,000 shards at 4 kB each would be as much
     assert segments and shared() <= segments + 3  # some come with the first batch
+
+
+def test_who_reads_in_place_is_told_what_mends_it(own_cache: Path, tmp_path: Path) -> None:
+    """What lies in the cache is made again; what lies elsewhere is somebody's."""
+    for home, remedy in (
+        (own_cache / ("0" * 32), "run the same command again: what is damaged is made again"),
+        (tmp_path / "theirs", "restore it, and run the same command again to resume"),
+    ):
+        home.mkdir(parents=True)
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(home)
+        told = str(InPlaceStream(str(tmp_path / "link")).give_up("shard.00000.mds", "it is torn"))
+        assert f"the shard {home}/shard.00000.mds is damaged: it is torn" in told and remedy in told
