@@ -117,7 +117,7 @@ def test_loss_tokens_are_those_of_the_samples(
 
 def test_killed_and_resumed_and_on_two_ranks(mixed: MixedRunner, tmp_path: Path) -> None:
     killed = MixedRunner(tmp_path / "killed")
-    status, _ = killed.stop_when(lambda: killed.batches() >= 30, signal.SIGKILL)
+    status, _ = killed.stop_when(lambda: killed.batches() >= 24, signal.SIGKILL)
     assert status == -signal.SIGKILL and killed.batches() < NUM_BATCHES
     killed.run()
     assert killed.rows() == mixed.rows()

@@ -35,10 +35,14 @@ __all__ = ["small_shards"]  # a fixture
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyStore]:
+def store(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FaultyStore]:
+    """A busy machine answers late: only who is to wait for a stall is impatient."""
+    stalls = "stall" in request.node.name
     monkeypatch.setattr(stores, "FIRST_WAIT", 0.02)
     monkeypatch.setattr(stores, "TRIES", 4)
-    monkeypatch.setattr(stores, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(stores, "ANSWER_SECONDS", 1.0 if stalls else 30.0)
     with faulty_store(monkeypatch) as found:
         yield found
 

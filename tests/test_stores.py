@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +15,14 @@ from ncamix.stores import Store, is_url, misfit_url
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyStore]:
+def store(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FaultyStore]:
+    """A busy machine answers late: only who is to wait for a stall is impatient."""
+    stalls = "stall" in request.node.name
     monkeypatch.setattr(stores, "FIRST_WAIT", 0.02)
     monkeypatch.setattr(stores, "TRIES", 4)
-    monkeypatch.setattr(stores, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(stores, "ANSWER_SECONDS", 1.0 if stalls else 30.0)
     with faulty_store(monkeypatch) as found:
         yield found
 
@@ -71,7 +74,6 @@ def test_a_fault_that_stays_is_one_message(
     store: FaultyStore, tmp_path: Path, fault: str, reason: str
 ) -> None:
     store.faults = lambda method, path: fault
-    began = time.monotonic()
     for work in (
         lambda: opened(tmp_path).send("sub/file"),
         lambda: opened(tmp_path).names(),
@@ -85,7 +87,6 @@ def test_a_fault_that_stays_is_one_message(
         assert problem.remedy == "run the same command again to continue"
         assert len(store.requests) == stores.TRIES
     assert (tmp_path / "sub/file").exists() and not (tmp_path / "copy").exists()
-    assert time.monotonic() - began < 60
 
 
 def test_waits_grow_and_end_with_the_command(
