@@ -15,9 +15,7 @@ from ncamix.stores import Store, is_url, misfit_url
 
 
 @pytest.fixture
-def store(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[FaultyStore]:
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyStore]:
     """A busy machine answers late: only who is to wait for a stall is impatient."""
     stalls = "stall" in request.node.name
     monkeypatch.setattr(stores, "FIRST_WAIT", 0.02)
