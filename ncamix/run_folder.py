@@ -217,15 +217,6 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield line, json.loads(line)
 
 
-@contextmanager
-def machine_wide(name: str) -> Iterator[None]:
-    """One process of this user and machine at a time."""
-    path = Path("/tmp") / f"ncamix-{os.getuid()}-{name}.lock"
-    with path.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _identity(prefix: int) -> str:
     """What tells the shared memory under a prefix from a later one; empty where it has no files."""
     try:

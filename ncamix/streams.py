@@ -10,8 +10,10 @@ The processes of a node that generate share its cores: some threads a shard, som
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from ncamix import cache
 from ncamix.cache_limits import cache_limit
 from ncamix.compilation.compiled import Data, local_part
 from ncamix.dataset import CurriculumDataset
-from ncamix.files import replace_link, write_whole
+from ncamix.errors import fail
+from ncamix.files import DATA_LOCK, replace_link, write_whole
 from ncamix.library import has_gpu
 from ncamix.order import stage_order
 from ncamix.owners import shards_needed
@@ -36,6 +39,9 @@ from ncamix.stored import layout_of, stored_place
 from ncamix.supplies import FetchedStream, GeneratedStream, InPlaceStream, Supply
 from ncamix.threads import count_threads
 from ncamix.trainer import Trainer
+
+_PREFIXES = 1_000_000  # Streaming writes six digits
+_held: dict[Path, Any] = {}  # open lock files, until this process ends
 
 
 def remote_of(source: PlannedSource, num_shards: int, slots: Slots) -> Remote:
@@ -73,6 +79,8 @@ def make_stream(
         return InPlaceStream(str(link))
     if source.stored is not None:
         origin, place = stored_place(source, local)
+        if origin is not None and Path(place) == source.stored.local:
+            _hold(Path(place))
         stream = InPlaceStream(place) if origin is None else FetchedStream(origin, place)
         stream.layout = layout_of(source)
         return stream
@@ -80,6 +88,25 @@ def make_stream(
     remote = remote_of(source, num_shards, slots)
     url = remote.save(folder / f"{source.dataset}.json")
     return GeneratedStream(remote, url, str(local))
+
+
+def _hold(folder: Path) -> None:
+    """Keep other runs out of a folder that a run fetches into; its node's first rank does.
+
+    Raises:
+        UserError: another run fetches into it.
+    """
+    if folder in _held or os.environ.get("LOCAL_RANK", "0") != "0":
+        return
+    lock = (folder / DATA_LOCK).open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise fail(
+            f"another run fetches into {folder}", "wait for its end, or name another `local`"
+        ) from None
+    _held[folder] = lock
 
 
 def make_dataset(
@@ -96,6 +123,7 @@ def make_dataset(
         UserError: the trainer's cache is too small, or compiled data cannot be read.
     """
     take, find = streaming_dataset.get_shm_prefix, shared_prefix._check_and_find_retrying
+    each = shared_prefix._each_prefix_int
 
     def recording(*args: Any, **kwargs: Any) -> Any:
         prefix, shm = take(*args, **kwargs)
@@ -104,6 +132,7 @@ def make_dataset(
 
     streaming_dataset.get_shm_prefix = recording
     shared_prefix._check_and_find_retrying = lambda *a, **k: _leaders(find(*a, **k))
+    shared_prefix._each_prefix_int = _prefixes
     try:
         trainer, shards = plan.trainer.trainer, shards_needed(plan)
         share, slots = stage.batch_size // ranks, slots_of(trainer)
@@ -121,6 +150,16 @@ def make_dataset(
     finally:
         streaming_dataset.get_shm_prefix = take
         shared_prefix._check_and_find_retrying = find
+        shared_prefix._each_prefix_int = each
+
+
+def _prefixes() -> Iterator[int]:
+    """Numbers for the names of shared memory, beginning with one of this process alone.
+
+    Streaming begins at 0: two runs that begin at once take the same name, and what removes the
+    memory of a killed one by name meets the next one's.
+    """
+    return (number % _PREFIXES for number in itertools.count(os.getpid()))
 
 
 def _leaders(prefix: int) -> int:

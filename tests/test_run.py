@@ -381,11 +381,9 @@ def test_damage_to_the_cache_while_a_run_trains_is_told_and_mended(
 
     def once(batches: int, damage: Callable[[], None], status: int) -> str:
         process = runner.start()
-        while runner.batches() < batches:
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.001)
+        wait_until(lambda: runner.batches() >= batches, process)
         damage()
-        output, _ = process.communicate(timeout=240)
+        output = output_of(process)
         assert process.returncode == status and "Traceback" not in output, output
         return output
 

@@ -82,7 +82,7 @@ def spawned(leader: int) -> list[int]:
     ("fault", "workers", "ranks"),
     [
         ("raise", 0, 1), ("raise", 2, 1), ("raise", 1, 2),
-        ("kill", 2, 1), ("kill", 1, 2),
+        ("kill", 1, 1), ("kill", 2, 1), ("kill", 1, 2),
     ],
 )  # fmt: skip
 def test_a_failure_ends_the_run_everywhere_with_its_message(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,14 @@ import boto3
 import numpy as np
 import pytest
 from conftest import Planner
-from faulty_store import faulty_store
+from faulty_store import FaultyStore, faulty_store
 from streaming import MDSWriter
 from streaming.base.util import merge_index
 
 from ncamix import cache, hashing, stored
 from ncamix.errors import UserError
+from ncamix.files import DATA_LOCK
 from ncamix.plan import Plan
-from ncamix.remote import Remote
 from ncamix.stored import (
     StoredSamples,
     known_index,
@@ -139,35 +141,60 @@ def test_two_sources_may_share_a_folder_or_its_name(tmp_path: Path, plan_of: Pla
     ]
 
 
-def test_a_remote_is_fetched(tmp_path: Path, plan_of: Planner) -> None:
-    """From a remote of Streaming's that needs no network: ours."""
-    meaning = {
-        "kind": "noise", "version": 1, "distribution": "uniform", "exponent": "1", "symbols": 200,
-        "seed": 1, "first_id": 0, "sequence_length": LENGTH,
-    }  # fmt: skip
-    remote = Remote(meaning, 200, 10, 7)
-    url = remote.save(tmp_path / "noise.json")
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyStore]:
+    with faulty_store(monkeypatch) as store:
+        yield store
+
+
+def sent(store: FaultyStore, folder: Path) -> str:
+    """The URL of a data set, sent as it lies."""
+    client = boto3.client("s3", endpoint_url=store.url)
+    for file in folder.iterdir():
+        client.upload_file(str(file), "bucket", f"{folder.name}/{file.name}")
+    return f"s3://bucket/{folder.name}"
+
+
+def test_a_remote_is_fetched(tmp_path: Path, plan_of: Planner, store: FaultyStore) -> None:
+    ids = write(tmp_path / "data")
+    url = sent(store, tmp_path / "data")
     plan = stored_plan(plan_of, f"remote: '{url}'")
     assert known_index(plan.sources["mine"]) is None and plan.sources["mine"].num_samples is None
-    assert stored_sizes(plan) == {"mine": 70}
-    assert stored_plan(plan_of, f"remote: '{url}'").sources["mine"].num_samples == 70, (
-        "in the cache"
-    )
+    assert stored_sizes(plan) == {"mine": NUM}
+    known = stored_plan(plan_of, f"remote: '{url}'")
+    assert known.sources["mine"].num_samples == NUM, "in the cache"
     (kept,) = cache.entries()
     assert (kept.kind, kept.name, kept.url, kept.curricula) == ("mds", "mine", url, ("c",))
     assert kept.in_use and not cache.remove(kept.fingerprint), "a run would miss it"
     source = prepare_text(plan).sources["mine"]
-    ids = StoredSamples(source).range(0, 70)[0]
-    assert ids.shape == (70, LENGTH + 1)
+    assert np.array_equal(StoredSamples(source).range(0, NUM)[0], ids)
     for _, sample, found, _ in read(prepare_text(plan), tmp_path / "stage"):
         assert found == ids[sample].tolist()
 
 
+def test_one_run_at_a_time_fetches_into_a_folder(
+    tmp_path: Path, plan_of: Planner, store: FaultyStore
+) -> None:
+    write(tmp_path / "data")
+    url, kept = sent(store, tmp_path / "data"), tmp_path / "kept"
+    plan = prepare_text(stored_plan(plan_of, f"remote: '{url}', local: kept"))
+    kept.mkdir()
+    with (kept / DATA_LOCK).open("a") as lock:  # as another process holds it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match=f"another run fetches into {kept}"):
+            read(plan, tmp_path / "stage")
+    assert len(read(plan, tmp_path / "again")) == plan.stages[0].num_samples
+    with (kept / DATA_LOCK).open("a") as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
-    [("ncamix:///nowhere/x.json", "no index.json"), ("nonesuch://bucket/x", "Unsupported")],
+    [("s3://bucket/nowhere", "no index.json"), ("nonesuch://bucket/x", "not among the stores")],
 )
-def test_a_remote_that_cannot_be_had(url: str, said: str, plan_of: Planner) -> None:
+def test_a_remote_that_cannot_be_had(
+    url: str, said: str, plan_of: Planner, store: FaultyStore
+) -> None:
     with pytest.raises(UserError, match=said) as caught:
         prepare_text(stored_plan(plan_of, f"remote: '{url}'"))
     (problem,) = caught.value.problems
@@ -175,12 +202,9 @@ def test_a_remote_that_cannot_be_had(url: str, said: str, plan_of: Planner) -> N
     assert url in problem.what and problem.remedy
 
 
-def test_a_remote_of_another_length(tmp_path: Path, plan_of: Planner) -> None:
-    meaning = {
-        "kind": "noise", "version": 1, "distribution": "uniform", "exponent": "1", "symbols": 9,
-        "seed": 1, "first_id": 0, "sequence_length": 7,
-    }  # fmt: skip
-    url = Remote(meaning, 9, 10, 1).save(tmp_path / "noise.json")
+def test_a_remote_of_another_length(tmp_path: Path, plan_of: Planner, store: FaultyStore) -> None:
+    foreign(tmp_path / "data", "ndarray:uint16", some_ids(8), "uint16")
+    url = sent(store, tmp_path / "data")
     with pytest.raises(UserError, match="hold 8 ids, and sequences of 32 tokens need 33, or 32"):
         prepare_text(stored_plan(plan_of, f"remote: '{url}'"))
 
@@ -351,8 +375,8 @@ def test_hashes_in_the_index_spare_reading(
     tmp_path: Path, plan_of: Planner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Path] = []
-    stock = hashing.file_digests
-    monkeypatch.setattr(stored, "file_digests", lambda p, say: asked.extend(p) or stock(p, say))
+    stock = hashing.file_hashes
+    monkeypatch.setattr(stored, "file_hashes", lambda p, say: asked.extend(p) or stock(p, say))
     write(tmp_path / "hashed", hashes=["xxh3_64"])
     stored_plan(plan_of, "local: hashed")
     assert not asked
@@ -362,30 +386,27 @@ def test_hashes_in_the_index_spare_reading(
 
 
 def test_what_a_remote_lacks_is_learned_once(
-    tmp_path: Path, plan_of: Planner, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, plan_of: Planner, store: FaultyStore
 ) -> None:
     """From an object store: the index, and the first shard for the length."""
-    ids, url = some_ids(LENGTH), "s3://bucket/data"
-    with faulty_store(monkeypatch) as store:
-        foreign(tmp_path / "data", "bytes", ids, "int64", compression="zstd")
-        client = boto3.client("s3", endpoint_url=store.url)
-        for file in (tmp_path / "data").iterdir():
-            client.upload_file(str(file), "bucket", f"data/{file.name}")
-        plan = stored_plan(plan_of, f"remote: '{url}'")
-        source = plan.sources["mine"]
-        assert (source.num_samples, source.masked, known_index(source)) == (None, True, None)
-        store.requests.clear()
-        plan = prepare_text(plan)
-        got = [path.rpartition("/")[2] for method, path in store.requests if method == "GET"]
-        assert got == ["index.json", "shard.00000.mds.zstd"]
-        store.requests.clear()
-        for known in (plan, stored_plan(plan_of, f"remote: '{url}'")):
-            source = known.sources["mine"]
-            assert (source.num_samples, source.short, source.masked) == (NUM, True, False)
-            assert source.loss_tokens == LENGTH - 1
-        assert not store.requests, "the cache has it"
-        for _, sample, found, mask in read(plan, tmp_path / "stage"):
-            assert found == [*ids[sample].tolist(), 0] and mask is not None
+    ids = some_ids(LENGTH)
+    foreign(tmp_path / "data", "bytes", ids, "int64", compression="zstd")
+    url = sent(store, tmp_path / "data")
+    plan = stored_plan(plan_of, f"remote: '{url}'")
+    source = plan.sources["mine"]
+    assert (source.num_samples, source.masked, known_index(source)) == (None, True, None)
+    store.requests.clear()
+    plan = prepare_text(plan)
+    got = [path.rpartition("/")[2] for method, path in store.requests if method == "GET"]
+    assert got == ["index.json", "shard.00000.mds.zstd"]
+    store.requests.clear()
+    for known in (plan, stored_plan(plan_of, f"remote: '{url}'")):
+        source = known.sources["mine"]
+        assert (source.num_samples, source.short, source.masked) == (NUM, True, False)
+        assert source.loss_tokens == LENGTH - 1
+    assert not store.requests, "the cache has it"
+    for _, sample, found, mask in read(plan, tmp_path / "stage"):
+        assert found == [*ids[sample].tolist(), 0] and mask is not None
 
 
 def test_ids_that_the_tokenizer_lacks_are_named(tmp_path: Path, plan_of: Planner) -> None:

@@ -16,7 +16,6 @@ import signal
 import tempfile
 import time
 import traceback
-from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from ncamix.errors import fail
 from ncamix.plan import Plan, PlannedStage
 from ncamix.planning import decide
 from ncamix.quantities import format_seconds
-from ncamix.run_folder import RunFolder, machine_wide
+from ncamix.run_folder import RunFolder
 from ncamix.streams import make_dataset
 from ncamix.training.checkpoints import Checkpointer, checkpoint_path, latest_checkpoint
 from ncamix.training.loss import ActiveIds
@@ -139,11 +138,10 @@ def _train_stage(
     cache = folder.path / "data" / f"{stage.index}-{stage.name}"
     cache.mkdir(parents=True, exist_ok=True)
     leader = dist.get_local_rank() == 0
-    with machine_wide("prefix") if leader else nullcontext():
-        dist.barrier()
-        dataset = make_dataset(
-            plan, stage, cache, data, ranks, folder.add_prefix if leader else lambda prefix: None
-        )
+    dist.barrier()
+    dataset = make_dataset(
+        plan, stage, cache, data, ranks, folder.add_prefix if leader else lambda prefix: None
+    )
     share = stage.batch_size // ranks
     drawn = [plan.dataset_of(name, stage) for name in stage.sources]
     end_of_text_id = texts.end_of_text_id(plan, drawn)
