@@ -1,13 +1,15 @@
 """Ranks: the processes of one command under a launcher, by the variables that it sets.
 
 RANK and WORLD_SIZE say which of how many this process is, as `torchrun` and `composer` set them.
-torch is imported only where there is more than one.
+They meet at a store of keys and nowhere else: a process group would have to be torn down, which
+gloo does not always survive. torch is imported only where there is more than one.
 """
 
 from __future__ import annotations
 
 import datetime
 import os
+import pickle
 from contextlib import suppress
 from typing import Any
 
@@ -27,20 +29,13 @@ class Ranks:
         return self.rank == 0
 
     def join(self) -> None:
-        """Meet the others, over gloo."""
+        """Meet the others."""
         if self.size > 1:
-            import torch.distributed as dist
+            from torch.distributed import PrefixStore
             from torch.distributed.rendezvous import rendezvous
 
             found, *_ = next(rendezvous("env://", self.rank, self.size, timeout=_PATIENCE))
-            self._store = dist.PrefixStore("ncamix", found)
-            dist.init_process_group(
-                "gloo",
-                store=self._store,
-                rank=self.rank,
-                world_size=self.size,
-                timeout=_PATIENCE,
-            )
+            self._store, self._meetings = PrefixStore("ncamix", found), 0
 
     def wait(self) -> None:
         """Wait until all ranks have come here."""
@@ -50,23 +45,18 @@ class Ranks:
         """The items of all ranks in order, on every rank."""
         if self.size == 1:
             return [item]
-        import torch.distributed as dist
-
-        items: list[Any] = [None] * self.size
-        dist.all_gather_object(items, item)
-        return items
+        keys = [f"{self._meetings} {rank}" for rank in range(self.size)]
+        self._meetings += 1
+        self._store.set(keys[self.rank], pickle.dumps(item))  # type: ignore[arg-type]
+        self._store.wait(keys, _PATIENCE)
+        return [pickle.loads(self._store.get(key)) for key in keys]
 
     def leave(self) -> None:
-        """Part from the others, the first rank last: it holds what they part through, and one that
-        parts without it waits for ever."""
+        """Part from the others, the first rank last: the store may be its own."""
         if self.size > 1:
-            import torch.distributed as dist
-
             gone = [f"gone {rank}" for rank in range(1, self.size)]
-            if self.is_first:
-                with suppress(RuntimeError):  # one has failed
+            with suppress(RuntimeError):  # one has failed
+                if self.is_first:
                     self._store.wait(gone, _FAREWELL)
-            dist.destroy_process_group()
-            if not self.is_first:
-                with suppress(RuntimeError):
+                else:
                     self._store.set(gone[self.rank - 1], "")
