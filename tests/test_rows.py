@@ -40,7 +40,7 @@ def columns_of(path: Path, *needed: str, welcome: tuple[str, ...] = ()) -> list[
     [
         ("a.jsonl", LINES),
         ("a.ndjson", b"\xef\xbb\xbf" + LINES),
-        ("a.jsonl.gz", gzip.compress(LINES)),
+        ("a.jsonl.gz", gzip.compress(LINES, mtime=0)),
         ("a.jsonl.zst", zstandard.compress(LINES)),
     ],
 )
