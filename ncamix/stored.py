@@ -274,7 +274,7 @@ class StoredSamples:
         stream.apply_default(
             {
                 "split": None,
-                "download_retry": ATTEMPTS,
+                "download_retry": ATTEMPTS if is_url(origin) else 1,
                 "download_timeout": ANSWER_SECONDS,
                 "validate_hash": None,
                 "keep_zip": False,

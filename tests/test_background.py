@@ -209,7 +209,7 @@ def test_what_the_child_mends_is_told_by_the_run(
     with compiling(plan) as compiler:
         finish(compiler)
         assert compiler.failure is None
-    told = "'more' in the cache: 1 of 3 shards were damaged or missing; made again"
+    told = "'more' in the cache: 1 of 3 shards damaged or missing; made again"
     assert capsys.readouterr().err == f"ncamix: {told}\n"
 
 

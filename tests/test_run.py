@@ -394,7 +394,7 @@ def test_damage_to_the_cache_while_a_run_trains_is_told_and_mended(
     output = once(FIRST_STAGE + 10, lambda: tear("*/shard.*.mds"), 2)
     assert "is damaged: it has 20 of" in output and "run the same command again" in output
     output = once(FIRST_STAGE + 40, lambda: tear("*/tokenizer.json"), 0)
-    assert "'words' in the cache: 1 of 3 shards were damaged or missing; made again" in output
+    assert "'words' in the cache: 1 of 3 shards damaged or missing; made again" in output
     assert "the tokenizer in the cache was damaged; made again" in output
     same_run(runner, whole)
 
