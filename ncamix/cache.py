@@ -41,7 +41,8 @@ _FINGERPRINT = re.compile("[0-9a-f]{32}")
 PASSAGES = {"uploads": "upload", "remotes": "remote"}  # folders of a URL each, by what they hold
 _FRESH_SECONDS = 60  # a use within so many seconds of the last one is not written down again
 
-_held: dict[Path, IO[Any]] = {}  # locks of entries that this process reads
+_READ_LOCK = ".read.lock"  # in the folder of a URL
+_held: dict[Path, IO[Any]] = {}  # locks of entries, and of URLs' folders, that this process reads
 
 
 def cache_root() -> Path:
@@ -133,7 +134,7 @@ def _unwritable(error: OSError) -> UserError:
 def hold(fingerprint: str) -> None:
     """Mark an entry, existing or not, as in use by this process until it ends."""
     root = cache_root()
-    for path in [p for p in _held if p.parent.parent != root]:  # of a cache that is used no more
+    for path in [p for p in _held if root not in p.parents]:  # of a cache that is used no more
         _held.pop(path).close()
     try:
         path = _lock_file(fingerprint, "use")
@@ -143,6 +144,14 @@ def hold(fingerprint: str) -> None:
             _held[path] = lock
     except OSError:  # a cache that cannot be written loses no entry either
         return
+
+
+def hold_folder(folder: Path) -> None:
+    """Mark the folder of the cache that belongs to a URL as read by this process until it ends."""
+    if folder not in _held:
+        lock = (folder / _READ_LOCK).open("a")
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        _held[folder] = lock
 
 
 def in_use(fingerprint: str) -> bool:
@@ -270,8 +279,11 @@ def _alone(fingerprint: str) -> Iterator[bool]:
     """Whether nobody else reads or builds an entry, nor begins to within the block."""
     if "/" in fingerprint:  # of a URL
         try:
-            with (entry(fingerprint) / DATA_LOCK).open("a") as lock:
-                yield _try_lock(lock, fcntl.LOCK_EX)
+            with (
+                (entry(fingerprint) / DATA_LOCK).open("a") as lock,
+                (entry(fingerprint) / _READ_LOCK).open("a") as read,
+            ):
+                yield _try_lock(lock, fcntl.LOCK_EX) and _try_lock(read, fcntl.LOCK_EX)
         except FileNotFoundError:
             yield True
         return

@@ -12,7 +12,10 @@ folder of the caller's.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import tempfile
 import threading
 from collections import OrderedDict
@@ -27,19 +30,20 @@ from numpy.typing import NDArray
 
 from ncamix import cache
 from ncamix.errors import Problem, UserError, fail
-from ncamix.files import replace_link, write_whole
+from ncamix.files import DATA_LOCK, replace_link, write_whole
 from ncamix.hashing import file_hashes
 from ncamix.keys import fingerprint
 from ncamix.loading import LoadedCurriculum
 from ncamix.plan import Plan
 from ncamix.planned_source import PlannedSource, StoredPlan
-from ncamix.shards import INDEX, MASK, file_of
+from ncamix.shards import HASH, INDEX, MASK, damage_of, file_of
 from ncamix.sources.base import Meaning
 from ncamix.sources.mds import BYTES, COLUMN, MdsIndex, MdsSource, read_mds_index
 from ncamix.stored_layout import Layout, first_length
 from ncamix.stores import ANSWER_SECONDS, ATTEMPTS, Store, is_url
 from ncamix.waiting import Say, quiet
 
+_held: dict[Path, Any] = {}  # open lock files, until this process ends
 SHARDS_KEPT = 8  # of what is fetched or unpacked to be read by number
 
 
@@ -87,7 +91,7 @@ def contents(index: MdsIndex, folder: Path, key: str, say: Say = quiet) -> Meani
     files = []
     for entry in index.entries:
         parts = [part for part in (entry["zip_data"], entry["raw_data"]) if part]
-        if any(part.get("hashes") for part in parts):
+        if any(HASH in (part.get("hashes") or {}) for part in parts):
             continue
         there = (folder / part["basename"] for part in parts)
         file = next((file for file in there if file.is_file()), None)
@@ -177,23 +181,29 @@ def layout_of(source: PlannedSource) -> Layout:
     return Layout(what, index.length, length, stored.dtype, source.num_ids, index.masked)
 
 
-def stored_place(source: PlannedSource, folder: Path) -> tuple[str | None, str]:
+def stored_place(source: PlannedSource, folder: Path, keeps: bool = True) -> tuple[str | None, str]:
     """Where the shards of a stored source come from, None where they are read in place, and where
     they are read. Its index is known.
 
     folder: of the caller's, for what is fetched or unpacked; a link beside it leads to what is read
-    in place, since two sources may share a data set, but no two streams a path.
+    in place, since two sources may share a data set, but no two streams a path. keeps: what is
+    fetched goes to the source's own folder, if it names one, until this process ends.
+
+    Raises:
+        UserError: another run fetches into the source's folder.
     """
     stored, index = _stored(source), _index(source)
     place = _index_folder(source)
-    if place == stored.local and all((place / name).is_file() for name, _ in index.shards):
+    if stored.remote is None and all((place / name).is_file() for name, _ in index.shards):
         link = folder.with_name(f"{folder.name}.mds")
         replace_link(link, place)
         return None, str(link)
-    local = stored.local if stored.local is not None and stored.remote is not None else folder
+    local = folder
+    if keeps and stored.local is not None and stored.remote is not None:
+        local = stored.local
+        _hold(local)
     local.mkdir(parents=True, exist_ok=True)
-    if not (local / INDEX).is_file():  # the one that the plan counts on
-        write_whole(local / INDEX, (place / INDEX).read_bytes())
+    write_whole(local / INDEX, (place / INDEX).read_bytes())  # the one that the plan counts on
     return stored.remote or str(stored.local), str(local)
 
 
@@ -253,8 +263,15 @@ class StoredSamples:
         readers, stream, is_scratch = self._opened
         try:
             stream.prepare_shard(readers[shard])
-        except (OSError, ValueError, RuntimeError) as error:
+            raw = readers[shard].raw_data
+            file = Path(stream.local) / raw.basename
+            reason = damage_of(file, raw.bytes, raw.hashes.get(HASH))
+        except Exception as error:  # of a store's client, or of a decompressor
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
             raise _unreadable(self.source, str(error)) from error
+        if reason is not None:
+            raise _unreadable(self.source, f"the shard {file.name} is damaged: {reason}")
         self._kept[shard] = readers[shard]
         if len(self._kept) > SHARDS_KEPT:
             _, oldest = self._kept.popitem(last=False)
@@ -269,7 +286,7 @@ class StoredSamples:
         from streaming.base.world import World
 
         self._scratch = tempfile.TemporaryDirectory(prefix="ncamix-")
-        origin, place = stored_place(self.source, Path(self._scratch.name) / "data")
+        origin, place = stored_place(self.source, Path(self._scratch.name) / "data", keeps=False)
         stream = Stream(remote=origin, local=place)
         stream.apply_default(
             {
@@ -323,6 +340,26 @@ def _fetch_length(source: PlannedSource, index: MdsIndex, store: Store, folder: 
     return length
 
 
+def _hold(folder: Path) -> None:
+    """Keep other runs out of a folder that a run fetches into; its node's first rank does.
+
+    Raises:
+        UserError: another run fetches into it.
+    """
+    if folder in _held or os.environ.get("LOCAL_RANK", "0") != "0":
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / DATA_LOCK).open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise fail(
+            f"another run fetches into {folder}", "wait for its end, or name another `local`"
+        ) from None
+    _held[folder] = lock
+
+
 def _unreadable(source: PlannedSource, reason: str) -> UserError:
     line = reason.splitlines()[0] if reason else "no reason given"
     return fail(
@@ -349,11 +386,12 @@ def _index_folders(source: PlannedSource) -> list[tuple[str, Path]]:
     """The folders on this machine that the source's index may lie in, and the YAML keys that name
     them."""
     stored = _stored(source)
-    places = [] if stored.local is None else [("local", stored.local)]
-    if stored.remote is not None:
-        remote = cache.entry(source.fingerprint) if _is_remote(stored) else Path(stored.remote)
-        places.append(("remote", remote))
-    return places
+    if stored.remote is None:
+        assert stored.local is not None
+        return [("local", stored.local)]
+    return [
+        ("remote", cache.entry(source.fingerprint) if _is_remote(stored) else Path(stored.remote))
+    ]
 
 
 def _lacks(folder: Path, name: str, key: str) -> UserError:

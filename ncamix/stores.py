@@ -162,6 +162,7 @@ class Store:
                 if _status(error) != 501:  # a store that knows no conditions; 412 is read anew
                     raise
                 self._s3.put_object(Bucket=bucket, Key=key, Body=data)
+                return bytes(self._s3.get_object(Bucket=bucket, Key=key)["Body"].read())
             return data
 
         try:
@@ -169,15 +170,16 @@ class Store:
         except FileNotFoundError:
             raise self._no_bucket() from None
 
-    def remove(self, name: str) -> bool:
-        """Remove a file from S3, in one try; whether that went well."""
+    def remove(self, name: str, data: bytes) -> bool:
+        """Remove a small file from S3, in one try, if it holds `data`; whether that went well."""
         if not self._is_s3:
             return True
         bucket, key = self._at(name)
         try:
-            self._s3.delete_object(Bucket=bucket, Key=key)
-        except Exception:
-            return False
+            if self._s3.get_object(Bucket=bucket, Key=key)["Body"].read() == data:
+                self._s3.delete_object(Bucket=bucket, Key=key)
+        except Exception as error:
+            return _status(error) == 404
         return True
 
     def names(self) -> set[str] | None:

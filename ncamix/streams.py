@@ -10,7 +10,6 @@ The processes of a node that generate share its cores: some threads a shard, som
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -25,8 +24,7 @@ from ncamix import cache
 from ncamix.cache_limits import cache_limit
 from ncamix.compilation.compiled import Data, local_part
 from ncamix.dataset import CurriculumDataset
-from ncamix.errors import fail
-from ncamix.files import DATA_LOCK, replace_link, write_whole
+from ncamix.files import replace_link, write_whole
 from ncamix.library import has_gpu
 from ncamix.order import stage_order
 from ncamix.owners import shards_needed
@@ -41,7 +39,6 @@ from ncamix.threads import count_threads
 from ncamix.trainer import Trainer
 
 _PREFIXES = 1_000_000  # Streaming writes six digits
-_held: dict[Path, Any] = {}  # open lock files, until this process ends
 
 
 def remote_of(source: PlannedSource, num_shards: int, slots: Slots) -> Remote:
@@ -79,8 +76,6 @@ def make_stream(
         return InPlaceStream(str(link))
     if source.stored is not None:
         origin, place = stored_place(source, local)
-        if origin is not None and Path(place) == source.stored.local:
-            _hold(Path(place))
         stream = InPlaceStream(place) if origin is None else FetchedStream(origin, place)
         stream.layout = layout_of(source)
         return stream
@@ -88,25 +83,6 @@ def make_stream(
     remote = remote_of(source, num_shards, slots)
     url = remote.save(folder / f"{source.dataset}.json")
     return GeneratedStream(remote, url, str(local))
-
-
-def _hold(folder: Path) -> None:
-    """Keep other runs out of a folder that a run fetches into; its node's first rank does.
-
-    Raises:
-        UserError: another run fetches into it.
-    """
-    if folder in _held or os.environ.get("LOCAL_RANK", "0") != "0":
-        return
-    lock = (folder / DATA_LOCK).open("a")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise fail(
-            f"another run fetches into {folder}", "wait for its end, or name another `local`"
-        ) from None
-    _held[folder] = lock
 
 
 def make_dataset(

@@ -124,8 +124,13 @@ class FetchedStream(Supply):
     def give_up(self, file: str, reason: str) -> UserError:
         return fail(
             f"the shard {self.remote}/{file} is damaged: {reason}",
-            "compile it again with `ncamix compile`, and run the same command again to resume",
+            f"{self._way_out()}, and run the same command again to resume",
         )
+
+    def _way_out(self) -> str:
+        if self.layout is not None:
+            return "bring the data set there anew"
+        return "compile it again with `ncamix compile`"
 
     def get_shards(self, world: World, allow_unsafe_types: bool) -> list[Any]:
         """The readers of all shards, of an index that names files of its folder alone."""
@@ -166,7 +171,7 @@ class FetchedStream(Supply):
             (folder / name).unlink(missing_ok=True)
             raise fail(
                 f"{self.remote}/{INDEX} is not the index of a dataset: {error}",
-                "compile it again with `ncamix compile`",
+                self._way_out(),
             ) from None
 
     def _download_file(self, from_basename: str, to_basename: str | None = None) -> str:

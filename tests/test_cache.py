@@ -12,6 +12,7 @@ import pytest
 
 from ncamix import cache
 from ncamix.errors import UserError
+from ncamix.files import DATA_LOCK
 
 A, B, C = ("a" * 32, "b" * 32, "c" * 32)
 
@@ -144,3 +145,14 @@ def test_an_entry_that_cannot_be_written_is_told(own_cache: Path, tmp_path: Path
         build(own_cache / ("0" * 32) / "shard.00000.mds")
     with pytest.raises(PermissionError):
         build(tmp_path / "elsewhere")
+
+
+def test_what_is_read_of_a_url_stays(own_cache: Path) -> None:
+    folder = own_cache / "remotes" / "abc"
+    folder.mkdir(parents=True)
+    (folder / DATA_LOCK).touch()
+    cache.hold_folder(folder)
+    cache.hold("0" * 32)  # which closes locks of other caches alone
+    script = "import sys; from ncamix import cache; sys.exit(not cache.in_use('remotes/abc'))"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+    assert not cache.remove("remotes/abc") and folder.is_dir()

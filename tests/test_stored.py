@@ -172,6 +172,36 @@ def test_a_remote_is_fetched(tmp_path: Path, plan_of: Planner, store: FaultyStor
         assert found == ids[sample].tolist()
 
 
+def test_a_remote_folder_that_is_written_anew_is_read_anew(
+    tmp_path: Path, plan_of: Planner
+) -> None:
+    """Whatever an earlier run kept of it, here or in its index."""
+    for seed in (1, 2):
+        shutil.rmtree(tmp_path / "rem", ignore_errors=True)
+        ids = np.random.default_rng(seed).integers(0, 257, (NUM - 10 * seed, LENGTH + 1))
+        write(tmp_path / "rem", ids=ids, hashes=["xxh64"])
+        plan = stored_plan(plan_of, "remote: rem, local: kept")
+        assert plan.sources["mine"].num_samples == len(ids)
+        assert np.array_equal(StoredSamples(plan.sources["mine"]).range(0, len(ids))[0], ids)
+        for _, sample, found, _ in read(plan, tmp_path / f"stage{seed}"):
+            assert found == ids[sample].tolist()
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+@pytest.mark.parametrize("harm", ["flip", "cut"])
+def test_damage_is_found_by_whoever_reads_by_number(
+    tmp_path: Path, plan_of: Planner, compression: str | None, harm: str
+) -> None:
+    write(tmp_path / "data", compression=compression, hashes=["xxh64"])
+    source = stored_plan(plan_of, "local: data").sources["mine"]
+    shard = sorted((tmp_path / "data").glob("shard.*"))[0]
+    data = bytearray(shard.read_bytes())
+    data[-5] ^= 1
+    shard.write_bytes(data if harm == "flip" else data[:-40])
+    with pytest.raises(UserError, match="of the source 'mine' cannot be read"):
+        StoredSamples(source).range(0, NUM)
+
+
 def test_one_run_at_a_time_fetches_into_a_folder(
     tmp_path: Path, plan_of: Planner, store: FaultyStore
 ) -> None:
@@ -377,9 +407,13 @@ def test_hashes_in_the_index_spare_reading(
     asked: list[Path] = []
     stock = hashing.file_hashes
     monkeypatch.setattr(stored, "file_hashes", lambda p, say: asked.extend(p) or stock(p, say))
-    write(tmp_path / "hashed", hashes=["xxh3_64"])
+    write(tmp_path / "hashed", hashes=["xxh64"])
     stored_plan(plan_of, "local: hashed")
     assert not asked
+    write(tmp_path / "other", hashes=["sha1"])  # which nobody checks
+    stored_plan(plan_of, "local: other")
+    assert asked == sorted((tmp_path / "other").glob("shard.*.mds"))
+    asked.clear()
     write(tmp_path / "bare", compression="gz")
     stored_plan(plan_of, "local: bare")
     assert asked == sorted((tmp_path / "bare").glob("shard.*.gz"))

@@ -191,10 +191,11 @@ def test_a_file_is_claimed_by_one_alone(store: FaultyStore, tmp_path: Path) -> N
     (winner,) = set(found.values())
     assert held.claim("mark", winner) == winner
     assert held.claim("mark", b"later") == winner
-    assert held.remove("mark") and held.names() == set()
+    assert held.remove("mark", b"other") and held.names() == {"mark"}
+    assert held.remove("mark", winner) and held.names() == set()
     assert held.claim("mark", b"later") == b"later"
     store.faults = lambda method, path: "500"
-    assert not held.remove("mark")
+    assert not held.remove("mark", b"later")
 
 
 def test_places_are_told_apart() -> None:

@@ -132,6 +132,7 @@ def _stage_job(plan: Plan, stage: PlannedStage, zstd: int | None, boundary: int 
             "rows": plan.vocabulary.rows,
             "ranges": plan.vocabulary.id_map(),
         },
+        shared=all(source.stored is None for source in sources),
     )
 
 

@@ -64,7 +64,7 @@ def check_data(plan: Plan, data: Data) -> Plan:
             f"{data} holds a curriculum that was baked for other trainers",
             f"compile it without --bake: ncamix compile {_command(plan)} --out ANOTHER",
         )
-    if plan.vocabulary.text_rows and not (here / TOKENIZER).is_file():
+    if plan.tokenizer is not None and not (here / TOKENIZER).is_file():
         raise fail(f"{data} holds no tokenizer.json", way_out)
     sizes: dict[str, int] = {}
     for name, source in plan.sources.items():
@@ -154,6 +154,7 @@ def _fetch(plan: Plan, url: str, way_out: str) -> None:
     here = local_part(url)
     store = Store(url, here)
     here.mkdir(parents=True, exist_ok=True)
+    cache.hold_folder(here)
     with (here / DATA_LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other ranks and runs of this machine fetch the same
         cache.note_url(lock, store.url)
@@ -169,7 +170,7 @@ def _fetch(plan: Plan, url: str, way_out: str) -> None:
 
 def _fetch_indexes(plan: Plan, store: Store, new: Path, here: Path) -> None:
     """All that is fetched, plan.json at last."""
-    if plan.vocabulary.text_rows:
+    if plan.tokenizer is not None:
         store.fetch(TOKENIZER, here / TOKENIZER)
     for name, source in plan.sources.items():
         splits = HELD_OUT if source.text is not None else ()

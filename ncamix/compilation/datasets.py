@@ -106,6 +106,7 @@ def _compile(
             place.put(PLAN, json.dumps(_facts(plan, how), indent=1).encode())
     ranks.wait()
     place.end()
+    ranks.wait()  # the first one now gives the place up
     return plan
 
 

@@ -184,7 +184,7 @@ class RemotePlace(Place):
             try:
                 yield
             finally:
-                if self.store.remove(MARKER):
+                if self.store.remove(MARKER, (self.folder / MARKER).read_bytes()):
                     (self.folder / MARKER).unlink(missing_ok=True)
                 else:
                     tell(
@@ -260,9 +260,8 @@ class RemotePlace(Place):
 
     def end(self) -> None:
         super().end()
-        for left in self.folder.iterdir():
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
+        for left in self.folder.glob("*/"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def _fetched(self, folder: str) -> Path | None:
         """A folder with a dataset's source.json and index.json; None if it is not finished."""

@@ -8,12 +8,14 @@ gloo does not always survive. torch is imported only where there is more than on
 from __future__ import annotations
 
 import datetime
+import itertools
 import os
 import pickle
 from contextlib import suppress
 from typing import Any
 
 _PATIENCE = datetime.timedelta(days=7)  # if one dies, the launcher ends all
+_joined = itertools.count()  # a launcher's store may outlive a command
 _FAREWELL = datetime.timedelta(seconds=10)
 
 
@@ -35,7 +37,7 @@ class Ranks:
             from torch.distributed.rendezvous import rendezvous
 
             found, *_ = next(rendezvous("env://", self.rank, self.size, timeout=_PATIENCE))
-            self._store, self._meetings = PrefixStore("ncamix", found), 0
+            self._store, self._meetings = PrefixStore(f"ncamix {next(_joined)}", found), 0
 
     def wait(self) -> None:
         """Wait until all ranks have come here."""

@@ -112,15 +112,12 @@ class MdsSource(FiniteSource):
                 The problem's path is the key, `local` or `remote`.
         """
         local, remote = self.places(folder)
-        places = {"local": local} if local is not None else {}
-        if remote is not None and not is_url(remote):
-            places["remote"] = Path(remote)
-        for key, place in places.items():
-            if (place / INDEX).is_file():
-                return read_mds_index(place, key, sequence_length)
-        if remote is not None and "remote" not in places:
+        if is_url(remote):
             return None
-        key, place = list(places.items())[-1]
+        key, place = ("local", local) if remote is None else ("remote", Path(remote))
+        assert place is not None
+        if (place / INDEX).is_file():
+            return read_mds_index(place, key, sequence_length)
         raise fail(f"{place} holds no {INDEX}", "name the folder of an MDS data set", path=key)
 
 
