@@ -45,6 +45,7 @@ from ncamix.words import grams
 SIZE = 13  # words of a run
 VERSION = 1  # raise it when a report changes
 MOST = 0.5  # of a document's runs: then most of it was seen
+BENCHMARKS = "benchmarks/"  # before the glob of one, as the name of its set
 NUM_WORST = 5  # examples in a report
 
 Report = dict[str, dict[str, Any]]
@@ -67,7 +68,7 @@ class Evaluation:
                     held.setdefault(source.name, source)
         self.texts = list(held.values())
         self.names = [f"{name}/{split}" for name in held for split in HELD_OUT]
-        self.names += [f"benchmarks/{benchmark.name}" for benchmark in self.benchmarks]
+        self.names += [f"{BENCHMARKS}{benchmark.name}" for benchmark in self.benchmarks]
         if len(self.names) > MAX_SETS:
             raise fail(
                 f"{len(self.names)} evaluation sets are more than overlap can be counted for, "
@@ -290,8 +291,17 @@ def overlap_remarks(source: str, report: Report) -> Iterator[str]:
                 f"training on '{source}' shows at least half of {found['mostly_met']:,} of the "
                 f"{counted(found['documents'], 'document')} of {name}: of {worst['document']}, "
                 f"{worst['share']:.0%} of all runs of {SIZE} words, most in "
-                f"{worst['training_document']}; drop them, or write `duplicates: near`"
+                f"{worst['training_document']}; take such documents out of its "
+                f"files{_or_near(name)}"
             )
+
+
+def _or_near(*sets: str) -> str:
+    """What else helps against overlap with these evaluation sets: `duplicates` compares sources,
+    and no benchmarks."""
+    if any(name.startswith(BENCHMARKS) for name in sets):
+        return ""
+    return ", or drop copies with `duplicates: near` or hold out by package"
 
 
 def _is_asked_for(source: PlannedSource, evaluation: Evaluation) -> bool:
@@ -322,7 +332,6 @@ def _refuse(plan: Plan, source: PlannedSource, report: Report) -> None:
             ("sources", source.name, "overlap"),
             f"training documents share runs of {SIZE} words with evaluation sets\n"
             + "\n".join(f"    {part}" for part in parts),
-            "take these documents out of its files, drop copies with `duplicates: near`, hold out "
-            "by package, or write `overlap: report`",
+            f"take these documents out of its files{_or_near(*met)}, or write `overlap: report`",
         )
     )

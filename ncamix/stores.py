@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ncamix.errors import UserError, fail
+from ncamix.waiting import tell
 
 TRIES = 8  # of one request
 ATTEMPTS = 6  # of a shard that Streaming fetches; the pauses between them double, from 1 second on
@@ -290,10 +291,22 @@ class Store:
                         f"check the URL and the credentials ({(_CREDENTIALS | _READ_ALONE)[scheme]}"
                         f"), then {_AGAIN}",
                     ) from None
+                if left == TRIES - 2:  # the second time: a first one passes mostly
+                    tell(f"{self.url} {what} ({_reason(error)}); it is tried again for a while")
                 if not left or self._stop.wait(wait * random.uniform(0.5, 1.0)):
-                    raise fail(f"{self.url} {what} ({_reason(error)})", _AGAIN) from None
+                    raise fail(
+                        f"{self.url} {what} ({_reason(error)})", self._after(error)
+                    ) from None
                 wait = min(2 * wait, LONGEST_WAIT)
         raise AssertionError("the last try returns or raises")
+
+    def _after(self, error: Exception) -> str:
+        """The way out after an error that did not pass."""
+        if _status(error) is not None or not self._is_s3:
+            return _AGAIN
+        where = os.environ.get("S3_ENDPOINT_URL")
+        said = f"S3_ENDPOINT_URL, which is {where}" if where else "the network"
+        return f"see that the store can be reached ({said}), and {_AGAIN}"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -87,13 +87,26 @@ def with_sizes(plan: Plan, sizes: Mapping[str, int]) -> Plan:
     return replace(plan, sources=sources)
 
 
+def hold_texts(plan: Plan) -> None:
+    """Keep the plan's entries of the cache, there or not yet, until this process ends."""
+    for source in plan.sources.values():
+        if source.text is not None:
+            cache.hold(source.fingerprint)
+    if plan.tokenizer is not None:
+        cache.hold(_tokenizer_entry(plan.tokenizer))
+
+
+def _tokenizer_entry(meaning: Mapping[str, Any]) -> str:
+    return fingerprint({k: v for k, v in meaning.items() if k != "file"})
+
+
 def tokenizer_file(plan: Plan, say: Say = quiet) -> Path | None:
     """The plan's tokenizer.json, trained first if the cache lacks it; None without text."""
     meaning = plan.tokenizer
     if meaning is None:
         return None
     shown = {k: v for k, v in meaning.items() if k != "file"}
-    digest = fingerprint(shown)
+    digest = _tokenizer_entry(meaning)
     file = cache.entry(digest) / "tokenizer.json"
     cache.hold(digest)
     if not _is_sound(file, digest):

@@ -74,6 +74,17 @@ def locked(plan: Plan, name: str):  # type: ignore[no-untyped-def]
     return cache.building(plan.sources[name].fingerprint, name)
 
 
+def test_what_a_run_will_read_is_held_from_its_beginning(plan_of: Planner) -> None:
+    from ncamix.training.stopping import StopSignal
+    from ncamix.training.texts import Texts
+
+    plan = plan_of(BODY)
+    entries = {source.fingerprint for source in plan.sources.values() if source.text}
+    assert entries and not any(map(cache.in_use, entries))
+    Texts(plan, None, None, StopSignal(), lambda plan: None)
+    assert all(map(cache.in_use, entries))
+
+
 def test_texts_are_compiled_in_the_order_of_need(plan_of: Planner) -> None:
     plan = plan_of(BODY)
     assert [plan.awaited(stage) for stage in plan.stages] == [

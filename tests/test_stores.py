@@ -69,7 +69,11 @@ def test_a_fault_that_passes_is_not_noticed(store: FaultyStore, tmp_path: Path, 
     ],
 )
 def test_a_fault_that_stays_is_one_message(
-    store: FaultyStore, tmp_path: Path, fault: str, reason: str
+    store: FaultyStore,
+    tmp_path: Path,
+    fault: str,
+    reason: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     store.faults = lambda method, path: fault
     for work in (
@@ -82,8 +86,12 @@ def test_a_fault_that_stays_is_one_message(
             work()
         (problem,) = caught.value.problems
         assert problem.what.startswith("s3://bucket/some/where ") and "\n" not in problem.what
-        assert problem.remedy == "run the same command again to continue"
+        assert problem.remedy.endswith("run the same command again to continue")
+        assert (f"S3_ENDPOINT_URL, which is {store.url}" in problem.remedy) == (
+            fault in ("stall", "reset")
+        )
         assert len(store.requests) == stores.TRIES
+        assert capsys.readouterr().err.count("; it is tried again for a while\n") == 1
     assert (tmp_path / "sub/file").exists() and not (tmp_path / "copy").exists()
 
 

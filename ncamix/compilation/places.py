@@ -59,6 +59,8 @@ class Place(ABC):
         Raises:
             UserError: it cannot be written, is another's, or another process writes there.
         """
+        if _is_compiled(self.folder):  # copied without hidden files
+            (self.folder / DATA_LOCK).touch()
         created = make_folder(self.folder, DATA_LOCK)
         with (self.folder / DATA_LOCK).open("a") as lock:
             try:
@@ -289,6 +291,15 @@ def passage(url: str, kind: str) -> Path:
     """The folder of the cache that belongs to a URL."""
     name = hashlib.blake2b(url.rstrip("/").encode(), digest_size=12).hexdigest()
     return cache.cache_root() / kind / name
+
+
+def _is_compiled(folder: Path) -> bool:
+    """Whether a folder holds a finished compilation."""
+    try:
+        facts = json.loads((folder / PLAN).read_text())
+        return {"fingerprint", "stages", "sources"} <= set(facts)
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _dataset_in(folder: Path) -> str | None:

@@ -24,6 +24,7 @@ from ncamix.planning import decide
 from ncamix.text_compilation import (
     TextFacts,
     compile_text,
+    hold_texts,
     text_facts,
     tokenizer_file,
     with_sizes,
@@ -57,6 +58,8 @@ class Texts:
         self._ready: set[str] = set()
         self._sets: dict[str, EvaluationSet] = {}
         self._facts: TextFacts | None = None
+        if data is None:
+            hold_texts(plan)
 
     def ready(self, plan: Plan, stage: PlannedStage, say: Say) -> tuple[Plan, float]:
         """Wait for what a stage draws and evaluates, all ranks together.
