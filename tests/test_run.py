@@ -347,8 +347,9 @@ def test_a_second_run_is_refused_and_sigterm_saves_and_exits_143(
     assert status == 143, output
     assert "again to resume" in output and "Traceback" not in output
     assert gone(shared)
-    trained = runner.batches()
-    assert (runner.folder / f"runs/tiny/checkpoints/0-warm/ba{trained:06}.pt").exists()
+    stages = [row["stage"] for row in runner.rows()]  # on a busy machine it is in the second by now
+    saved = f"checkpoints/*-{stages[-1]}/ba{stages.count(stages[-1]):06}.pt"
+    assert list((runner.folder / "runs/tiny").glob(saved))
     assert "resuming" in runner.run()
     same_run(runner, whole)
 
