@@ -338,8 +338,8 @@ def test_a_second_run_is_refused_and_sigterm_saves_and_exits_143(
 
     def second_is_refused() -> bool:
         if runner.batches() >= 2 and not refused:
-            refused.append(runner.run(status=2))
             shared.update(runner.shared())
+            refused.append(runner.run(status=2))
         return runner.batches() >= 20  # between two regular checkpoints
 
     status, output = runner.stop_when(second_is_refused, signal.SIGTERM)
