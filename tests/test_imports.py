@@ -19,7 +19,7 @@ PACKAGE = Path(ncamix.__file__).parent
 RANKS = """
 ncamix
 errors keys packing random rerouting
-files formats globs library stores threads tree waiting
+files formats globs library locks stores threads tree waiting
 words
 duplicates gram_index
 shards slots
@@ -51,7 +51,7 @@ apportionment rates durations entering
 planned_source
 plan
 stored_layout
-forecast limits remarks parting corpora stored cache_limits
+forecast limits remarks parting corpora stored stored_index cache_limits
 inventory
 planning
 plans

@@ -1,0 +1,229 @@
+"""The index of data sets of samples that exist already (source kind `mds`).
+
+index.json, in place or fetched into the cache -> how many samples, in which shards
+the first sample, where the index lacks it     -> ids a sample
+shards without hashes on this machine          -> hashed, for the source's meaning
+all of it                                      -> the source's size, or why it cannot be used
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+from ncamix import cache
+from ncamix.errors import Problem, UserError, fail
+from ncamix.files import write_whole
+from ncamix.hashing import file_hashes
+from ncamix.keys import fingerprint
+from ncamix.loading import LoadedCurriculum
+from ncamix.plan import Plan
+from ncamix.planned_source import PlannedSource, StoredPlan
+from ncamix.shards import HASH, INDEX, file_of
+from ncamix.sources.base import Meaning
+from ncamix.sources.mds import BYTES, MdsIndex, MdsSource, read_mds_index
+from ncamix.stored_layout import first_length
+from ncamix.stores import Store, is_url
+from ncamix.waiting import Say, quiet
+
+
+def known_index(source: PlannedSource) -> MdsIndex | None:
+    """The index of a stored source with the ids that a sample holds, if both are known on this
+    machine: where it lies, or in the cache.
+
+    Raises:
+        UserError: it is not the index of samples of ids, or the first sample cannot be read.
+    """
+    stored, lacking = stored_plan(source), None
+    for key, place in _index_folders(source):
+        if not (place / INDEX).is_file():
+            continue
+        index = read_mds_index(place, key, source.sequence_length, stored.remote)
+        length = index.length or (cache.entry_info(source.fingerprint) or {}).get("length")
+        if length is None:
+            length = first_length(stored.described(source.name), place, index, stored.dtype)
+        if length is not None:
+            return replace(index, length=length)
+        lacking = _lacks(place, index.shards[0][0], key)
+    if lacking is not None and not is_url(stored.remote):
+        raise lacking
+    return None
+
+
+def with_index(source: PlannedSource, index: MdsIndex) -> PlannedSource:
+    """A stored source with what its index says."""
+    return replace(
+        source,
+        num_samples=index.num_samples,
+        masked=index.masked,
+        short=index.length == source.sequence_length,
+    )
+
+
+def contents(index: MdsIndex, folder: Path, key: str, say: Say = quiet) -> Meaning:
+    """What stands, in a meaning, for the data set in `folder`, which the YAML key `key` names: its
+    index, and the hash of those shards that the index has none of. Each is hashed as it lies there,
+    zipped if it is both.
+
+    Raises:
+        UserError: such a shard is not there, or cannot be read.
+    """
+    files = []
+    for entry in index.entries:
+        parts = [part for part in (entry["zip_data"], entry["raw_data"]) if part]
+        if any(HASH in (part.get("hashes") or {}) for part in parts):
+            continue
+        there = (folder / part["basename"] for part in parts)
+        file = next((file for file in there if file.is_file()), None)
+        if file is None:
+            raise _lacks(folder, parts[0]["basename"], key)
+        files.append(file)
+    own = {"index": index.digest}
+    if files:
+        digests = [found.digest.hex() for found in file_hashes(files, say)]
+        own["shards"] = fingerprint({"shards": digests})
+    return own
+
+
+def misfit(loaded: LoadedCurriculum, source: PlannedSource, index: MdsIndex) -> Problem | None:
+    """The problem of a data set whose samples are not of the source's length; None if they are."""
+    length, wanted, spec = index.length, source.sequence_length, source.spec
+    path: tuple[str, ...] = ("sources", source.name)
+    assert length is not None and isinstance(spec, MdsSource)
+    if spec.dtype is not None and index.encoding != BYTES:
+        return loaded.document.problem(
+            (*path, "dtype"),
+            f"the ids of the data set have a dtype of their own ('{index.encoding}')",
+            "remove it: `dtype` is for a column of bytes",
+        )
+    if length in (wanted, wanted + 1):
+        return None
+    remedy = f"write sequence_length: {length - 1} or {length}, or name another data set"
+    if index.encoding == BYTES:
+        remedy += f"; they are bytes, read as {stored_plan(source).dtype}: `dtype` says otherwise"
+    return loaded.document.problem(
+        path,
+        f"its samples hold {length:,} ids, and sequences of {wanted:,} tokens need {wanted + 1:,}, "
+        f"or {wanted:,}, the last of which then has no target",
+        remedy,
+    )
+
+
+def stored_sizes(
+    plan: Plan, say: Say = quiet, names: Collection[str] | None = None
+) -> dict[str, int]:
+    """Samples of the plan's stored sources, by dataset; indexes that are not here are fetched.
+
+    names: of the sources that matter; None is all.
+
+    Raises:
+        UserError: an index cannot be fetched, or is not one of samples of the source's length.
+    """
+    sizes = {}
+    for name, source in plan.sources.items():
+        if source.stored is None or (names is not None and source.name not in names):
+            continue
+        index = known_index(source)
+        if index is None:
+            say(f"fetching the index of '{source.name}'", 0.0)
+            try:
+                index = _fetch_index(plan, source)
+            except UserError as error:
+                problem = error.problems[0]
+                path = ("sources", source.name, "remote")
+                raise UserError(
+                    plan.curriculum.document.problem(path, problem.what, problem.remedy)
+                ) from None
+        if index_folder(source) == cache.entry(source.fingerprint):
+            cache.hold(source.fingerprint)
+            cache.note_use(source.fingerprint, plan.name)
+        problem_found = misfit(plan.curriculum, source, index)
+        if problem_found is not None:
+            raise UserError(problem_found)
+        sizes[name] = index.num_samples
+    return sizes
+
+
+def index_of(source: PlannedSource) -> MdsIndex:
+    """The index of a stored source that was fetched, if it had to be."""
+    index = known_index(source)
+    assert index is not None, "the index is fetched before samples are asked for"
+    return index
+
+
+def index_folder(source: PlannedSource) -> Path:
+    """The folder on this machine that a known index is read from."""
+    return next(place for _, place in _index_folders(source) if (place / INDEX).is_file())
+
+
+def stored_plan(source: PlannedSource) -> StoredPlan:
+    """Where a stored source lies, as planned."""
+    assert source.stored is not None
+    return source.stored
+
+
+def unreadable(source: PlannedSource, reason: str) -> UserError:
+    """The error of a stored source that cannot be read."""
+    line = reason.splitlines()[0] if reason else "no reason given"
+    return fail(
+        f"{stored_plan(source).described(source.name)} cannot be read: {line}",
+        "check where it lies, and that it may be read",
+    )
+
+
+def _fetch_index(plan: Plan, source: PlannedSource) -> MdsIndex:
+    """Fetch the index of a remote into the cache, unless it is no index; where it does not say how
+    many ids a sample holds, the first shard is fetched too, and what it says is kept."""
+    stored, length = stored_plan(source), source.sequence_length
+    assert stored.remote is not None
+    with tempfile.TemporaryDirectory(prefix="ncamix-") as scratch:
+        folder, store = Path(scratch), Store(stored.remote, Path(scratch))
+        if not store.fetch(INDEX, folder / INDEX):
+            raise unreadable(source, f"there is no {INDEX}")
+        index = read_mds_index(folder, "remote", length, stored.remote)
+        if index.length is None:
+            index = replace(index, length=_fetch_length(source, index, store, folder))
+        entry = cache.entry(source.fingerprint)
+        entry.mkdir(parents=True, exist_ok=True)
+        write_whole(entry / INDEX, (folder / INDEX).read_bytes())
+    info = {
+        "kind": "mds",
+        "name": source.name,
+        "curriculum": plan.name,
+        "num_samples": index.num_samples,
+        "length": index.length,
+        "meaning": source.meaning,
+    }
+    write_whole(entry / cache.INFO, json.dumps(info, sort_keys=True).encode())
+    return index
+
+
+def _fetch_length(source: PlannedSource, index: MdsIndex, store: Store, folder: Path) -> int:
+    """Fetch the first shard into `folder`; the ids of its first sample."""
+    first = next(entry for entry in index.entries if entry["samples"])
+    name = file_of(first)["basename"]
+    if not store.fetch(name, folder / name):
+        raise unreadable(source, f"there is no {name}")
+    stored = stored_plan(source)
+    length = first_length(stored.described(source.name), folder, index, stored.dtype)
+    assert length is not None, "the shard was fetched"
+    return length
+
+
+def _index_folders(source: PlannedSource) -> list[tuple[str, Path]]:
+    """The folders on this machine that the source's index may lie in, and the YAML keys that name
+    them."""
+    stored = stored_plan(source)
+    if stored.remote is None:
+        assert stored.local is not None
+        return [("local", stored.local)]
+    is_fetched = is_url(stored.remote)
+    return [("remote", cache.entry(source.fingerprint) if is_fetched else Path(stored.remote))]
+
+
+def _lacks(folder: Path, name: str, key: str) -> UserError:
+    what = f"{folder} lacks {name}, which its {INDEX} names"
+    return fail(what, "bring the data set there as a whole", path=key)
