@@ -35,7 +35,7 @@ from ncamix.sources.corpus import (
 )
 from ncamix.sources.mds import USUAL_DTYPE
 from ncamix.sources.nca import Quantiles
-from ncamix.stored_index import contents, known_index, misfit, with_index
+from ncamix.stored import contents, known_index, misfit, with_index
 from ncamix.stores import is_url
 from ncamix.waiting import Say
 

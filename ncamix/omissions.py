@@ -31,7 +31,7 @@ class Omissions:
 
 
 def worded(reason: str) -> str:
-    """A reason, or another key of a corpus's report, as a reader writes it."""
+    """A reason as a reader writes it, behind a number."""
     return _WORDS.get(reason, reason.replace("_", " "))
 
 

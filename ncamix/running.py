@@ -25,7 +25,7 @@ from ncamix.quantities import counted
 from ncamix.run_folder import RunFolder
 from ncamix.sources import NcaSource
 from ncamix.sources.nca import NcaGenerator
-from ncamix.stored_index import stored_sizes
+from ncamix.stored import stored_sizes
 from ncamix.text_compilation import report_lines, tokenizer_file, with_sizes
 from ncamix.waiting import Say, Waiting, WaitingIfLong, quiet
 

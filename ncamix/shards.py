@@ -157,26 +157,21 @@ def read_index(folder: Path, name: str = INDEX, nested: bool = False) -> list[di
     index = json.loads((folder / name).read_text())
     try:
         entries: list[dict[str, Any]] = index["shards"]
-        stray = stray_name(entries, nested)
+        files = [file for e in entries for file in (e["raw_data"], e["zip_data"]) if file]
+        names = [str(file["basename"]) for file in files]
         int(sum(entry["samples"] for entry in entries))
     except (LookupError, TypeError):
         raise ValueError(f"{folder / name} is not an index") from None
-    if stray is not None:
-        raise ValueError(f"{folder / name} names '{stray}', outside its folder")
+    for base in names:
+        if leads_outside(base) or (len(PurePosixPath(base).parts) > 1 and not nested):
+            raise ValueError(f"{folder / name} names '{base}', outside its folder")
     return entries
 
 
-def stray_name(entries: list[dict[str, Any]], nested: bool = False) -> str | None:
-    """The first file that index entries name outside the dataset's folder, or, unless `nested`, in
-    a folder below it; None if all lie where they should. Raises LookupError or TypeError if these
-    are no index entries."""
-    files = [file for e in entries for file in (e["raw_data"], e["zip_data"] or e["raw_data"])]
-    for name in (str(file["basename"]) for file in files):
-        path = PurePosixPath(name)
-        is_below = path.parts and not path.is_absolute() and ".." not in path.parts
-        if not is_below or (len(path.parts) > 1 and not nested):
-            return name
-    return None
+def leads_outside(name: str) -> bool:
+    """Whether a name in an index is not that of a file in, or below, the index's folder."""
+    path = PurePosixPath(name)
+    return not path.parts or path.is_absolute() or ".." in path.parts
 
 
 def file_of(entry: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
-"""Data sets of samples that exist already (source kind `mds`), read through MosaicML Streaming.
+"""Data sets of samples that exist already (source kind `mds`): what they hold and where they lie.
 
-    shards, in place or fetched and unpacked -> samples, each checked
+    index.json, in place or fetched into the cache -> how many samples, in which shards
+    the first sample, where the index lacks it     -> ids a sample
+    shards without hashes on this machine          -> hashed, for the source's meaning
 
 A data set that lies unpacked on this machine is read where it lies, and never written to. What is
 fetched or unpacked goes to the source's `local` folder if it is remote and names one, else to a
@@ -9,31 +11,158 @@ folder of the caller's.
 
 from __future__ import annotations
 
-import errno
 import fcntl
+import json
 import os
 import tempfile
-import threading
-from collections import OrderedDict
-from functools import cached_property
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ncamix.errors import fail
+from ncamix import cache
+from ncamix.errors import Problem, UserError, fail
 from ncamix.files import DATA_LOCK, replace_link, write_whole
+from ncamix.hashing import file_hashes
+from ncamix.keys import fingerprint
+from ncamix.loading import LoadedCurriculum
 from ncamix.locks import HeldLocks
-from ncamix.planned_source import PlannedSource
-from ncamix.shards import HASH, INDEX, MASK, damage_of
-from ncamix.sources.mds import COLUMN
-from ncamix.stored_index import index_folder, index_of, stored_plan, unreadable
-from ncamix.stored_layout import Layout
-from ncamix.stores import ANSWER_SECONDS, ATTEMPTS, is_url
+from ncamix.plan import Plan
+from ncamix.planned_source import PlannedSource, StoredPlan
+from ncamix.shards import HASH, INDEX, file_of
+from ncamix.sources.base import Meaning
+from ncamix.sources.mds import BYTES, MdsIndex, MdsSource, read_mds_index
+from ncamix.stored_layout import Layout, first_length
+from ncamix.stores import Store, is_url
+from ncamix.waiting import Say, quiet
 
 _held = HeldLocks()  # of folders that runs of this process fetch into
-SHARDS_KEPT = 8  # of what is fetched or unpacked to be read by number
+
+
+def known_index(source: PlannedSource) -> MdsIndex | None:
+    """The index of a stored source with the ids that a sample holds, if both are known on this
+    machine: where it lies, or in the cache.
+
+    Raises:
+        UserError: it is not the index of samples of ids, or the first sample cannot be read.
+    """
+    stored, lacking = _stored(source), None
+    for key, place in _index_folders(source):
+        if not (place / INDEX).is_file():
+            continue
+        index = read_mds_index(place, key, source.sequence_length, stored.remote)
+        length = index.length or (cache.entry_info(source.fingerprint) or {}).get("length")
+        if length is None:
+            length = first_length(stored.described(source.name), place, index, stored.dtype)
+        if length is not None:
+            return replace(index, length=length)
+        lacking = _lacks(place, index.shards[0][0], key)
+    if lacking is not None and not _is_remote(stored):
+        raise lacking
+    return None
+
+
+def with_index(source: PlannedSource, index: MdsIndex) -> PlannedSource:
+    """A stored source with what its index says."""
+    return replace(
+        source,
+        num_samples=index.num_samples,
+        masked=index.masked,
+        short=index.length == source.sequence_length,
+    )
+
+
+def contents(index: MdsIndex, folder: Path, key: str, say: Say = quiet) -> Meaning:
+    """What stands, in a meaning, for the data set in `folder`, which the YAML key `key` names: its
+    index, and the hash of those shards that the index has none of. Each is hashed as it lies there,
+    zipped if it is both.
+
+    Raises:
+        UserError: such a shard is not there, or cannot be read.
+    """
+    files = []
+    for entry in index.entries:
+        parts = [part for part in (entry["zip_data"], entry["raw_data"]) if part]
+        if any(HASH in (part.get("hashes") or {}) for part in parts):
+            continue
+        there = (folder / part["basename"] for part in parts)
+        file = next((file for file in there if file.is_file()), None)
+        if file is None:
+            raise _lacks(folder, parts[0]["basename"], key)
+        files.append(file)
+    own = {"index": index.digest}
+    if files:
+        digests = [found.digest.hex() for found in file_hashes(files, say)]
+        own["shards"] = fingerprint({"shards": digests})
+    return own
+
+
+def misfit(loaded: LoadedCurriculum, source: PlannedSource, index: MdsIndex) -> Problem | None:
+    """The problem of a data set whose samples are not of the source's length; None if they are."""
+    length, wanted, spec = index.length, source.sequence_length, source.spec
+    path: tuple[str, ...] = ("sources", source.name)
+    assert length is not None and isinstance(spec, MdsSource)
+    if spec.dtype is not None and index.encoding != BYTES:
+        return loaded.document.problem(
+            (*path, "dtype"),
+            f"the ids of the data set have a dtype of their own ('{index.encoding}')",
+            "remove it: `dtype` is for a column of bytes",
+        )
+    if length in (wanted, wanted + 1):
+        return None
+    remedy = f"write sequence_length: {length - 1} or {length}, or name another data set"
+    if index.encoding == BYTES:
+        remedy += f"; they are bytes, read as {_stored(source).dtype}: `dtype` says otherwise"
+    return loaded.document.problem(
+        path,
+        f"its samples hold {length:,} ids, and sequences of {wanted:,} tokens need {wanted + 1:,}, "
+        f"or {wanted:,}, the last of which then has no target",
+        remedy,
+    )
+
+
+def stored_sizes(
+    plan: Plan, say: Say = quiet, names: Collection[str] | None = None
+) -> dict[str, int]:
+    """Samples of the plan's stored sources, by dataset; indexes that are not here are fetched.
+
+    names: of the sources that matter; None is all.
+
+    Raises:
+        UserError: an index cannot be fetched, or is not one of samples of the source's length.
+    """
+    sizes = {}
+    for name, source in plan.sources.items():
+        if source.stored is None or (names is not None and source.name not in names):
+            continue
+        index = known_index(source)
+        if index is None:
+            say(f"fetching the index of '{source.name}'", 0.0)
+            try:
+                index = _fetch_index(plan, source)
+            except UserError as error:
+                problem = error.problems[0]
+                path = ("sources", source.name, "remote")
+                raise UserError(
+                    plan.curriculum.document.problem(path, problem.what, problem.remedy)
+                ) from None
+        if _index_folder(source) == cache.entry(source.fingerprint):
+            cache.hold(source.fingerprint)
+            cache.note_use(source.fingerprint, plan.name)
+        problem_found = misfit(plan.curriculum, source, index)
+        if problem_found is not None:
+            raise UserError(problem_found)
+        sizes[name] = index.num_samples
+    return sizes
+
+
+def index_of(source: PlannedSource) -> MdsIndex:
+    """The index of a stored source, which is known."""
+    index = known_index(source)
+    assert index is not None, "the index is fetched before samples are asked for"
+    return index
 
 
 def stored_rows(source: PlannedSource, numbers: NDArray[np.int64]) -> list[tuple[str, int]]:
@@ -47,7 +176,7 @@ def stored_rows(source: PlannedSource, numbers: NDArray[np.int64]) -> list[tuple
 
 def layout_of(source: PlannedSource) -> Layout:
     """How the rows of a stored source become samples. Its index is known."""
-    stored, index = stored_plan(source), index_of(source)
+    stored, index = _stored(source), index_of(source)
     assert index.length is not None
     what, length = stored.described(source.name), source.sequence_length
     return Layout(what, index.length, length, stored.dtype, source.num_ids, index.masked)
@@ -64,8 +193,8 @@ def stored_place(source: PlannedSource, folder: Path, keeps: bool = True) -> tup
     Raises:
         UserError: another run fetches into the source's folder.
     """
-    stored, index = stored_plan(source), index_of(source)
-    place = index_folder(source)
+    stored, index = _stored(source), index_of(source)
+    place = _index_folder(source)
     if stored.remote is None and all((place / name).is_file() for name, _ in index.shards):
         link = folder.with_name(f"{folder.name}.mds")
         replace_link(link, place)
@@ -79,98 +208,52 @@ def stored_place(source: PlannedSource, folder: Path, keeps: bool = True) -> tup
     return stored.remote or str(stored.local), str(local)
 
 
-class StoredSamples:
-    """Reads samples of a stored source by number; its index is known. Any thread may.
+def unreadable(source: PlannedSource, reason: str) -> UserError:
+    """The error that a stored source cannot be read. reason: of which the first line is told."""
+    line = reason.splitlines()[0] if reason else "no reason given"
+    return fail(
+        f"{_stored(source).described(source.name)} cannot be read: {line}",
+        "check where it lies, and that it may be read",
+    )
 
-    What is fetched or unpacked lies in a temporary folder, a few shards of it at a time.
-    """
 
-    def __init__(self, source: PlannedSource) -> None:
-        self.source, self._index, self._layout = source, index_of(source), layout_of(source)
-        self._ends = np.cumsum([samples for _, samples in self._index.shards])
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[int, Any] = OrderedDict()
+def _fetch_index(plan: Plan, source: PlannedSource) -> MdsIndex:
+    """Fetch the index of a remote into the cache, unless it is no index; where it does not say how
+    many ids a sample holds, the first shard is fetched too, and what it says is kept."""
+    stored, length = _stored(source), source.sequence_length
+    assert stored.remote is not None
+    with tempfile.TemporaryDirectory(prefix="ncamix-") as scratch:
+        folder, store = Path(scratch), Store(stored.remote, Path(scratch))
+        if not store.fetch(INDEX, folder / INDEX):
+            raise unreadable(source, f"there is no {INDEX}")
+        index = read_mds_index(folder, "remote", length, stored.remote)
+        if index.length is None:
+            index = replace(index, length=_fetch_length(source, index, store, folder))
+        entry = cache.entry(source.fingerprint)
+        entry.mkdir(parents=True, exist_ok=True)
+        write_whole(entry / INDEX, (folder / INDEX).read_bytes())
+    info = {
+        "kind": "mds",
+        "name": source.name,
+        "curriculum": plan.name,
+        "num_samples": index.num_samples,
+        "length": index.length,
+        "meaning": source.meaning,
+    }
+    write_whole(entry / cache.INFO, json.dumps(info, sort_keys=True).encode())
+    return index
 
-    @property
-    def num_samples(self) -> int:
-        return self._index.num_samples
 
-    @property
-    def is_masked(self) -> bool:
-        """Whether a loss mask comes with the samples."""
-        return self._layout.makes_masks
-
-    def range(self, first: int, count: int) -> tuple[NDArray[np.uint32], NDArray[np.bool_] | None]:
-        """Samples first .. first + count - 1, as of `chosen`."""
-        return self.chosen(np.arange(first, first + count))
-
-    def chosen(
-        self, numbers: NDArray[np.int64]
-    ) -> tuple[NDArray[np.uint32], NDArray[np.bool_] | None]:
-        """Samples of any numbers, int64 [n]: uint32 [n, sequence_length + 1], and bool of that
-        shape if they are masked.
-
-        Raises:
-            UserError: a shard cannot be read, or holds what is no sample of the source.
-        """
-        tokens = np.empty((len(numbers), self.source.sequence_length + 1), np.uint32)
-        mask = np.empty(tokens.shape, np.bool_) if self.is_masked else None
-        shards = np.searchsorted(self._ends, numbers, side="right")
-        for shard in np.unique(shards).tolist():
-            with self._lock:
-                reader = self._reader(shard)
-                first = int(self._ends[shard]) - self._index.shards[shard][1]
-                for i in np.flatnonzero(shards == shard).tolist():
-                    sample = self._layout.sample(reader[int(numbers[i]) - first])
-                    tokens[i] = sample[COLUMN]
-                    if mask is not None:
-                        mask[i] = sample[MASK]
-        return tokens, mask
-
-    def _reader(self, shard: int) -> Any:
-        """The reader of a shard that is there."""
-        if shard in self._kept:
-            self._kept.move_to_end(shard)
-            return self._kept[shard]
-        readers, stream, is_scratch = self._opened
-        try:
-            stream.prepare_shard(readers[shard])
-            raw = readers[shard].raw_data
-            file = Path(stream.local) / raw.basename
-            reason = damage_of(file, raw.bytes, raw.hashes.get(HASH))
-        except Exception as error:  # of a store's client, or of a decompressor
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise unreadable(self.source, str(error)) from error
-        if reason is not None:
-            raise unreadable(self.source, f"the shard {file.name} is damaged: {reason}")
-        self._kept[shard] = readers[shard]
-        if len(self._kept) > SHARDS_KEPT:
-            _, oldest = self._kept.popitem(last=False)
-            if is_scratch:
-                oldest.evict()
-        return readers[shard]
-
-    @cached_property
-    def _opened(self) -> tuple[list[Any], Any, bool]:
-        """The readers, their stream, and whether what is read is a copy of our own."""
-        from streaming import Stream
-        from streaming.base.world import World
-
-        self._scratch = tempfile.TemporaryDirectory(prefix="ncamix-")
-        origin, place = stored_place(self.source, Path(self._scratch.name) / "data", keeps=False)
-        stream = Stream(remote=origin, local=place)
-        stream.apply_default(
-            {
-                "split": None,
-                "download_retry": ATTEMPTS if is_url(origin) else 1,
-                "download_timeout": ANSWER_SECONDS,
-                "validate_hash": None,
-                "keep_zip": False,
-            }
-        )
-        is_scratch = place.startswith(self._scratch.name) and origin is not None
-        return stream.get_shards(World.detect(), False), stream, is_scratch
+def _fetch_length(source: PlannedSource, index: MdsIndex, store: Store, folder: Path) -> int:
+    """Fetch the first shard into `folder`; the ids of its first sample."""
+    first = next(entry for entry in index.entries if entry["samples"])
+    name = file_of(first)["basename"]
+    if not store.fetch(name, folder / name):
+        raise unreadable(source, f"there is no {name}")
+    stored = _stored(source)
+    length = first_length(stored.described(source.name), folder, index, stored.dtype)
+    assert length is not None, "the shard was fetched"
+    return length
 
 
 def _hold(folder: Path) -> None:
@@ -188,3 +271,34 @@ def _hold(folder: Path) -> None:
         raise fail(
             f"another run fetches into {folder}", "wait for its end, or name another `local`"
         ) from None
+
+
+def _stored(source: PlannedSource) -> StoredPlan:
+    assert source.stored is not None
+    return source.stored
+
+
+def _is_remote(stored: StoredPlan) -> bool:
+    return is_url(stored.remote)
+
+
+def _index_folder(source: PlannedSource) -> Path:
+    """The folder on this machine that a known index is read from."""
+    return next(place for _, place in _index_folders(source) if (place / INDEX).is_file())
+
+
+def _index_folders(source: PlannedSource) -> list[tuple[str, Path]]:
+    """The folders on this machine that the source's index may lie in, and the YAML keys that name
+    them."""
+    stored = _stored(source)
+    if stored.remote is None:
+        assert stored.local is not None
+        return [("local", stored.local)]
+    return [
+        ("remote", cache.entry(source.fingerprint) if _is_remote(stored) else Path(stored.remote))
+    ]
+
+
+def _lacks(folder: Path, name: str, key: str) -> UserError:
+    what = f"{folder} lacks {name}, which its {INDEX} names"
+    return fail(what, "bring the data set there as a whole", path=key)

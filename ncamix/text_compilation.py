@@ -33,7 +33,7 @@ from ncamix.shard_log import damaged, read_log
 from ncamix.shards import read_index
 from ncamix.sources.text import TextSource
 from ncamix.splits import HELD_OUT, SPLITS
-from ncamix.stored_index import known_index, stored_sizes, with_index
+from ncamix.stored import known_index, stored_sizes, with_index
 from ncamix.text_entry import TextEntry, empty, split_folder
 from ncamix.waiting import Say, quiet, tell
 

@@ -1,4 +1,4 @@
-"""Small datasets of given samples, written and read one shard after the other."""
+"""Small datasets, written and read one shard after the other."""
 
 from __future__ import annotations
 

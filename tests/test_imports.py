@@ -51,7 +51,8 @@ apportionment rates durations entering
 planned_source
 plan
 stored_layout
-forecast limits remarks parting corpora stored stored_index cache_limits
+forecast limits remarks parting corpora stored cache_limits
+stored_samples
 inventory
 planning
 plans

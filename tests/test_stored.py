@@ -1,4 +1,4 @@
-"""Data sets that exist already: fetched, read in place, unpacked, and their ids checked."""
+"""Data sets that exist already: found, fetched, read in place, unpacked, and their ids checked."""
 
 from __future__ import annotations
 
@@ -8,20 +8,84 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
 import pytest
 from conftest import Planner
 from faulty_store import FaultyStore, faulty_store
-from stored_data import ENCODINGS, LENGTH, NUM, foreign, read, sent, some_ids, stored_plan, write
 from streaming import MDSWriter
 from streaming.base.util import merge_index
 
-from ncamix import cache
+from ncamix import cache, hashing, stored
 from ncamix.errors import UserError
 from ncamix.files import DATA_LOCK
-from ncamix.stored import StoredSamples, stored_rows
-from ncamix.stored_index import known_index, stored_sizes
+from ncamix.plan import Plan
+from ncamix.stored import (
+    known_index,
+    stored_rows,
+    stored_sizes,
+)
+from ncamix.stored_samples import StoredSamples
+from ncamix.streams import make_dataset
 from ncamix.text_compilation import prepare_text, tokenizer_file
+
+LENGTH = 32
+NUM = 100  # samples of a data set
+
+
+def write(
+    folder: Path,
+    dtype: str = "uint16",
+    compression: str | None = None,
+    masked: bool = False,
+    ids: np.ndarray | None = None,
+    hashes: list[str] | None = None,
+) -> np.ndarray:
+    """A data set as MosaicML's own writer makes it, in several shards; int64 [NUM, LENGTH + 1]."""
+    if ids is None:
+        ids = np.random.default_rng(5).integers(0, 257, (NUM, LENGTH + 1))
+    columns = {"extra": "str", "tokens": f"ndarray:{dtype}:{LENGTH + 1}"}
+    if masked:
+        columns["loss_mask"] = f"ndarray:uint8:{LENGTH + 1}"
+    with MDSWriter(
+        out=str(folder), columns=columns, compression=compression, hashes=hashes, size_limit=1 << 12
+    ) as writer:
+        for i, row in enumerate(ids):
+            sample: dict[str, Any] = {"tokens": row.astype(dtype), "extra": "x" * (i % 7)}
+            if masked:
+                sample["loss_mask"] = (row % 2).astype(np.uint8)
+            writer.write(sample)
+    return ids
+
+
+def stored_plan(plan_of: Planner, *places: str) -> Plan:
+    """A plan of `mine`, and `mine2`, ... for further places."""
+    names = ["mine", *(f"mine{i}" for i in range(2, len(places) + 1))]
+    lines = ["tokenizer: bytes", "sources:"]
+    lines += [
+        f"  {n}: {{kind: mds, {p}, repeat: free}}" for n, p in zip(names, places, strict=True)
+    ]
+    mixture = ", ".join(f"{name}: 1" for name in names)
+    lines += ["stages:", f"  - {{name: one, duration: 20ba, mixture: {{{mixture}}}}}"]
+    return plan_of("\n".join(lines) + "\n")
+
+
+def read(plan: Plan, folder: Path) -> list[tuple[int, int, list[int], list[int] | None]]:
+    """(source, sample, ids, mask) of all places of the stage's dataset."""
+    folder.mkdir()
+    dataset = make_dataset(plan, plan.stages[0], folder, None, 1)
+    try:
+        return [
+            (
+                s["source"],
+                s["sample"],
+                s["tokens"].astype(np.int64).tolist(),
+                s["loss_mask"].tolist() if "loss_mask" in s else None,
+            )
+            for s in dataset
+        ]
+    finally:
+        dataset.release()
 
 
 @pytest.mark.parametrize(
@@ -81,6 +145,14 @@ def test_two_sources_may_share_a_folder_or_its_name(tmp_path: Path, plan_of: Pla
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyStore]:
     with faulty_store(monkeypatch) as store:
         yield store
+
+
+def sent(store: FaultyStore, folder: Path) -> str:
+    """The URL of a data set, sent as it lies."""
+    client = boto3.client("s3", endpoint_url=store.url)
+    for file in folder.iterdir():
+        client.upload_file(str(file), "bucket", f"{folder.name}/{file.name}")
+    return f"s3://bucket/{folder.name}"
 
 
 def test_a_remote_is_fetched(tmp_path: Path, plan_of: Planner, store: FaultyStore) -> None:
@@ -146,6 +218,43 @@ def test_one_run_at_a_time_fetches_into_a_folder(
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("s3://bucket/nowhere", "no index.json"), ("nonesuch://bucket/x", "not among the stores")],
+)
+def test_a_remote_that_cannot_be_had(
+    url: str, said: str, plan_of: Planner, store: FaultyStore
+) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        prepare_text(stored_plan(plan_of, f"remote: '{url}'"))
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.line > 0) == ("sources.mine.remote", True)
+    assert url in problem.what and problem.remedy
+
+
+def test_a_remote_of_another_length(tmp_path: Path, plan_of: Planner, store: FaultyStore) -> None:
+    foreign(tmp_path / "data", "ndarray:uint16", some_ids(8), "uint16")
+    url = sent(store, tmp_path / "data")
+    with pytest.raises(UserError, match="hold 8 ids, and sequences of 32 tokens need 33, or 32"):
+        prepare_text(stored_plan(plan_of, f"remote: '{url}'"))
+
+
+ENCODINGS = ("ndarray:uint16", "ndarray", "bytes")
+
+
+def foreign(folder: Path, encoding: str, ids: np.ndarray, dtype: str, **how: Any) -> None:
+    """A data set of others, in several shards: `ids` int64 [n, length] in some encoding."""
+    columns = {"extra": "str", "tokens": encoding}
+    with MDSWriter(out=str(folder), columns=columns, size_limit=1 << 11, **how) as writer:
+        for i, row in enumerate(ids.astype(dtype)):
+            value = row.tobytes() if encoding == "bytes" else row
+            writer.write({"tokens": value, "extra": "x" * (i % 7)})
+
+
+def some_ids(length: int) -> np.ndarray:
+    return np.random.default_rng(length).integers(1, 257, (NUM, length))
+
+
 @pytest.mark.parametrize("length", [LENGTH, LENGTH + 1])
 @pytest.mark.parametrize("encoding", [*ENCODINGS, f"ndarray:uint16:{LENGTH}"])
 def test_samples_of_either_length_in_any_encoding(
@@ -170,6 +279,19 @@ def test_samples_of_either_length_in_any_encoding(
     for _, sample, found, mask in read(plan, tmp_path / "stage"):
         assert found == wanted[sample].tolist()
         assert (mask is None) != short and (mask is None or mask == [0] + [1] * (LENGTH - 1) + [0])
+
+
+@pytest.mark.parametrize("compression", [None, "gz:6", "bz2", "zstd", "br:5", "snappy"])
+def test_the_first_sample_says_the_length(
+    compression: str | None, tmp_path: Path, plan_of: Planner
+) -> None:
+    for encoding in ENCODINGS:
+        data = tmp_path / encoding.replace(":", "-")
+        foreign(data, encoding, some_ids(40), "uint16", compression=compression)
+        dtype = ", dtype: uint16" if encoding == "bytes" else ""
+        with pytest.raises(UserError, match="hold 40 ids, and sequences of 32 .* need 33") as told:
+            stored_plan(plan_of, f"local: {data.name}{dtype}")
+        assert "write sequence_length: 39 or 40" in str(told.value)
 
 
 def test_bytes_are_int64_unless_it_is_said(tmp_path: Path, plan_of: Planner) -> None:
@@ -237,6 +359,18 @@ def test_a_mask_of_another_length_is_told(tmp_path: Path, plan_of: Planner) -> N
         StoredSamples(source).range(0, 10)
 
 
+def test_a_first_shard_that_is_broken(tmp_path: Path, plan_of: Planner) -> None:
+    for compression in (None, "zstd", "gz", "br"):
+        for folder, cut in (("short", 20), ("empty", 0)):
+            foreign(tmp_path / folder, "ndarray", some_ids(33), "uint16", compression=compression)
+            shard = min((tmp_path / folder).glob("shard.*"))
+            shard.write_bytes(shard.read_bytes()[:cut])
+            with pytest.raises(UserError, match=r"sources.mine: .*shard.00000") as caught:
+                stored_plan(plan_of, f"local: {folder}")
+            assert caught.value.problems[0].remedy
+            shutil.rmtree(tmp_path / folder)
+
+
 def test_merged_data_sets_are_read(tmp_path: Path, plan_of: Planner) -> None:
     """As Streaming merges the indexes of several writers, and LLM Foundry its own."""
     ids = some_ids(LENGTH)
@@ -247,6 +381,66 @@ def test_merged_data_sets_are_read(tmp_path: Path, plan_of: Planner) -> None:
     for _, sample, found, _ in read(plan, tmp_path / "stage"):
         assert found[:LENGTH] == ids[sample].tolist()
     assert list((tmp_path / "kept/1").glob("shard.*"))
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_contents_enter_where_the_index_has_no_hashes(
+    compression: str | None, tmp_path: Path, plan_of: Planner
+) -> None:
+    def fingerprint(ids: np.ndarray, hashes: list[str] | None, key: str) -> str:
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        write(tmp_path / "data", compression=compression, ids=ids, hashes=hashes)
+        return stored_plan(plan_of, f"{key}: data").sources["mine"].fingerprint
+
+    ids = np.random.default_rng(1).integers(1, 257, (NUM, LENGTH + 1))
+    other = ids.copy()
+    other[[0, 1]] = other[[1, 0]]  # of the same sizes, unpacked
+    for key in ("local", "remote"):
+        first = fingerprint(ids, None, key)
+        assert fingerprint(ids, None, key) == first != fingerprint(other, None, key)
+        assert fingerprint(ids, ["sha1"], key) != fingerprint(other, ["sha1"], key)
+
+
+def test_hashes_in_the_index_spare_reading(
+    tmp_path: Path, plan_of: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    stock = hashing.file_hashes
+    monkeypatch.setattr(stored, "file_hashes", lambda p, say: asked.extend(p) or stock(p, say))
+    write(tmp_path / "hashed", hashes=["xxh64"])
+    stored_plan(plan_of, "local: hashed")
+    assert not asked
+    write(tmp_path / "other", hashes=["sha1"])  # which nobody checks
+    stored_plan(plan_of, "local: other")
+    assert asked == sorted((tmp_path / "other").glob("shard.*.mds"))
+    asked.clear()
+    write(tmp_path / "bare", compression="gz")
+    stored_plan(plan_of, "local: bare")
+    assert asked == sorted((tmp_path / "bare").glob("shard.*.gz"))
+
+
+def test_what_a_remote_lacks_is_learned_once(
+    tmp_path: Path, plan_of: Planner, store: FaultyStore
+) -> None:
+    """From an object store: the index, and the first shard for the length."""
+    ids = some_ids(LENGTH)
+    foreign(tmp_path / "data", "bytes", ids, "int64", compression="zstd")
+    url = sent(store, tmp_path / "data")
+    plan = stored_plan(plan_of, f"remote: '{url}'")
+    source = plan.sources["mine"]
+    assert (source.num_samples, source.masked, known_index(source)) == (None, True, None)
+    store.requests.clear()
+    plan = prepare_text(plan)
+    got = [path.rpartition("/")[2] for method, path in store.requests if method == "GET"]
+    assert got == ["index.json", "shard.00000.mds.zstd"]
+    store.requests.clear()
+    for known in (plan, stored_plan(plan_of, f"remote: '{url}'")):
+        source = known.sources["mine"]
+        assert (source.num_samples, source.short, source.masked) == (NUM, True, False)
+        assert source.loss_tokens == LENGTH - 1
+    assert not store.requests, "the cache has it"
+    for _, sample, found, mask in read(plan, tmp_path / "stage"):
+        assert found == [*ids[sample].tolist(), 0] and mask is not None
 
 
 def test_ids_that_the_tokenizer_lacks_are_named(tmp_path: Path, plan_of: Planner) -> None:

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from ncamix.errors import fail
 from ncamix.keys import fingerprint
 from ncamix.quantities import refuse
-from ncamix.shards import INDEX, MASK, stray_name
+from ncamix.shards import INDEX, MASK, leads_outside
 from ncamix.sources.base import Meaning
 from ncamix.sources.corpus import FiniteSource
 from ncamix.stores import is_url, misfit_url
@@ -136,7 +136,7 @@ def read_mds_index(
         shards = json.loads(file.read_text(encoding="utf-8"))["shards"]
         found = {_layout(shard) for shard in shards}
         num_samples = sum(int(shard["samples"]) for shard in shards)
-        stray = stray_name(shards, nested=True)
+        named = [str(n) for shard in shards for n in _files(shard)]
     except OSError as error:
         raise fail(f"cannot read {file}: {error.strerror}", path=key) from None
     except (ValueError, LookupError, TypeError, AttributeError):
@@ -145,9 +145,10 @@ def read_mds_index(
             "write it with MDSWriter",
             path=key,
         ) from None
-    if stray is not None:
-        what = f"the index of {shown} names the file '{stray}', outside its folder"
-        raise fail(what, "do not use a data set that you do not trust", path=key)
+    for name in named:
+        if leads_outside(name):
+            what = f"the index of {shown} names the file '{name}', outside its folder"
+            raise fail(what, "do not use a data set that you do not trust", path=key)
     if num_samples < 1:
         raise fail(f"the data set {shown} has no samples", "name another", path=key)
     if len(found) > 1:
@@ -196,3 +197,9 @@ def _layout(shard: Any) -> tuple[tuple[str, str, int | None], ...]:
         raise ValueError(shard["format"])
     columns = (shard["column_names"], shard["column_encodings"], shard["column_sizes"])
     return tuple(zip(*columns, strict=True))
+
+
+def _files(shard: Any) -> list[str]:
+    """The files that a shard may lie in: unpacked, and zipped."""
+    packed = [shard["zip_data"]["basename"]] if shard["zip_data"] else []
+    return [shard["raw_data"]["basename"], *packed]

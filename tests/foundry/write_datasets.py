@@ -60,7 +60,7 @@ def main(home: Path) -> None:
     for name in plan.sources:
         folder = home / "sources" / name
         shards = [read_shard(folder, entry)["tokens"] for entry in read_index(folder)]
-        np.save(home / "expected" / f"{name}.npy", np.concatenate(shards).astype(np.uint32))
+        np.save(home / "expected" / f"{name}.npy", np.concatenate(shards))
     for stage in plan.stages:
         batches = [batch_of(plan, stage, t).samples for t in range(stage.num_batches)]
         ids = np.stack([row for batch in batches for row in ids_of(plan, batch)])
