@@ -6,6 +6,8 @@
             remotes/<hash of a URL>/     what was fetched from there
     <cache>/.locks/<fingerprint>.build   held, alone, by the process that builds or extends it
                    <fingerprint>.use     held, shared, by every process that reads it
+                   uploads-<hash>.use, remotes-<hash>.use    held likewise; who writes there
+                                         also holds, alone, the folder's own lock file
 
 The cache lies in `NCAMIX_CACHE`, or in `~/.cache/ncamix`. What a process reads it holds until it
 ends; who removes entries leaves held ones alone.
@@ -21,13 +23,14 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from ncamix.errors import UserError, fail
 from ncamix.files import DATA_LOCK, write_whole
+from ncamix.locks import HeldLocks
 from ncamix.waiting import Say, quiet
 
 INFO = "source.json"
@@ -40,9 +43,7 @@ _POLL_SECONDS = 0.2
 _FINGERPRINT = re.compile("[0-9a-f]{32}")
 PASSAGES = {"uploads": "upload", "remotes": "remote"}  # folders of a URL each, by what they hold
 _FRESH_SECONDS = 60  # a use within so many seconds of the last one is not written down again
-
-_READ_LOCK = ".read.lock"  # in the folder of a URL
-_held: dict[Path, IO[Any]] = {}  # locks of entries, and of URLs' folders, that this process reads
+_held = HeldLocks()  # of entries, and of URLs' folders, that this process uses
 
 
 def cache_root() -> Path:
@@ -133,25 +134,15 @@ def _unwritable(error: OSError) -> UserError:
 
 def hold(fingerprint: str) -> None:
     """Mark an entry, existing or not, as in use by this process until it ends."""
-    root = cache_root()
-    for path in [p for p in _held if root not in p.parents]:  # of a cache that is used no more
-        _held.pop(path).close()
-    try:
-        path = _lock_file(fingerprint, "use")
-        if path not in _held:
-            lock = path.open("a")
-            fcntl.flock(lock, fcntl.LOCK_SH)  # who holds it alone is about to be done
-            _held[path] = lock
-    except OSError:  # a cache that cannot be written loses no entry either
-        return
+    _held.give_up(spare=cache_root())  # those of a cache that is used no more
+    with suppress(OSError):  # a cache that cannot be written loses no entry either
+        _held.take(_lock_file(fingerprint, "use"), fcntl.LOCK_SH)  # who is alone is soon done
 
 
 def hold_folder(folder: Path) -> None:
-    """Mark the folder of the cache that belongs to a URL as read by this process until it ends."""
-    if folder not in _held:
-        lock = (folder / _READ_LOCK).open("a")
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        _held[folder] = lock
+    """Mark the folder of the cache that belongs to a URL, existing or not, as in use by this
+    process until it ends."""
+    hold(folder.relative_to(cache_root()).as_posix())
 
 
 def in_use(fingerprint: str) -> bool:
@@ -263,7 +254,7 @@ def remove(fingerprint: str) -> bool:
 def _lock_file(fingerprint: str, purpose: str) -> Path:
     folder = cache_root() / _LOCKS
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{fingerprint}.{purpose}"
+    return folder / f"{fingerprint.replace('/', '-')}.{purpose}"
 
 
 def _try_lock(file: IO[Any], kind: int) -> bool:
@@ -277,21 +268,15 @@ def _try_lock(file: IO[Any], kind: int) -> bool:
 @contextmanager
 def _alone(fingerprint: str) -> Iterator[bool]:
     """Whether nobody else reads or builds an entry, nor begins to within the block."""
-    if "/" in fingerprint:  # of a URL
-        try:
-            with (
-                (entry(fingerprint) / DATA_LOCK).open("a") as data,
-                (entry(fingerprint) / _READ_LOCK).open("a") as read,
-            ):
-                yield _try_lock(data, fcntl.LOCK_EX) and _try_lock(read, fcntl.LOCK_EX)
-        except FileNotFoundError:
-            yield True
-        return
-    with (
-        _lock_file(fingerprint, "use").open("a") as use,
-        _lock_file(fingerprint, "build").open("a") as build,
-    ):
-        yield _try_lock(use, fcntl.LOCK_EX) and _try_lock(build, fcntl.LOCK_EX)
+    of_url = "/" in fingerprint
+    writing = entry(fingerprint) / DATA_LOCK if of_url else _lock_file(fingerprint, "build")
+    with ExitStack() as files:
+        use = files.enter_context(_lock_file(fingerprint, "use").open("a"))
+        free = _try_lock(use, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):  # a URL's folder is not there
+            build = files.enter_context(writing.open("a"))
+            free = free and _try_lock(build, fcntl.LOCK_EX)
+        yield free
 
 
 def _read_json(file: Path) -> dict[str, Any]:
