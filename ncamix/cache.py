@@ -279,13 +279,11 @@ def _alone(fingerprint: str) -> Iterator[bool]:
     """Whether nobody else reads or builds an entry, nor begins to within the block."""
     if "/" in fingerprint:  # of a URL
         try:
-            with (entry(fingerprint) / DATA_LOCK).open("a") as lock:
-                try:
-                    with (entry(fingerprint) / _READ_LOCK).open() as read:
-                        unread = _try_lock(read, fcntl.LOCK_EX)
-                except FileNotFoundError:  # nobody ever read what was fetched
-                    unread = True
-                yield unread and _try_lock(lock, fcntl.LOCK_EX)
+            with (
+                (entry(fingerprint) / DATA_LOCK).open("a") as data,
+                (entry(fingerprint) / _READ_LOCK).open("a") as read,
+            ):
+                yield _try_lock(data, fcntl.LOCK_EX) and _try_lock(read, fcntl.LOCK_EX)
         except FileNotFoundError:
             yield True
         return

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ncamix.errors import fail
 
 Reason = Literal["not_utf8", "replaced", "binary", "empty", "too_large", "not_a_file", "unreadable"]
+_WORDS = {"not_utf8": "not UTF-8", "replaced": "with U+FFFD for what is not UTF-8"}
 
 
 class Omissions:
@@ -30,8 +31,8 @@ class Omissions:
 
 
 def worded(reason: str) -> str:
-    """A reason as a reader writes it."""
-    return reason.replace("utf8", "UTF-8").replace("_", " ")
+    """A reason as a reader writes it, behind a number."""
+    return _WORDS.get(reason, reason.replace("_", " "))
 
 
 def decoded(

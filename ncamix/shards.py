@@ -163,10 +163,15 @@ def read_index(folder: Path, name: str = INDEX, nested: bool = False) -> list[di
     except (LookupError, TypeError):
         raise ValueError(f"{folder / name} is not an index") from None
     for base in names:
-        parts = PurePosixPath(base).parts
-        if not parts or parts[0] == "/" or ".." in parts or (len(parts) > 1 and not nested):
+        if leads_outside(base) or (len(PurePosixPath(base).parts) > 1 and not nested):
             raise ValueError(f"{folder / name} names '{base}', outside its folder")
     return entries
+
+
+def leads_outside(name: str) -> bool:
+    """Whether a name in an index is not that of a file in, or below, the index's folder."""
+    parts = PurePosixPath(name).parts
+    return not parts or parts[0] == "/" or ".." in parts
 
 
 def file_of(entry: dict[str, Any]) -> dict[str, Any]:
@@ -214,30 +219,6 @@ def is_sound(folder: Path, entry: dict[str, Any]) -> bool:
         return damage_of(folder / file["basename"], file["bytes"], digest) is None
     except OSError:
         return False
-
-
-def read_samples(folder: Path, limit: int | None = None) -> NDArray[np.uint32]:
-    """The first samples of a dataset, uint32 [num_samples, length]; few enough for memory."""
-    return _read(folder, "tokens", limit).astype(np.uint32)
-
-
-def read_masks(folder: Path, limit: int | None = None) -> NDArray[np.bool_] | None:
-    """The loss masks of the first samples, bool [num_samples, length]; None without such a
-    column."""
-    if any(MASK not in entry["column_names"] for entry in read_index(folder)):
-        return None
-    return _read(folder, MASK, limit).astype(np.bool_)
-
-
-def _read(folder: Path, column: str, limit: int | None) -> NDArray[Any]:
-    parts: list[NDArray[Any]] = []
-    found = 0
-    for entry in read_index(folder):
-        parts.append(read_shard(folder, entry)[column])
-        found += len(parts[-1])
-        if limit is not None and found >= limit:
-            break
-    return (np.concatenate(parts) if parts else np.empty((0, 1), np.uint32))[:limit]
 
 
 def read_shard(folder: Path, entry: dict[str, Any]) -> NDArray[Any]:

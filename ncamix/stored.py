@@ -1,9 +1,8 @@
-"""Data sets of samples that exist already (source kind `mds`), read through MosaicML Streaming.
+"""Data sets of samples that exist already (source kind `mds`): what they hold and where they lie.
 
     index.json, in place or fetched into the cache -> how many samples, in which shards
     the first sample, where the index lacks it     -> ids a sample
     shards without hashes on this machine          -> hashed, for the source's meaning
-    shards, in place or fetched and unpacked       -> samples, each checked
 
 A data set that lies unpacked on this machine is read where it lies, and never written to. What is
 fetched or unpacked goes to the source's `local` folder if it is remote and names one, else to a
@@ -12,16 +11,12 @@ folder of the caller's.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
 import tempfile
-import threading
-from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +31,14 @@ from ncamix.keys import fingerprint
 from ncamix.loading import LoadedCurriculum
 from ncamix.plan import Plan
 from ncamix.planned_source import PlannedSource, StoredPlan
-from ncamix.shards import HASH, INDEX, MASK, damage_of, file_of
+from ncamix.shards import HASH, INDEX, file_of
 from ncamix.sources.base import Meaning
-from ncamix.sources.mds import BYTES, COLUMN, MdsIndex, MdsSource, read_mds_index
+from ncamix.sources.mds import BYTES, MdsIndex, MdsSource, read_mds_index
 from ncamix.stored_layout import Layout, first_length
-from ncamix.stores import ANSWER_SECONDS, ATTEMPTS, Store, is_url
+from ncamix.stores import Store, is_url
 from ncamix.waiting import Say, quiet
 
 _held: dict[Path, Any] = {}  # open lock files, until this process ends
-SHARDS_KEPT = 8  # of what is fetched or unpacked to be read by number
 
 
 def known_index(source: PlannedSource) -> MdsIndex | None:
@@ -164,9 +158,16 @@ def stored_sizes(
     return sizes
 
 
+def index_of(source: PlannedSource) -> MdsIndex:
+    """The index of a stored source, which is known."""
+    index = known_index(source)
+    assert index is not None, "the index is fetched before samples are asked for"
+    return index
+
+
 def stored_rows(source: PlannedSource, numbers: NDArray[np.int64]) -> list[tuple[str, int]]:
     """(shard's file, row in it) of samples of a stored source, by their numbers."""
-    shards = _index(source).shards
+    shards = index_of(source).shards
     ends = np.cumsum([samples for _, samples in shards])
     at = np.searchsorted(ends, numbers, side="right")
     rows = numbers - np.concatenate([[0], ends])[at]
@@ -175,7 +176,7 @@ def stored_rows(source: PlannedSource, numbers: NDArray[np.int64]) -> list[tuple
 
 def layout_of(source: PlannedSource) -> Layout:
     """How the rows of a stored source become samples. Its index is known."""
-    stored, index = _stored(source), _index(source)
+    stored, index = _stored(source), index_of(source)
     assert index.length is not None
     what, length = stored.described(source.name), source.sequence_length
     return Layout(what, index.length, length, stored.dtype, source.num_ids, index.masked)
@@ -192,7 +193,7 @@ def stored_place(source: PlannedSource, folder: Path, keeps: bool = True) -> tup
     Raises:
         UserError: another run fetches into the source's folder.
     """
-    stored, index = _stored(source), _index(source)
+    stored, index = _stored(source), index_of(source)
     place = _index_folder(source)
     if stored.remote is None and all((place / name).is_file() for name, _ in index.shards):
         link = folder.with_name(f"{folder.name}.mds")
@@ -207,98 +208,13 @@ def stored_place(source: PlannedSource, folder: Path, keeps: bool = True) -> tup
     return stored.remote or str(stored.local), str(local)
 
 
-class StoredSamples:
-    """Reads samples of a stored source by number; its index is known. Any thread may.
-
-    What is fetched or unpacked lies in a temporary folder, a few shards of it at a time.
-    """
-
-    def __init__(self, source: PlannedSource) -> None:
-        self.source, self._index, self._layout = source, _index(source), layout_of(source)
-        self._ends = np.cumsum([samples for _, samples in self._index.shards])
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[int, Any] = OrderedDict()
-
-    @property
-    def num_samples(self) -> int:
-        return self._index.num_samples
-
-    @property
-    def is_masked(self) -> bool:
-        """Whether a loss mask comes with the samples."""
-        return self._layout.makes_masks
-
-    def range(self, first: int, count: int) -> tuple[NDArray[np.uint32], NDArray[np.bool_] | None]:
-        """Samples first .. first + count - 1, as of `chosen`."""
-        return self.chosen(np.arange(first, first + count))
-
-    def chosen(
-        self, numbers: NDArray[np.int64]
-    ) -> tuple[NDArray[np.uint32], NDArray[np.bool_] | None]:
-        """Samples of any numbers, int64 [n]: uint32 [n, sequence_length + 1], and bool of that
-        shape if they are masked.
-
-        Raises:
-            UserError: a shard cannot be read, or holds what is no sample of the source.
-        """
-        tokens = np.empty((len(numbers), self.source.sequence_length + 1), np.uint32)
-        mask = np.empty(tokens.shape, np.bool_) if self.is_masked else None
-        shards = np.searchsorted(self._ends, numbers, side="right")
-        for shard in np.unique(shards).tolist():
-            with self._lock:
-                reader = self._reader(shard)
-                first = int(self._ends[shard]) - self._index.shards[shard][1]
-                for i in np.flatnonzero(shards == shard).tolist():
-                    sample = self._layout.sample(reader[int(numbers[i]) - first])
-                    tokens[i] = sample[COLUMN]
-                    if mask is not None:
-                        mask[i] = sample[MASK]
-        return tokens, mask
-
-    def _reader(self, shard: int) -> Any:
-        """The reader of a shard that is there."""
-        if shard in self._kept:
-            self._kept.move_to_end(shard)
-            return self._kept[shard]
-        readers, stream, is_scratch = self._opened
-        try:
-            stream.prepare_shard(readers[shard])
-            raw = readers[shard].raw_data
-            file = Path(stream.local) / raw.basename
-            reason = damage_of(file, raw.bytes, raw.hashes.get(HASH))
-        except Exception as error:  # of a store's client, or of a decompressor
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise _unreadable(self.source, str(error)) from error
-        if reason is not None:
-            raise _unreadable(self.source, f"the shard {file.name} is damaged: {reason}")
-        self._kept[shard] = readers[shard]
-        if len(self._kept) > SHARDS_KEPT:
-            _, oldest = self._kept.popitem(last=False)
-            if is_scratch:
-                oldest.evict()
-        return readers[shard]
-
-    @cached_property
-    def _opened(self) -> tuple[list[Any], Any, bool]:
-        """The readers, their stream, and whether what is read is a copy of our own."""
-        from streaming import Stream
-        from streaming.base.world import World
-
-        self._scratch = tempfile.TemporaryDirectory(prefix="ncamix-")
-        origin, place = stored_place(self.source, Path(self._scratch.name) / "data", keeps=False)
-        stream = Stream(remote=origin, local=place)
-        stream.apply_default(
-            {
-                "split": None,
-                "download_retry": ATTEMPTS if is_url(origin) else 1,
-                "download_timeout": ANSWER_SECONDS,
-                "validate_hash": None,
-                "keep_zip": False,
-            }
-        )
-        is_scratch = place.startswith(self._scratch.name) and origin is not None
-        return stream.get_shards(World.detect(), False), stream, is_scratch
+def unreadable(source: PlannedSource, reason: str) -> UserError:
+    """The error that a stored source cannot be read. reason: of which the first line is told."""
+    line = reason.splitlines()[0] if reason else "no reason given"
+    return fail(
+        f"{_stored(source).described(source.name)} cannot be read: {line}",
+        "check where it lies, and that it may be read",
+    )
 
 
 def _fetch_index(plan: Plan, source: PlannedSource) -> MdsIndex:
@@ -309,7 +225,7 @@ def _fetch_index(plan: Plan, source: PlannedSource) -> MdsIndex:
     with tempfile.TemporaryDirectory(prefix="ncamix-") as scratch:
         folder, store = Path(scratch), Store(stored.remote, Path(scratch))
         if not store.fetch(INDEX, folder / INDEX):
-            raise _unreadable(source, f"there is no {INDEX}")
+            raise unreadable(source, f"there is no {INDEX}")
         index = read_mds_index(folder, "remote", length, stored.remote)
         if index.length is None:
             index = replace(index, length=_fetch_length(source, index, store, folder))
@@ -333,7 +249,7 @@ def _fetch_length(source: PlannedSource, index: MdsIndex, store: Store, folder: 
     first = next(entry for entry in index.entries if entry["samples"])
     name = file_of(first)["basename"]
     if not store.fetch(name, folder / name):
-        raise _unreadable(source, f"there is no {name}")
+        raise unreadable(source, f"there is no {name}")
     stored = _stored(source)
     length = first_length(stored.described(source.name), folder, index, stored.dtype)
     assert length is not None, "the shard was fetched"
@@ -358,14 +274,6 @@ def _hold(folder: Path) -> None:
             f"another run fetches into {folder}", "wait for its end, or name another `local`"
         ) from None
     _held[folder] = lock
-
-
-def _unreadable(source: PlannedSource, reason: str) -> UserError:
-    line = reason.splitlines()[0] if reason else "no reason given"
-    return fail(
-        f"{_stored(source).described(source.name)} cannot be read: {line}",
-        "check where it lies, and that it may be read",
-    )
 
 
 def _stored(source: PlannedSource) -> StoredPlan:
@@ -397,9 +305,3 @@ def _index_folders(source: PlannedSource) -> list[tuple[str, Path]]:
 def _lacks(folder: Path, name: str, key: str) -> UserError:
     what = f"{folder} lacks {name}, which its {INDEX} names"
     return fail(what, "bring the data set there as a whole", path=key)
-
-
-def _index(source: PlannedSource) -> MdsIndex:
-    index = known_index(source)
-    assert index is not None, "the index is fetched before samples are asked for"
-    return index

@@ -23,6 +23,7 @@ from ncamix.errors import UserError
 from ncamix.files import write_whole
 from ncamix.hashing import changed
 from ncamix.keys import fingerprint
+from ncamix.omissions import worded
 from ncamix.overlap import Evaluation, check_overlap, overlap_counter, overlap_remarks
 from ncamix.plan import Plan
 from ncamix.planned_source import PlannedSource, too_small
@@ -39,7 +40,6 @@ from ncamix.waiting import Say, quiet, tell
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as HubTokenizer
 
-_WORDS = {"not_utf8": "not UTF-8", "replaced": "with U+FFFD for what is not UTF-8"}
 _hashed: set[tuple[str, int]] = set()  # entries whose hashes this process has compared, and sizes
 
 
@@ -361,7 +361,7 @@ def _unused_ids(plan: Plan) -> Iterator[str]:
 
 def _finding(what: str, found: Any) -> str:
     """One entry of a report in words; nothing for what was not found."""
-    words = _WORDS.get(what, what.replace("_", " "))
+    words = worded(what)
     if isinstance(found, Mapping):
         return f"{found['count']:,} {words} (first: {found['first']})"
     if not found:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from plain_data import read_masks, read_samples
 from tokenizers import Tokenizer
 
 from ncamix import cache, inventory
@@ -21,7 +22,7 @@ from ncamix.compilation.compiled import check_data
 from ncamix.compilation.datasets import Writing, compile_plan
 from ncamix.errors import UserError
 from ncamix.plan import Plan, PlannedStage
-from ncamix.shards import read_index, read_masks, read_samples, read_shard
+from ncamix.shards import read_index, read_shard
 from ncamix.sources import open_generator
 from ncamix.text_compilation import tokenizer_file
 from ncamix.tokenization import end_of_text_id

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from plain_data import read_samples
 from streaming.base.world import World
 from torch.utils.data import DataLoader
 
@@ -36,7 +37,7 @@ from ncamix.plan_output import plan_json
 from ncamix.planning import decide, make_plan
 from ncamix.replanning import replan
 from ncamix.run_folder import DECISIONS, RunFolder
-from ncamix.shards import read_samples, sample_digest
+from ncamix.shards import sample_digest
 from ncamix.streams import make_dataset
 from ncamix.tokenization import END_OF_TEXT
 from ncamix.waiting import quiet

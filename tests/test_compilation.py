@@ -18,6 +18,7 @@ import numpy as np
 import processes
 import pytest
 from conftest import TRAINER
+from plain_data import read_samples
 from processes import free_port, status_of, wait_until
 from streaming import StreamingDataset
 from torch.utils.data import DataLoader
@@ -30,7 +31,7 @@ from ncamix.errors import UserError
 from ncamix.files import DATA_LOCK
 from ncamix.owners import shards_needed
 from ncamix.plan import Plan
-from ncamix.shards import ShardFormat, read_index, read_samples, sample_digest, shard_name
+from ncamix.shards import ShardFormat, read_index, sample_digest, shard_name
 from ncamix.sources import open_generator
 from ncamix.streams import make_dataset
 from ncamix.text_compilation import quiet

@@ -69,5 +69,8 @@ def test_the_command_takes_its_options(plan_of: Callable[..., Plan], tmp_path: P
     assert nowhere.returncode == 2 and "--out names no place" in nowhere.stderr
     assert ncamix("--threads", "0").returncode == 2
     (tmp_path / "out" / ".data.lock").unlink()
+    assert ncamix("--zstd", "0", "--bake").returncode == 0  # by its plan.json
+    (tmp_path / "out" / ".data.lock").unlink()
+    (tmp_path / "out" / "plan.json").unlink()
     refused = ncamix()
     assert refused.returncode == 2 and "holds other things" in refused.stderr

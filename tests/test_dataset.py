@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.multiprocessing
 from conftest import TRAINER
+from plain_data import read_samples
 from streaming.base.shared import prefix as shared_prefix
 from torch.utils.data import DataLoader
 
@@ -27,7 +28,7 @@ from ncamix.dataset import CurriculumDataset, FlatSpanner
 from ncamix.order import stage_order
 from ncamix.owners import shards_needed
 from ncamix.plan import Plan
-from ncamix.shards import read_samples, sample_digest
+from ncamix.shards import sample_digest
 from ncamix.slots import Slots
 from ncamix.sources import open_generator
 from ncamix.streams import (

@@ -13,13 +13,13 @@ import pytest
 import torch
 from conftest import TRAINER, Planner
 from masked_data import END, LENGTH
+from plain_data import read_masks, read_samples
 from test_model import small
 
 from ncamix import cache
 from ncamix.collation import Collate
 from ncamix.errors import UserError
 from ncamix.plan import Plan
-from ncamix.shards import read_masks, read_samples
 from ncamix.sources import open_generator
 from ncamix.streams import slots_of
 from ncamix.text_compilation import TextFacts, prepare_text

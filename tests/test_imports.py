@@ -52,6 +52,7 @@ planned_source
 plan
 stored_layout
 forecast limits remarks parting corpora stored cache_limits
+stored_samples
 inventory
 planning
 plans

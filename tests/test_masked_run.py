@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from masked_data import write_data_set
+from plain_data import read_masks, read_samples
 from test_run import Runner
 
 from ncamix.inspection import Request, inspect
@@ -17,7 +18,6 @@ from ncamix.loading import load_curriculum
 from ncamix.order import stage_order
 from ncamix.plan import Plan
 from ncamix.planning import make_plan
-from ncamix.shards import read_masks, read_samples
 from ncamix.trainer import load_trainer
 
 CURRICULUM = """

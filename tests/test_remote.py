@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from plain_data import read_samples
 from streaming import StreamingDataset
 from torch.utils.data import DataLoader
 
 from ncamix.remote import HASHES, GeneratingDownloader, Remote, open_remote
-from ncamix.shards import ShardFormat, read_samples, shard_name, write_index
+from ncamix.shards import ShardFormat, shard_name, write_index
 from ncamix.sources import open_generator
 
 NOISE = {

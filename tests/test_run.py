@@ -210,11 +210,11 @@ def test_digests_are_those_of_the_planned_samples(whole: Runner) -> None:
     """Recomputed from the plan, the generators and the compiled text, without any dataset."""
     import numpy as np
     import xxhash
+    from plain_data import read_samples
 
     from ncamix.loading import load_curriculum
     from ncamix.order import stage_order
     from ncamix.planning import make_plan
-    from ncamix.shards import read_samples
     from ncamix.sources import open_generator
     from ncamix.trainer import load_trainer
 

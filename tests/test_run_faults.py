@@ -7,14 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from processes import SECONDS, output_of, wait_until
+from processes import output_of, wait_until
 from test_run import CURRICULUM, TRAINER, Runner, gone
-
-from ncamix.training.stages import _death_of_a_worker
 
 # Shards of 16 samples, so that a run of seconds needs many.
 PROGRAM = (
@@ -112,36 +109,6 @@ def test_a_failure_ends_the_run_everywhere_with_its_message(
         output = output_of(again)
         assert again.returncode == 0, output
         assert [row["batch"] for row in runner.rows()] == list(range(200))
-
-
-@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError(), OSError("torn")])
-def test_a_worker_may_take_long_to_die(error: Exception) -> None:
-    """Its connections break before its death is told."""
-    words = "DataLoader worker (pid 1) is killed by signal: Killed. "
-
-    def told(number: int, frame: object) -> None:
-        raise RuntimeError(words)
-
-    before = signal.signal(signal.SIGCHLD, told)
-    dying = subprocess.Popen(["sleep", "2"])
-    try:
-        assert _death_of_a_worker(error) == words.strip()
-        assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
-    finally:
-        signal.signal(signal.SIGCHLD, before)
-        dying.wait(SECONDS)
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left"), ValueError("loss"), SystemExit(1)])
-def test_what_no_worker_causes_is_not_waited_for(
-    error: BaseException, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = signal.getsignal(signal.SIGCHLD)
-    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
-    try:
-        assert _death_of_a_worker(error) is None
-    finally:
-        signal.signal(signal.SIGCHLD, before)
 
 
 def test_two_runs_on_one_empty_cache_leave_each_other_alone(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from plain_data import write_dataset
+from plain_data import read_samples, write_dataset
 from streaming import MDSWriter, StreamingDataset
 
 from ncamix.shards import (
@@ -16,7 +16,6 @@ from ncamix.shards import (
     ShardFormat,
     count_samples,
     read_index,
-    read_samples,
     shard_name,
     width_of,
     write_index,

@@ -21,11 +21,11 @@ from ncamix.errors import UserError
 from ncamix.files import DATA_LOCK
 from ncamix.plan import Plan
 from ncamix.stored import (
-    StoredSamples,
     known_index,
     stored_rows,
     stored_sizes,
 )
+from ncamix.stored_samples import StoredSamples
 from ncamix.streams import make_dataset
 from ncamix.text_compilation import prepare_text, tokenizer_file
 

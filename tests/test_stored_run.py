@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plain_data import read_masks, read_samples
 from streaming import MDSWriter
 from test_run import Runner
 
@@ -16,7 +17,7 @@ from ncamix.cli import main
 from ncamix.loading import load_curriculum
 from ncamix.order import stage_order
 from ncamix.planning import make_plan
-from ncamix.shards import read_masks, read_samples, sample_digest
+from ncamix.shards import sample_digest
 from ncamix.trainer import load_trainer
 
 LENGTH = 32

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from plain_data import read_samples
 from tokenizers import Tokenizer, decoders, models
 
 from ncamix import cache, inventory, tokenization
@@ -20,7 +21,6 @@ from ncamix.curation import split_documents
 from ncamix.documents import Document
 from ncamix.errors import UserError
 from ncamix.plan import Plan
-from ncamix.shards import read_samples
 from ncamix.sources.base import shuffle
 from ncamix.splits import HELD_OUT, SPLITS, split_of
 from ncamix.text_compilation import (

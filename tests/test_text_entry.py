@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plain_data import read_samples
 from processes import output_of, output_to, started
 
 from ncamix import cache, encoding, inventory, text_compilation, tokenization
@@ -25,7 +26,7 @@ from ncamix.errors import UserError
 from ncamix.keys import fingerprint
 from ncamix.plan import Plan
 from ncamix.shard_log import LOG
-from ncamix.shards import read_index, read_samples
+from ncamix.shards import read_index
 from ncamix.splits import HELD_OUT
 from ncamix.text_compilation import (
     TextFacts,
@@ -522,7 +523,7 @@ stages:
 def test_pairs_are_compiled_with_their_loss_masks(
     corpus: Path, plan_of: Planner, tmp_path: Path, pack: str
 ) -> None:
-    from ncamix.shards import read_masks
+    from plain_data import read_masks
 
     rows = [{"q": f"q{i} <|user|>", "a": f"r{i}<|endoftext|>"} for i in range(60)]
     rows += [rows[0], {"q": rows[1]["q"], "a": "another"}]

@@ -20,7 +20,7 @@ from ncamix.errors import fail
 from ncamix.planned_source import PlannedSource
 from ncamix.shards import MASK, is_sound, read_index, read_shard
 from ncamix.sources import open_generator
-from ncamix.stored import StoredSamples
+from ncamix.stored_samples import StoredSamples
 
 Tokens = NDArray[np.uint32]
 Mask = NDArray[np.bool_] | None

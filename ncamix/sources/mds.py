@@ -12,7 +12,7 @@ import json
 import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from ncamix.errors import fail
 from ncamix.keys import fingerprint
 from ncamix.quantities import refuse
-from ncamix.shards import INDEX, MASK
+from ncamix.shards import INDEX, MASK, leads_outside
 from ncamix.sources.base import Meaning
 from ncamix.sources.corpus import FiniteSource
 from ncamix.stores import is_url, misfit_url
@@ -146,7 +146,7 @@ def read_mds_index(
             path=key,
         ) from None
     for name in named:
-        if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        if leads_outside(name):
             what = f"the index of {shown} names the file '{name}', outside its folder"
             raise fail(what, "do not use a data set that you do not trust", path=key)
     if num_samples < 1:

@@ -9,12 +9,9 @@ Everything is decided by the plan; the folder's checkpoints say how far a run ha
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
 import shutil
-import signal
 import tempfile
-import time
 import traceback
 from fractions import Fraction
 from pathlib import Path
@@ -43,10 +40,10 @@ from ncamix.training.recorder import Recorder
 from ncamix.training.stopping import StopSignal
 from ncamix.training.texts import Texts
 from ncamix.training.transitions import reinitialize
+from ncamix.training.workers import LoaderContext, deaths_untold, ignore_signals
 
 RENDEZVOUS_SECONDS = 24 * 3600.0  # the first rank may be tokenizing for hours
 SAID_SECONDS = 1.0  # of waiting for text, from which on it is worth a line
-_DYING_SECONDS = 60.0  # at most, from a worker's broken connection to the signal of its death
 _PRECISIONS = {"fp32": "fp32", "bf16": "amp_bf16", "fp16": "amp_fp16"}
 
 
@@ -145,6 +142,7 @@ def _train_stage(
     share = stage.batch_size // ranks
     drawn = [plan.dataset_of(name, stage) for name in stage.sources]
     end_of_text_id = texts.end_of_text_id(plan, drawn)
+    workers = LoaderContext()
     loader = DataLoader(
         dataset,
         batch_size=share,
@@ -152,8 +150,8 @@ def _train_stage(
         collate_fn=Collate([rows_of(source, end_of_text_id) for source in drawn]),
         pin_memory=device == "gpu",
         drop_last=True,
-        multiprocessing_context="spawn" if trainer.workers else None,
-        worker_init_fn=_ignore_signals if trainer.workers else None,
+        multiprocessing_context=workers if trainer.workers else None,
+        worker_init_fn=ignore_signals if trainer.workers else None,
         persistent_workers=False,
     )
     checkpointer = Checkpointer(home, _interval(plan, stage), trainer.checkpoint.keep, stop.wanted)
@@ -182,9 +180,9 @@ def _train_stage(
         runner.fit()
         runner.close()
     except BaseException as error:
-        death = _death_of_a_worker(error) if trainer.workers else None
-        for worker in multiprocessing.active_children():  # they ignore SIGTERM, and may wait
-            worker.kill()
+        with deaths_untold():
+            death = workers.death_behind(error)
+            workers.end()
         if runner is not None:  # not `runner.close`, which waits for ranks that may not fail
             runner.engine.close()
         if death is not None:
@@ -203,26 +201,6 @@ def _train_stage(
     if dist.get_global_rank() == 0:
         shutil.rmtree(cache, ignore_errors=True)
     return recorder.ended
-
-
-def _death_of_a_worker(error: BaseException) -> str | None:
-    """What the DataLoader says of a worker that died, if that is why training failed.
-
-    It says so in a handler of SIGCHLD, wherever the main thread is: perhaps only after a connection
-    to the worker broke, seconds after on a busy machine, whose threads of low priority end late.
-    It never does once this returns, so that cleaning up is not interrupted.
-    """
-    broken = isinstance(error, (ConnectionError, EOFError))
-    torn = type(error) is OSError and error.errno is None  # amid a message
-    try:
-        if broken or torn:
-            time.sleep(_DYING_SECONDS)  # the handler ends it
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    except RuntimeError as late:
-        error = late
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    told = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
-    return str(error).strip() if told else None
 
 
 def enter_stage(plan: Plan, stage: PlannedStage, folder: RunFolder, resumed: bool) -> Any:
@@ -301,14 +279,6 @@ def _parallelism(wanted: str, device: str) -> dict[str, Any] | None:
 
 def _num_tokens(batch: dict[str, torch.Tensor]) -> int:
     return batch["input_ids"].numel()
-
-
-def _ignore_signals(worker: int) -> None:
-    """A signal to the whole group must not end the workers before the checkpoint is saved."""
-    import signal
-
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def final_model(plan: Plan, folder: RunFolder) -> Any:

@@ -16,7 +16,7 @@ from ncamix.batches import batch_of, ids_of
 from ncamix.compilation.datasets import Writing, compile_plan
 from ncamix.loading import load_curriculum
 from ncamix.planning import make_plan
-from ncamix.shards import read_samples
+from ncamix.shards import read_index, read_shard
 from ncamix.trainer import load_trainer
 from ncamix.waiting import quiet
 
@@ -58,7 +58,9 @@ def main(home: Path) -> None:
     compile_plan(plan, home / "baked", quiet, how=Writing(bake=True))
     (home / "expected").mkdir()
     for name in plan.sources:
-        np.save(home / "expected" / f"{name}.npy", read_samples(home / "sources" / name))
+        folder = home / "sources" / name
+        shards = [read_shard(folder, entry)["tokens"] for entry in read_index(folder)]
+        np.save(home / "expected" / f"{name}.npy", np.concatenate(shards))
     for stage in plan.stages:
         batches = [batch_of(plan, stage, t).samples for t in range(stage.num_batches)]
         ids = np.stack([row for batch in batches for row in ids_of(plan, batch)])
