@@ -25,7 +25,7 @@ duplicates gram_index
 shards slots
 shard_log
 quantities reading
-rendering
+disk rendering
 composition
 schedule
 forms groups
