@@ -1,4 +1,4 @@
-"""Locks that a process holds until it ends, however it ends.
+"""Locks of files: taken for a while, or held until the process ends, however it ends.
 
 a file, which need not exist -> open and locked, once, until this process ends or gives it up
 """
@@ -6,8 +6,23 @@ a file, which need not exist -> open and locked, once, until this process ends o
 from __future__ import annotations
 
 import fcntl
+import os
 from pathlib import Path
 from typing import IO, Any
+
+
+def lock_own(lock: IO[Any], path: Path) -> bool:
+    """Lock an open file for this process alone; whether that went well, and the file still is the
+    one at `path`: who held it before may have removed it.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(lock.fileno()), os.stat(path))
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 class HeldLocks:

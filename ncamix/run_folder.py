@@ -10,7 +10,6 @@ in passing.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -23,6 +22,8 @@ from typing import Any
 
 from ncamix.errors import fail
 from ncamix.files import RUN_LOCK, leave_nothing, make_folder, write_whole
+from ncamix.locks import lock_own
+from ncamix.processes import boot_id
 
 # Names of MosaicML Streaming's shared memory, behind a six-digit prefix.
 _SEGMENTS = (
@@ -104,7 +105,7 @@ class RunFolder:
         try:
             self._clean_up(_PATIENCE)
             temporary = tempfile.mkdtemp(prefix=_TEMPORARY)
-            self._write({"boot": _boot_id(), "temporary": temporary, "prefixes": {}})
+            self._write({"boot": boot_id(), "temporary": temporary, "prefixes": {}})
             os.environ["TMPDIR"] = temporary
             tempfile.tempdir = None
             yield
@@ -131,10 +132,7 @@ class RunFolder:
     def _lock_file(self) -> bool:
         """Lock the file that was opened, if it still is the folder's (an owner may remove it)."""
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.path / RUN_LOCK))
-        except (BlockingIOError, FileNotFoundError):
-            return False
+            return lock_own(self._lock, self.path / RUN_LOCK)
         except OSError as error:
             raise fail(
                 f"{self.path} cannot be locked ({error.strerror})",
@@ -161,7 +159,7 @@ class RunFolder:
             temporary = Path(record["temporary"])
         except (ValueError, LookupError, TypeError):  # none, or not one of ours
             boot, prefixes, temporary = None, {}, Path()
-        if boot == _boot_id():
+        if boot == boot_id():
             until = time.monotonic() + patience
             while _any_process_in(temporary) and time.monotonic() < until:
                 time.sleep(0.2)
@@ -248,11 +246,4 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(errors="replace")
     except OSError:  # another user's, or gone
-        return ""
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
         return ""

@@ -19,7 +19,7 @@ PACKAGE = Path(ncamix.__file__).parent
 RANKS = """
 ncamix
 errors keys packing random rerouting
-files formats globs library locks stores threads tree waiting
+files formats globs library locks processes stores threads tree waiting
 words
 duplicates gram_index
 shards slots

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,19 +13,21 @@ from typing import Any
 
 import boto3
 import pytest
+import xxhash
 from faulty_store import FaultyStore, faulty_store
 from processes import free_port, started, status_of, wait_until
 from test_compilation import COMPILE, CURRICULUM, Told, files_below, small_shards
 from torch.utils.data import DataLoader
 
 from ncamix import stores
-from ncamix.cache import entries
+from ncamix.cache import entries, remove
 from ncamix.compilation.compiled import check_data, local_part
-from ncamix.compilation.datasets import compile_plan
+from ncamix.compilation.datasets import Writing, compile_plan
 from ncamix.compilation.places import MARKER
+from ncamix.compilation.writer import Watcher
 from ncamix.errors import UserError
 from ncamix.plan import Plan
-from ncamix.shards import sample_digest
+from ncamix.shards import file_of, sample_digest
 from ncamix.streams import make_dataset
 from ncamix.waiting import quiet
 
@@ -180,12 +181,14 @@ def test_killed_in_an_upload_it_goes_on(
     cache = Path(os.environ["NCAMIX_CACHE"]) / "uploads"
     if not journal:
         cache.rename(tmp_path / "of another machine")
+        marker = json.dumps({**json.loads(objects()[MARKER]), "host": "another"})
+        client().put_object(Bucket="bucket", Key=f"some/where/{MARKER}", Body=marker.encode())
     else:
         assert [(e.kind, e.url) for e in entries() if e.kind == "upload"] == [("upload", URL)]
         assert any(p.name.startswith(".journal") for p in cache.rglob("*"))
     store.requests.clear()
     if not journal:
-        with pytest.raises(UserError, match=rf"{process.pid} on {socket.gethostname()}") as caught:
+        with pytest.raises(UserError, match=rf"{process.pid} on another") as caught:
             compile_plan(plan_of(CURRICULUM), URL, quiet)
         assert f"if it was killed, delete {URL}/{MARKER}" in caught.value.problems[0].remedy
         client().delete_object(Bucket="bucket", Key=f"some/where/{MARKER}")
@@ -193,7 +196,8 @@ def test_killed_in_an_upload_it_goes_on(
     compile_plan(plan_of(CURRICULUM), tmp_path / "out", quiet)
     assert objects() == files_below(tmp_path / "out") and not staged()
     again = {n.removeprefix("/bucket/some/where/") for n in store.sent()} & there
-    assert len(again) <= 2 if journal else again == there
+    sent_first = {name for name in there if name.endswith("/source.json")}
+    assert len(again) <= 2 if journal else again == there - sent_first
 
 
 def test_two_machines_do_not_write_to_one_place(
@@ -344,3 +348,87 @@ def test_an_index_that_leads_out_of_its_folder_is_refused(
         check_data(plan_of(CURRICULUM), URL)
     assert not any("shard" in path and folder in path for _, path in store.requests)
     assert not any("escaped" in path for _, path in store.requests)
+
+
+class Stopped(Watcher):
+    """Ends a command after so many shards."""
+
+    def __init__(self, num_shards: int) -> None:
+        self.left = num_shards
+
+    def wrote(self, folder: str, samples: int, tokens: int, kept: bool) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("other", ["zstd", "source"])
+def test_an_unfinished_dataset_keeps_others_out(
+    store: FaultyStore, plan_of: Callable[..., Plan], other: str
+) -> None:
+    """From its first file on: what journals say of it stays true."""
+    plan, usual = plan_of(CURRICULUM), Writing(3, 1)
+    with pytest.raises(KeyboardInterrupt):
+        compile_plan(plan, URL, quiet, Stopped(6), usual)
+    before = {name: data for name, data in objects().items() if name != MARKER}
+    with pytest.raises(UserError, match="another dataset than the curriculum's, or a part of one"):
+        if other == "zstd":
+            compile_plan(plan, URL, quiet, Stopped(3), Writing(9, 1))
+        else:
+            changed = plan_of(CURRICULUM.replace("burn_in: 2", "burn_in: 3"))
+            compile_plan(changed, URL, quiet, Stopped(3), usual)
+    assert objects() == before
+    compile_plan(plan_of(CURRICULUM), URL, quiet, None, usual)
+    there = objects()
+    assert before.items() <= there.items()
+    assert all(is_whole(there, name) for name in there if name.endswith("index.json"))
+
+
+def is_whole(there: dict[str, bytes], index: str) -> bool:
+    """Whether a store holds what an index says."""
+    folder = index.removesuffix("index.json")
+    files = [file_of(entry) for entry in json.loads(there[index])["shards"]]
+    return all(
+        xxhash.xxh64_hexdigest(there[folder + file["basename"]]) == file["hashes"]["xxh64"]
+        for file in files
+    )
+
+
+def test_folders_of_shards_that_nobody_owns_are_left_alone(
+    store: FaultyStore, plan_of: Callable[..., Plan]
+) -> None:
+    client().put_object(Bucket="bucket", Key="some/where/alive/shard.00000.mds", Body=b"mine")
+    with pytest.raises(UserError, match="alive holds another dataset than the curriculum's"):
+        compile_plan(plan_of(CURRICULUM), URL, quiet)
+    assert objects() == {"alive/shard.00000.mds": b"mine"}
+
+
+def test_a_store_that_cannot_list_is_asked_for_every_shard(
+    store: FaultyStore, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a journal names may have gone, or be damaged."""
+    monkeypatch.setattr(stores.Store, "_list", lambda self: None)
+    plan = plan_of(CURRICULUM)
+    with pytest.raises(KeyboardInterrupt):
+        compile_plan(plan, URL, quiet, Stopped(6), Writing(3, 1))
+    gone, torn, *_ = shards = sorted(name for name in objects() if "shard." in name)
+    client().delete_object(Bucket="bucket", Key=f"some/where/{gone}")
+    client().put_object(Bucket="bucket", Key=f"some/where/{torn}", Body=objects()[torn][:-1])
+    store.requests.clear()
+    compile_plan(plan, URL, quiet, None, Writing(3, 1))
+    there = objects()
+    assert all(is_whole(there, name) for name in there if name.endswith("index.json"))
+    sent = {name.removeprefix("/bucket/some/where/") for name in store.sent()}
+    assert sent & set(shards) == {gone, torn} and not staged()
+
+
+def test_a_killed_command_whose_cache_was_removed_goes_on(
+    store: FaultyStore, plan_of: Callable[..., Plan]
+) -> None:
+    script = "import os\nfrom ncamix.compilation.places import place_of\n"
+    script += f"with place_of({URL!r}).hold(): os._exit(9)"
+    subprocess.run([sys.executable, "-c", script], timeout=100, check=False)
+    assert MARKER in objects()
+    assert [remove(e.fingerprint) for e in entries() if e.kind == "upload"] == [True]
+    compile_plan(plan_of(CURRICULUM), URL, quiet)
+    assert "plan.json" in objects() and MARKER not in objects()

@@ -10,13 +10,10 @@ nothing of the kind. Journals stay on this machine.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import secrets
 import shutil
-import socket
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
@@ -29,6 +26,8 @@ from ncamix import cache
 from ncamix.compilation.journal import Done, read_journals, remove_journals
 from ncamix.errors import fail
 from ncamix.files import DATA_LOCK, leave_nothing, make_folder, write_whole
+from ncamix.locks import lock_own
+from ncamix.processes import identity, is_dead
 from ncamix.shards import INDEX, file_of, is_sound, own_part, read_index
 from ncamix.stores import Store, is_url, misfit_url
 from ncamix.waiting import tell
@@ -63,9 +62,7 @@ class Place(ABC):
             (self.folder / DATA_LOCK).touch()
         created = make_folder(self.folder, DATA_LOCK)
         with (self.folder / DATA_LOCK).open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not lock_own(lock, self.folder / DATA_LOCK):
                 raise fail(f"another process is compiling into {self}", "wait for it") from None
             cache.note_url(lock, self.url)
             try:
@@ -74,8 +71,9 @@ class Place(ABC):
                 leave_nothing(self.folder, created, DATA_LOCK)
 
     @abstractmethod
-    def begin(self, datasets: Mapping[str, str]) -> None:
-        """Make room for datasets, fingerprints by folder: what is there of others goes.
+    def begin(self, datasets: Mapping[str, bytes]) -> None:
+        """Make room for datasets, the bytes of each source.json by folder: what is there of others
+        goes.
 
         Raises:
             UserError: what is there is another's.
@@ -124,10 +122,10 @@ class LocalPlace(Place):
     def __str__(self) -> str:
         return str(self.folder)
 
-    def begin(self, datasets: Mapping[str, str]) -> None:
+    def begin(self, datasets: Mapping[str, bytes]) -> None:
         (self.folder / PLAN).unlink(missing_ok=True)
-        for name, dataset in datasets.items():
-            own = self.folder / name
+        for name, info in datasets.items():
+            own, dataset = self.folder / name, _dataset_of(info)
             own.mkdir(parents=True, exist_ok=True)
             for left in own.glob(".*.tmp"):  # by a killed process; the lock is ours
                 left.unlink()
@@ -174,6 +172,7 @@ class RemotePlace(Place):
         self.store = Store(url, self.folder, self.stop)
         self.url = self.store.url
         self._names: set[str] | None = None
+        self._marker = b""
         self._there: dict[str, Path | None] = {}
 
     def __str__(self) -> str:
@@ -187,39 +186,39 @@ class RemotePlace(Place):
             try:
                 yield
             finally:
-                if self.store.remove(MARKER, (self.folder / MARKER).read_bytes()):
-                    (self.folder / MARKER).unlink(missing_ok=True)
-                else:
+                if not self.store.remove(MARKER, self._marker):
                     tell(
                         f"{self}/{MARKER} could not be removed: it keeps other machines out until "
                         "the same command ends well here"
                     )
 
     def _claim(self) -> None:
-        """Write the marker, unless it is another machine's. A copy of it stays here: after a kill
-        it says that the marker is ours."""
-        own = self.folder / MARKER
-        if not own.exists():
-            who = {"host": socket.gethostname(), "process": os.getpid()}
-            began = datetime.now(UTC).isoformat(" ", "seconds")
-            said = {**who, "began": began, "key": secrets.token_hex(8)}
-            write_whole(own, json.dumps(said).encode())
-        there = self.store.claim(MARKER, own.read_bytes())
-        if there == own.read_bytes():
+        """Write the marker, unless it is that of another command, which may be at work."""
+        own, began = identity(), datetime.now(UTC).isoformat(" ", "seconds")
+        self._marker = json.dumps({**own, "began": began, "key": secrets.token_hex(8)}).encode()
+        there = self.store.claim(MARKER, self._marker)
+        if there == self._marker:
             return
-        own.unlink()
         try:
             other = json.loads(there)
             shown = f"process {other['process']} on {other['host']}, since {other['began']}"
-        except (ValueError, LookupError, TypeError):
+            # killed on this machine, or an earlier try of this process: the lock says it has ended
+            over = is_dead(other) or own.items() <= other.items()
+            if over and self.store.remove(MARKER, there):
+                there = self.store.claim(MARKER, self._marker)
+        except (ValueError, LookupError, TypeError, AttributeError):
             shown = "unknown"
+        if there == self._marker:
+            return
         raise fail(
             f"another command is compiling into {self} ({shown})",
             f"wait for it; if it was killed, delete {self}/{MARKER}, and run the same command "
             "again",
         )
 
-    def begin(self, datasets: Mapping[str, str]) -> None:
+    def begin(self, datasets: Mapping[str, bytes]) -> None:
+        """As above. A folder belongs to a dataset from its first file on, its source.json, whether
+        it is ever finished or not: journals can be trusted there."""
         names = self.store.names()
         if names is not None and PLAN not in names:
             known = (*TOPS, MARKER)
@@ -227,15 +226,26 @@ class RemotePlace(Place):
             if foreign:
                 what = f"{self} holds other things: {min(foreign)}"
                 raise fail(what, "choose an empty or a new place with --out")
-        for name, dataset in datasets.items():
-            if names is not None and f"{name}/{INDEX}" not in names:
-                continue
-            there = self._fetched(name)
-            if there is not None and _dataset_in(there) != dataset:
+        new = []
+        for name, info in datasets.items():
+            place = self.folder / _THERE / name
+            there, listed = None, names is None or f"{name}/{cache.INFO}" in names
+            if listed and self.store.fetch(f"{name}/{cache.INFO}", place / cache.INFO):
+                there = _dataset_in(place) or "unknown"
+            elif any(n.startswith(f"{name}/") for n in names or ()):
+                there = "unknown"
+            if there is None:
+                new.append(name)
+            elif there != _dataset_of(info):
                 raise fail(
-                    f"{self}/{name} holds another dataset than the curriculum's",
+                    f"{self}/{name} holds another dataset than the curriculum's, or a part of one",
                     "choose another place with --out, or delete it there",
                 )
+        for name in new:
+            for folder in (self.folder / name, self.folder / _THERE / name):
+                folder.mkdir(parents=True, exist_ok=True)
+            self.put(f"{name}/{cache.INFO}", datasets[name])
+            write_whole(self.folder / _THERE / name / cache.INFO, datasets[name])
 
     def read(self) -> None:
         super().read()
@@ -248,8 +258,16 @@ class RemotePlace(Place):
         return {} if there is None else _entries_in(there, dataset)
 
     def holds(self, folder: str, entry: dict[str, Any]) -> bool:
-        name = file_of(entry)["basename"]
-        return self._names is None or f"{folder}/{name}" in self._names
+        file = f"{folder}/{file_of(entry)['basename']}"
+        if self._names is not None:
+            return file in self._names
+        looked_at = self.folder / _THERE / folder  # the store cannot list: what it gives is checked
+        try:
+            return self.store.fetch(file, self.folder / _THERE / file) and is_sound(
+                looked_at, entry
+            )
+        finally:
+            (self.folder / _THERE / file).unlink(missing_ok=True)
 
     def deliver(self, file: str) -> None:
         self.store.send(file)
@@ -303,11 +321,19 @@ def _is_compiled(folder: Path) -> bool:
         return False
 
 
+def _dataset_of(info: bytes) -> str | None:
+    """The fingerprint of the dataset that a source.json belongs to; None if it is none."""
+    try:
+        return str(json.loads(info)["dataset"])
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
 def _dataset_in(folder: Path) -> str | None:
     """The fingerprint of the dataset in a folder."""
     try:
-        return str(json.loads((folder / cache.INFO).read_text())["dataset"])
-    except (OSError, ValueError, LookupError, TypeError):
+        return _dataset_of((folder / cache.INFO).read_bytes())
+    except OSError:
         return None
 
 
