@@ -6,6 +6,8 @@
             remotes/<hash of a URL>/     what was fetched from there
     <cache>/.locks/<fingerprint>.build   held, alone, by the process that builds or extends it
                    <fingerprint>.use     held, shared, by every process that reads it
+                   uploads-<hash>.use, remotes-<hash>.use    held likewise; who writes there
+                                         also holds, alone, the folder's own lock file
 
 The cache lies in `NCAMIX_CACHE`, or in `~/.cache/ncamix`. What a process reads it holds until it
 ends; who removes entries leaves held ones alone.
@@ -18,16 +20,18 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from ncamix.errors import UserError, fail
 from ncamix.files import DATA_LOCK, write_whole
+from ncamix.locks import HeldLocks
 from ncamix.waiting import Say, quiet
 
 INFO = "source.json"
@@ -40,9 +44,7 @@ _POLL_SECONDS = 0.2
 _FINGERPRINT = re.compile("[0-9a-f]{32}")
 PASSAGES = {"uploads": "upload", "remotes": "remote"}  # folders of a URL each, by what they hold
 _FRESH_SECONDS = 60  # a use within so many seconds of the last one is not written down again
-
-_READ_LOCK = ".read.lock"  # in the folder of a URL
-_held: dict[Path, IO[Any]] = {}  # locks of entries, and of URLs' folders, that this process reads
+_held = HeldLocks()  # of entries, and of URLs' folders, that this process uses
 
 
 def cache_root() -> Path:
@@ -111,9 +113,7 @@ def building(fingerprint: str, what: str, say: Say = quiet) -> Iterator[Path]:
                 raise _unwritable(error) from None
             raise
         finally:
-            if folder.is_dir() and not any(
-                p.is_file() and p.stat().st_size for p in folder.rglob("*")
-            ):
+            if folder.is_dir() and not any(_sizes(folder)):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -133,25 +133,15 @@ def _unwritable(error: OSError) -> UserError:
 
 def hold(fingerprint: str) -> None:
     """Mark an entry, existing or not, as in use by this process until it ends."""
-    root = cache_root()
-    for path in [p for p in _held if root not in p.parents]:  # of a cache that is used no more
-        _held.pop(path).close()
-    try:
-        path = _lock_file(fingerprint, "use")
-        if path not in _held:
-            lock = path.open("a")
-            fcntl.flock(lock, fcntl.LOCK_SH)  # who holds it alone is about to be done
-            _held[path] = lock
-    except OSError:  # a cache that cannot be written loses no entry either
-        return
+    _held.give_up(spare=cache_root())  # those of a cache that is used no more
+    with suppress(OSError):  # a cache that cannot be written loses no entry either
+        _held.take(_lock_file(fingerprint, "use"), fcntl.LOCK_SH)  # who is alone is soon done
 
 
 def hold_folder(folder: Path) -> None:
-    """Mark the folder of the cache that belongs to a URL as read by this process until it ends."""
-    if folder not in _held:
-        lock = (folder / _READ_LOCK).open("a")
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        _held[folder] = lock
+    """Mark the folder of the cache that belongs to a URL, existing or not, as in use by this
+    process until it ends."""
+    hold(folder.relative_to(cache_root()).as_posix())
 
 
 def in_use(fingerprint: str) -> bool:
@@ -211,20 +201,31 @@ def entries() -> list[Entry]:
     found = []
     for folder in folders:
         info, uses = entry_info(folder.name) or {}, _read_json(folder / USES)
-        last = max([*uses.values(), 0]) or folder.stat().st_mtime
+        try:
+            last = max([*uses.values(), 0]) or folder.stat().st_mtime
+        except FileNotFoundError:  # another process has just removed it
+            continue
         found.append(
             Entry(
                 folder.relative_to(root).as_posix(),
                 PASSAGES.get(folder.parent.name) or str(info.get("kind", "unfinished")),
                 str(info.get("name", "")),
                 _url_of(folder, info),
-                sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
+                sum(_sizes(folder)),
                 float(last),
                 tuple(sorted(uses)),
                 in_use(folder.relative_to(root).as_posix()),
             )
         )
     return sorted(found, key=lambda e: (-e.last_use, e.fingerprint))
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    """Bytes of the files below a folder in which another process may be at work."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # it has gone since it was listed
+                yield os.lstat(os.path.join(place, name)).st_size
 
 
 def _url_of(folder: Path, info: dict[str, Any]) -> str:
@@ -245,25 +246,36 @@ def note_url(lock: IO[str], url: str) -> None:
 
 
 def remove(fingerprint: str) -> bool:
-    """Remove an entry, unless a process reads or builds it; whether it is gone."""
+    """Remove an entry, unless a process reads or builds it; whether it is gone.
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
     root = cache_root()
-    for left in root.glob(f"{_REMOVING}*"):  # by a killed process
-        shutil.rmtree(left, ignore_errors=True)
+    aside = root / f"{_REMOVING}{secrets.token_hex(8)}"
     with _alone(fingerprint) as free:
         if free and entry(fingerprint).is_dir():
-            aside = root / f"{_REMOVING}{fingerprint.replace('/', '-')}"
-            os.replace(entry(fingerprint), aside)
-            shutil.rmtree(aside, ignore_errors=True)
-        return free
+            try:
+                os.replace(entry(fingerprint), aside)
+            except OSError as error:
+                raise _unwritable(error) from None
+    for left in root.glob(f"{_REMOVING}*"):  # by killed processes, too
+        shutil.rmtree(left, ignore_errors=True)
+    return free
 
 
 # Locks
 
 
 def _lock_file(fingerprint: str, purpose: str) -> Path:
-    folder = cache_root() / _LOCKS
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{fingerprint}.{purpose}"
+    """A lock file of an entry, in a folder that exists then."""
+    file = _lock_path(fingerprint, purpose)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
+def _lock_path(fingerprint: str, purpose: str) -> Path:
+    return cache_root() / _LOCKS / f"{fingerprint.replace('/', '-')}.{purpose}"
 
 
 def _try_lock(file: IO[Any], kind: int) -> bool:
@@ -277,21 +289,27 @@ def _try_lock(file: IO[Any], kind: int) -> bool:
 @contextmanager
 def _alone(fingerprint: str) -> Iterator[bool]:
     """Whether nobody else reads or builds an entry, nor begins to within the block."""
-    if "/" in fingerprint:  # of a URL
-        try:
-            with (
-                (entry(fingerprint) / DATA_LOCK).open("a") as data,
-                (entry(fingerprint) / _READ_LOCK).open("a") as read,
-            ):
-                yield _try_lock(data, fcntl.LOCK_EX) and _try_lock(read, fcntl.LOCK_EX)
-        except FileNotFoundError:
-            yield True
-        return
-    with (
-        _lock_file(fingerprint, "use").open("a") as use,
-        _lock_file(fingerprint, "build").open("a") as build,
-    ):
-        yield _try_lock(use, fcntl.LOCK_EX) and _try_lock(build, fcntl.LOCK_EX)
+    of_url = "/" in fingerprint
+    writing = entry(fingerprint) / DATA_LOCK if of_url else _lock_path(fingerprint, "build")
+    using = _lock_path(fingerprint, "use")
+    with suppress(OSError):  # then it can only be looked at
+        using.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as files:
+        free = True
+        for lock in (using, writing):
+            with suppress(FileNotFoundError):  # nobody can hold it: its folder is not there
+                free = _try_lock(files.enter_context(_opened(lock)), fcntl.LOCK_EX) and free
+        yield free
+
+
+def _opened(lock: Path) -> IO[Any]:
+    """A lock file, read where it cannot be written: that serves to lock it, too."""
+    try:
+        return lock.open("a")
+    except OSError as error:
+        if error.errno not in _LOCKED:
+            raise
+        return lock.open()
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -65,6 +66,8 @@ def run(
     and export/ (a model for Hugging Face transformers). Killed at any moment, the same command goes
     on from the last checkpoint, with the same batches and the same losses.
     """
+    from ncamix.cache import cache_root
+    from ncamix.disk import told_if_full
     from ncamix.plan_output import plan_line, summary_lines
     from ncamix.running import run_plan
 
@@ -72,8 +75,14 @@ def run(
     made, why = plan_of(curriculum, trainer, settings)
     folder = out if out is not None else Path("runs") / made.name
     console.print(plan_line(made, why), highlight=False)
+    ways_out = {
+        folder: "move the folder to a larger disk and name it with --out",
+        cache_root(): "set NCAMIX_CACHE to a folder with more",
+        Path(tempfile.gettempdir()): "set TMPDIR to a folder with more",
+    }
     try:
-        summary = run_plan(made, folder, data, fresh, console)
+        with told_if_full(ways_out):
+            summary = run_plan(made, folder, data, fresh, console)
     except KeyboardInterrupt:
         print("ncamix: interrupted; run the same command again to resume", file=sys.stderr)
         raise typer.Exit(130) from None

@@ -18,7 +18,7 @@ RUN_LOCK, DATA_LOCK = ".lock", ".data.lock"  # of a run's folder, and of compile
 
 def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Write a file so that it appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = _temporary(path)
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)
@@ -29,10 +29,18 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
 
 def replace_link(link: Path, target: Path) -> None:
     """Make `link` a symbolic link to `target`, at once; other ranks do the same."""
-    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    os.replace(temporary, link)
+    temporary = _temporary(link)
+    try:
+        temporary.symlink_to(target)
+        os.replace(temporary, link)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside a path that no other process takes, on this host or another."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def write_drawn(file: Path, draw: Callable[[], bytes]) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,11 +153,14 @@ def _read_all(sizes: Mapping[Path, int], say: Say) -> Iterator[tuple[Path, FileH
     def work(block: list[Path]) -> list[tuple[Path, FileHash]]:
         return [(path, _read(path, done, stop)) for path in block]
 
-    with ThreadPoolExecutor(count_threads(), "ncamix-hashing") as pool:
-        pending: set[Future[list[tuple[Path, FileHash]]]]
-        pending = {pool.submit(work, block) for block in _blocks(sizes)}
+    threads, blocks = count_threads(), _blocks(sizes)
+    with ThreadPoolExecutor(threads, "ncamix-hashing") as pool:
+        pending: set[Future[list[tuple[Path, FileHash]]]] = set()
         try:
-            while pending:
+            # A few at a time: each `wait` looks at all of them.
+            while pending := pending | {
+                pool.submit(work, block) for block in islice(blocks, 2 * threads - len(pending))
+            }:
                 ended, pending = wait(pending, _SAY_AFTER / 4, "FIRST_COMPLETED")
                 for future in ended:
                     yield from future.result()

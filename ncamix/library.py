@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ncamix.errors import fail, nearest
 
-FOLDERS = ("curricula", "trainers")
+SORTS = {"curricula": "curriculum", "trainers": "trainer"}  # by folder, what its files are
 _PACKAGE = Path(__file__).parent
 
 
@@ -35,11 +35,22 @@ def find(folder: str, name: str, beside: Path | None = None) -> Path:
     for path in candidates:
         if os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
             return path
+    what = SORTS[folder]
+    if name and os.path.exists(candidates[0]):
+        kind = "a folder" if os.path.isdir(candidates[0]) else "no ordinary file"
+        raise fail(
+            f"'{name}' is {kind}, and a {what} is a YAML file", _way_out(candidates[0], what)
+        )
     known = sorted({p.stem for where in (near, shipped(folder)) for p in where.glob("*.y*ml")})
-    raise fail(
-        f"no such {folder[:-1] if folder != 'curricula' else 'curriculum'}: '{name}'",
-        nearest(Path(name).stem, known, "known ones"),
-    )
+    raise fail(f"no such {what}: '{name}'", nearest(Path(name).stem, known, "known ones"))
+
+
+def _way_out(path: Path, what: str) -> str:
+    """What to name instead of a path that is there, and no file."""
+    files = sorted(path.glob("*.y*ml")) if path.is_dir() else []
+    if (path / "plan.json").is_file() and path / f"{what}.yaml" in files:
+        return f"this is the folder of a run; its {what} is {path / f'{what}.yaml'}"
+    return nearest("", map(str, files), "files there") if files else "name a file, or a shipped one"
 
 
 def choose_trainer(name: str | None) -> tuple[Path, str]:

@@ -12,7 +12,7 @@ from ncamix.loading import LoadedCurriculum, load_curriculum
 from ncamix.plan import Plan
 from ncamix.planning import make_plan
 from ncamix.reading import read_document
-from ncamix.trainer import load_trainer
+from ncamix.trainer import LoadedTrainer, load_trainer
 from ncamix.waiting import Say
 
 
@@ -37,18 +37,39 @@ def plans_named(
         try:
             return load_curriculum(find("curricula", name), settings)
         except UserError:
+            if _is_other(find("curricula", name), "model"):
+                what = f"'{name}' is a trainer, and this takes a curriculum"
+                raise fail(what, f"name a curriculum, and this one as --trainer {name}") from None
             if study_file(name) is None:
                 raise
             what, way_out = f"'{name}' is a study, and this takes a curriculum", "name its base"
             raise fail(what, f"{way_out}; `ncamix plan {name}` plans all of its variants") from None
 
+    def load_under(file: Path) -> LoadedTrainer:
+        try:
+            return load_trainer(file, settings)
+        except UserError:
+            if not _is_other(file, "stages"):
+                raise
+            what = f"--trainer {trainer} names a curriculum, and takes a trainer"
+            raise fail(what, "name the curriculum first, without an option") from None
+
     loaded = [attempt(load, name) for name in curricula]
     trainer_file, why = choose_trainer(trainer)
-    under = attempt(load_trainer, trainer_file, settings)
+    under = attempt(load_under, trainer_file)
     plans = [] if problems else [attempt(make_plan, each, under, say) for each in loaded]
     if problems:
         raise UserError(list(problems))
     return plans, why
+
+
+def _is_other(file: Path, key: str) -> bool:
+    """Whether a file has the key that tells its sort, `model` or `stages`, and not the other."""
+    try:
+        keys = read_document(file).tree.value
+    except UserError:
+        return False
+    return {"model", "stages"} & keys.keys() == {key}
 
 
 def study_file(name: str) -> Path | None:

@@ -170,8 +170,8 @@ def read_index(folder: Path, name: str = INDEX, nested: bool = False) -> list[di
 
 def leads_outside(name: str) -> bool:
     """Whether a name in an index is not that of a file in, or below, the index's folder."""
-    parts = PurePosixPath(name).parts
-    return not parts or parts[0] == "/" or ".." in parts
+    path = PurePosixPath(name)
+    return not path.parts or path.is_absolute() or ".." in path.parts
 
 
 def file_of(entry: dict[str, Any]) -> dict[str, Any]:

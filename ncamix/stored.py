@@ -18,7 +18,6 @@ import tempfile
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +28,7 @@ from ncamix.files import DATA_LOCK, replace_link, write_whole
 from ncamix.hashing import file_hashes
 from ncamix.keys import fingerprint
 from ncamix.loading import LoadedCurriculum
+from ncamix.locks import HeldLocks
 from ncamix.plan import Plan
 from ncamix.planned_source import PlannedSource, StoredPlan
 from ncamix.shards import HASH, INDEX, file_of
@@ -38,7 +38,7 @@ from ncamix.stored_layout import Layout, first_length
 from ncamix.stores import Store, is_url
 from ncamix.waiting import Say, quiet
 
-_held: dict[Path, Any] = {}  # open lock files, until this process ends
+_held = HeldLocks()  # of folders that runs of this process fetch into
 
 
 def known_index(source: PlannedSource) -> MdsIndex | None:
@@ -262,18 +262,15 @@ def _hold(folder: Path) -> None:
     Raises:
         UserError: another run fetches into it.
     """
-    if folder in _held or os.environ.get("LOCAL_RANK", "0") != "0":
+    if os.environ.get("LOCAL_RANK", "0") != "0":
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / DATA_LOCK).open("a")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _held.take(folder / DATA_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        lock.close()
         raise fail(
             f"another run fetches into {folder}", "wait for its end, or name another `local`"
         ) from None
-    _held[folder] = lock
 
 
 def _stored(source: PlannedSource) -> StoredPlan:

@@ -330,15 +330,33 @@ def text_facts(file: Path, size: int) -> TextFacts:
 
 
 def report_lines(plan: Plan, before: Plan) -> list[str]:
-    """What was left out of a plan's compiled texts, and found in them: a line a source, and the
-    remarks that the plan did not have `before` they were compiled."""
+    """What was left out of a plan's compiled texts, and found in them: a line a source, one on a
+    tokenizer that came out smaller than it was to be, and the remarks that the plan did not have
+    `before` they were compiled."""
     lines = {}
     for source in plan.sources.values():
         info = cache.entry_info(source.fingerprint) if source.text is not None else None
         told = [_finding(*item) for item in sorted((info or {}).get("report", {}).items())]
         if any(told):
             lines[source.name] = f"{source.name}: " + ", ".join(filter(None, told))
-    return [*lines.values(), *(text for text in plan.warnings if text not in before.warnings)]
+    found = (text for text in plan.warnings if text not in before.warnings)
+    return [*lines.values(), *_unused_ids(plan), *found]
+
+
+def _unused_ids(plan: Plan) -> Iterator[str]:
+    """A line where a trained tokenizer has fewer ids than it was to have."""
+    meaning = plan.tokenizer or {}
+    if meaning.get("kind") != "bpe" or cache.entry_info(_tokenizer_entry(meaning)) is None:
+        return
+    file = cache.entry(_tokenizer_entry(meaning)) / "tokenizer.json"
+    yielded = tokenization.read_pretrained(file).num_ids
+    if yielded < meaning["size"]:
+        unused = meaning["size"] - yielded
+        yield (
+            f"tokenizer: {meaning['size']:,} ids were asked for, and its texts yield {yielded:,}; "
+            f"{counted(unused, 'row')} of the embeddings will never be used: write "
+            f"{{bpe: {yielded}, ...}}, or train it on more text"
+        )
 
 
 def _finding(what: str, found: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import TRAINER
 from PIL import Image
 from plain_data import read_samples
 from streaming.base.world import World
@@ -57,15 +58,6 @@ sources:
   few: {kind: dyck, style: nested, symbols: 3}
   many: {kind: dyck, style: shuffle, symbols: 5}
 stages: [{name: only, duration: 100%, mixture: {few: 1, many: 1}}]
-"""
-TRAINER = """\
-ncamix: 1
-name: small
-model: {layers: 1, heads: 1, width: 8}
-sequence_length: 32
-batch_size: 8
-budget: 10ktok
-optimizer: {lr: 1e-3}
 """
 LONG = """\
 ncamix: 1
@@ -496,7 +488,8 @@ def test_what_is_not_as_trained_is_said(run: Path, ncamix: Run, tmp_path: Path) 
     status, out, _ = ncamix("runs/c", "-s", "second", "-b", "2")
     assert status == 0
     assert (
-        "planned again, this run comes out differently: the source 'words' is not the same" in out
+        "planned again, this run comes out differently: the source 'words' is not the same "
+        "(its files, or those of its tokenizer, have changed, gone or been added since)" in out
     )
     assert "not what the run trained on: its digest is" in out and "as trained" not in out
     found = json.loads(ncamix("runs/c", "-s", "second", "-b", "2", "--json")[1])

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,52 @@ def test_what_is_read_of_a_url_stays(own_cache: Path) -> None:
     script = "import sys; from ncamix import cache; sys.exit(not cache.in_use('remotes/abc'))"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
     assert not cache.remove("remotes/abc") and folder.is_dir()
+
+
+def test_nobody_comes_in_while_a_folder_of_a_url_is_removed(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader waits until it is gone, and holds what it makes anew."""
+    folder = own_cache / "remotes" / "abc"
+    folder.mkdir(parents=True)
+    (folder / DATA_LOCK).touch()
+    readers = []
+    stock = os.replace
+
+    def replace(old: Path, new: Path) -> None:
+        code = "print('comes', flush=True); cache.hold_folder(cache.entry('remotes/abc'))"
+        reader = other(f"{code}\nprint(cache.entry('remotes/abc').exists(), flush=True)")
+        readers.append(reader)
+        assert reader.stdout is not None and reader.stdout.readline() == "comes\n"
+        time.sleep(0.2)  # it would come in by now
+        stock(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        assert cache.remove("remotes/abc")
+    (reader,) = readers
+    assert reader.stdout is not None and reader.stdout.readline() == "False\n"
+    folder.mkdir()
+    assert cache.in_use("remotes/abc") and not cache.remove("remotes/abc")
+    end(reader)
+    assert cache.remove("remotes/abc") and not folder.exists()
+
+
+def test_what_goes_while_it_is_listed_does_not_count(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = own_cache / ("0" * 32)
+    folder.mkdir(parents=True)
+    (folder / "shard.00000.mds").write_bytes(b"12345")
+    (folder / ".shards.jsonl.tmp").write_bytes(b"123")
+    stock = os.walk
+
+    def walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for found in stock(top):
+            (folder / ".shards.jsonl.tmp").unlink()
+            yield found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "walk", walk)
+        (entry,) = cache.entries()
+    assert entry.num_bytes == 5

@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,7 +79,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
 
 def test_what_changed_a_moment_ago_is_not_remembered(tmp_path: Path, own_cache: Path) -> None:
     old = written(tmp_path, {"old": "one"}, age=3)
-    new = written(tmp_path, {"new": "one"}, age=1)
+    new = written(tmp_path, {"new": "one"}, age=0)
     future = written(tmp_path, {"future": "one"}, age=-100)
     assert file_digests(old + new + future) == expected(old) * 3
     assert remembered(own_cache) == {"old"}
@@ -157,6 +158,23 @@ def test_long_work_says_how_far_it_is_and_keeps_what_it_has(
     assert [known.digest for known in file_hashes(paths, say)] == expected(paths)
     assert said == sorted(said) and said[0] >= 0 and said[-1] <= 1
     assert kept[-1] > 0
+
+
+def test_a_few_blocks_are_read_at_a_time(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are: what is looked at for each that ends does not grow with them."""
+    paths = written(tmp_path, {f"{i}": f"{i}" for i in range(200)})
+    monkeypatch.setattr(hashing, "_BLOCK_BYTES", 1)
+    seen, stock = [], hashing.wait
+
+    def wait(pending: set[Any], *how: Any) -> Any:
+        seen.append(len(pending))
+        return stock(pending, *how)
+
+    monkeypatch.setattr(hashing, "wait", wait)
+    assert file_digests(paths) == expected(paths)
+    assert max(seen) == 2 * hashing.count_threads() and len(seen) >= 200 / max(seen)
 
 
 def test_files_that_cannot_be_read_are_told_and_no_thread_is_left(tmp_path: Path) -> None:

@@ -19,13 +19,13 @@ PACKAGE = Path(ncamix.__file__).parent
 RANKS = """
 ncamix
 errors keys packing random rerouting
-files formats globs library stores threads tree waiting
+files formats globs library locks stores threads tree waiting
 words
 duplicates gram_index
 shards slots
 shard_log
 quantities reading
-rendering
+disk rendering
 composition
 schedule
 forms groups

@@ -53,3 +53,22 @@ def test_a_trainer_is_chosen_by_the_machine(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_hidden_gpu_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert not has_gpu()
+
+
+def test_what_is_no_file_is_told_from_what_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = problem(find, "curricula", "/dev/null")
+    assert found.what == "'/dev/null' is no ordinary file, and a curriculum is a YAML file"
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    found = problem(find, "trainers", "folder")
+    assert found.what == "'folder' is a folder, and a trainer is a YAML file"
+    assert "name a file" in found.remedy
+    for name in ("curriculum.yaml", "trainer.yaml"):
+        (folder / name).write_text("")
+    assert "files there: folder/curriculum.yaml" in problem(find, "curricula", "folder").remedy
+    (folder / "plan.json").write_text("")
+    run = problem(find, "curricula", "folder").remedy
+    assert run == "this is the folder of a run; its curriculum is folder/curriculum.yaml"

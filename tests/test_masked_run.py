@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from masked_data import write_data_set
 from plain_data import read_masks, read_samples
-from test_run import Runner
+from test_run import MODEL, Runner
 
 from ncamix.inspection import Request, inspect
 from ncamix.loading import load_curriculum
@@ -39,27 +39,26 @@ stages:
   - {name: silent, duration: 4ba, mixture: {blank: 1}}
 evaluate: {every: 25ba, sources: [words, answers, lively], samples: 8}
 """
-TRAINER = """
-ncamix: 1
-name: small
-model: {layers: 1, heads: 2, width: 16, tie_embeddings: true}
-sequence_length: 32
+TRAINER = (
+    MODEL
+    + """\
 batch_size: 8
 microbatch: 3
 budget: 25.6ktok
 optimizer: {kind: adamw, lr: 1e-2, clip: 1.0}
 checkpoint: {every: 15ba, keep: 2}
 """
+)
 NUM_BATCHES = 50
 
 
 class MixedRunner(Runner):
     """One working folder, with short pairs and data sets of somebody else's."""
 
+    curriculum, trainer = CURRICULUM, TRAINER
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        (folder / "tiny.yaml").write_text(CURRICULUM)
-        (folder / "small.yaml").write_text(TRAINER)
         pairs = ({"p": f"p{i}", "r": f"response {i * i}"} for i in range(300))
         (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
         write_data_set(folder / "mine", masked=True)

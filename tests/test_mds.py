@@ -132,6 +132,10 @@ def place(name: str) -> Callable[[list[dict[str, Any]]], object]:
     return change
 
 
+def unplace(entries: list[dict[str, Any]]) -> None:
+    entries[1]["raw_data"] = None
+
+
 def add(column: str, encoding: str) -> Callable[[list[dict[str, Any]]], object]:
     def change(entries: list[dict[str, Any]]) -> None:
         for entry in entries:
@@ -171,6 +175,10 @@ def encode(encoding: str) -> Callable[[list[dict[str, Any]]], object]:
         (shards(lambda entries: encode("bytes")(entries[:1])), "differ in their columns", "kind"),
         (shards(place("../x.mds")), "names the file '../x.mds', outside its folder", "trust"),
         (shards(place("/etc/x.mds")), "names the file '/etc/x.mds', outside", "trust"),
+        (shards(place("//etc/x.mds")), "names the file '//etc/x.mds', outside", "trust"),
+        (shards(place("")), "names the file '', outside its folder", "trust"),
+        (shards(place(".")), "names the file '.', outside its folder", "trust"),
+        (shards(unplace), "is not the index of an MDS data set", "MDSWriter"),
         (shards(place("a/../../x")), "names the file 'a/../../x', outside its folder", "trust"),
         (shards(add("extra", "pkl")), "'extra' of", "without it"),
         (shards(add("loss_mask", "ndarray:uint8:8")), "as many integers as ids, 9", "uint8:9"),

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ncamix.errors import UserError
-from ncamix.omissions import Omissions, decoded
+from ncamix.omissions import Omissions, decoded, worded
 
 
 def test_each_reason_is_counted_with_its_first_name() -> None:
@@ -21,6 +21,12 @@ def test_each_reason_is_counted_with_its_first_name() -> None:
     Omissions(known).add("empty", "d")
     assert known == {"exact_copies": 3, "empty": {"count": 1, "first": "d"}}
     assert Omissions().report == {}
+
+
+def test_reasons_are_worded_for_readers() -> None:
+    reasons = ("not_utf8", "replaced", "too_large", "exact_copies")
+    words = ["not UTF-8", "with U+FFFD for what is not UTF-8", "too large", "exact copies"]
+    assert [worded(reason) for reason in reasons] == words
 
 
 @pytest.mark.parametrize(

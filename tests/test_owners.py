@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TRAINER as SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -32,16 +33,7 @@ stages:
   - {name: two, duration: 30%, mixture: {hiss: 1, words: 2}, batch_size: 48}
   - {name: three, duration: rest, mixture: {hiss: 5, rain: 2}}
 """
-TRAINER = """\
-ncamix: 1
-name: small
-model: {layers: 1, heads: 1, width: 8}
-sequence_length: 32
-batch_size: 24
-canonical_nodes: 1
-budget: 80ktok
-optimizer: {lr: 1e-3}
-"""
+TRAINER = SMALL.replace("batch_size: 8", "batch_size: 24").replace("10ktok", "80ktok")
 PER_SHARD = 16
 Batches = list[list[tuple[str, int]]]
 
@@ -56,9 +48,7 @@ def planned(
     (tmp_path / "corpus" / "0.txt").write_text("a text " * 100)
 
     def plan(owners: int) -> Plan:
-        made = plan_of(
-            CURRICULUM, TRAINER.replace("canonical_nodes: 1", f"canonical_nodes: {owners}")
-        )
+        made = plan_of(CURRICULUM, f"{TRAINER}canonical_nodes: {owners}\n")
         made.sources["words"] = replace(made.sources["words"], num_samples=37)
         return made
 

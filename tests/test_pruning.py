@@ -89,9 +89,7 @@ def test_the_command_lists_and_removes(filled: Plan) -> None:
     held = ncamix("--keep", "0GB", "--remove")
     assert "0 entries" in held.stdout, "this process still reads both"
     assert "spared of 'c': 2 in use" in ncamix("--curriculum", "c").stdout
-    for lock in cache._held.values():
-        lock.close()
-    cache._held.clear()
+    cache._held.give_up()
     listed = json.loads(ncamix("--json").stdout)
     assert {found["kind"] for found in listed} == {"text", "tokenizer"}
     assert all(found["curricula"] == ["c"] and not found["in_use"] for found in listed)

@@ -38,16 +38,21 @@ stages:
     mixture: {words: 90%, lively: 10%}
 evaluate: {every: 25%, sources: [words, lively], samples: 8}
 """
-TRAINER = """
+MODEL = """
 ncamix: 1
 name: small
 model: {layers: 1, heads: 2, width: 16, tie_embeddings: true}
 sequence_length: 32
+"""
+TRAINER = (
+    MODEL
+    + """\
 batch_size: 4
 budget: 25.6ktok
 optimizer: {kind: adamw, lr: 1e-2, clip: 1.0}
 checkpoint: {every: 15ba, keep: 2}
 """
+)
 OTHER_CURRICULUM = """
 ncamix: 1
 name: tiny
@@ -90,6 +95,8 @@ FIRST_STAGE = 80
 class Runner:
     """One working folder with a curriculum, a trainer, a corpus and a cache."""
 
+    curriculum, trainer = CURRICULUM, TRAINER
+
     def __init__(self, folder: Path, cache: Path | None = None) -> None:
         self.folder = folder
         self.cache = cache or folder / "cache"
@@ -104,8 +111,8 @@ class Runner:
         for i in range(60):
             lines = (f"line {j} of {i}: the quick brown fox {i * j} and {i + j}" for j in range(15))
             (corpus / f"{i}.txt").write_text("\n".join(lines))
-        (folder / "tiny.yaml").write_text(CURRICULUM)
-        (folder / "small.yaml").write_text(TRAINER)
+        (folder / "tiny.yaml").write_text(self.curriculum)
+        (folder / "small.yaml").write_text(self.trainer)
 
     def command(self, *extra: str) -> list[str]:
         return [sys.executable, "-m", "ncamix", "run", "tiny.yaml", "-t", "small.yaml", *extra]
@@ -338,8 +345,8 @@ def test_a_second_run_is_refused_and_sigterm_saves_and_exits_143(
 
     def second_is_refused() -> bool:
         if runner.batches() >= 2 and not refused:
-            refused.append(runner.run(status=2))
             shared.update(runner.shared())
+            refused.append(runner.run(status=2))
         return runner.batches() >= 20  # between two regular checkpoints
 
     status, output = runner.stop_when(second_is_refused, signal.SIGTERM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,30 @@ def test_a_torn_dataset_is_told(tmp_path: Path) -> None:
         (tmp_path / "index.json").write_text(index)
         with pytest.raises(ValueError):
             read_index(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["raw_data", "zip_data"])
+@pytest.mark.parametrize(
+    ("name", "nested"),
+    [(n, nested) for n in ("../x", "a/../../x", "/x", "//x", "", ".") for nested in (False, True)]
+    + [("a/x", False)],
+)
+def test_an_index_names_no_file_outside_its_folder(
+    tmp_path: Path, name: str, nested: bool, part: str
+) -> None:
+    entry = ShardFormat(33, "uint16").entry(0, 5)
+    entry["zip_data"] = {"basename": "x.zstd", "bytes": 1, "hashes": {}}
+    entry[part]["basename"] = name
+    write_index(tmp_path, [entry])
+    with pytest.raises(ValueError, match=f"names '{re.escape(name)}', outside its folder"):
+        read_index(tmp_path, nested=nested)
+
+
+def test_shards_may_lie_in_folders_below(tmp_path: Path) -> None:
+    entry = ShardFormat(33, "uint16").entry(0, 5)
+    entry["raw_data"]["basename"] = "a/x"
+    write_index(tmp_path, [entry])
+    assert read_index(tmp_path, nested=True) == [entry]
 
 
 def test_an_index_is_json_of_mdswriters_layout(tmp_path: Path) -> None:

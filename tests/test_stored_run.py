@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from plain_data import read_masks, read_samples
 from streaming import MDSWriter
-from test_run import Runner
+from test_run import MODEL, Runner
 
 from ncamix.cli import main
 from ncamix.loading import load_curriculum
@@ -47,25 +47,24 @@ stages:
     duration: 20ba
     mixture: {newer: 1, longer: 1, free: 1, frees: 1, older: 1, small: 1}
 """
-TRAINER = """
-ncamix: 1
-name: small
-model: {layers: 1, heads: 2, width: 16, tie_embeddings: true}
-sequence_length: 32
+TRAINER = (
+    MODEL
+    + """\
 batch_size: 8
 workers: 1
 budget: 5120tok
 optimizer: {lr: 1e-2}
 """
+)
 
 
 class StoredRunner(Runner):
     """One working folder with a data set of each kind; `ids`: what was written, by name."""
 
+    curriculum, trainer = CURRICULUM, TRAINER
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        (folder / "tiny.yaml").write_text(CURRICULUM)
-        (folder / "small.yaml").write_text(TRAINER)
         self.ids = {}
         for seed, (name, (encoding, length, dtype, compression)) in enumerate(SETS.items()):
             self.ids[name] = np.random.default_rng(seed).integers(33, 120, (NUM, length))

@@ -25,6 +25,7 @@ from ncamix.sources.base import shuffle
 from ncamix.splits import HELD_OUT, SPLITS, split_of
 from ncamix.text_compilation import (
     prepare_text,
+    report_lines,
     text_facts,
     tokenizer_file,
 )
@@ -320,3 +321,18 @@ def test_a_hub_data_set_that_is_broken_is_told(
     with pytest.raises(UserError, match=r"rows cannot be had .*"):
         prepare_text(plan_of(HUB.replace("HUB", str(tmp_path / "rows"))))
     assert entries() == {}
+
+
+def test_a_tokenizer_that_comes_out_smaller_is_told(
+    corpus: Path, plan_of: Callable[..., Plan]
+) -> None:
+    plan = plan_of(CURRICULUM.replace("bpe: 300", "bpe: 9000"))
+    assert not [line for line in report_lines(plan, plan) if "tokenizer" in line]
+    made = prepare_text(plan)
+    file = tokenizer_file(made)
+    assert file is not None
+    size = Tokenizer.from_file(str(file)).get_vocab_size()
+    (told,) = (line for line in report_lines(made, plan) if "tokenizer" in line)
+    assert f"9,000 ids were asked for, and its texts yield {size:,}; {9000 - size:,} rows" in told
+    small = plan_of(CURRICULUM)
+    assert not [line for line in report_lines(prepare_text(small), small) if "tokenizer" in line]

@@ -153,8 +153,8 @@ def _fetch(plan: Plan, url: str, way_out: str) -> None:
     """Bring to this machine what is read of compiled data before training."""
     here = local_part(url)
     store = Store(url, here)
-    here.mkdir(parents=True, exist_ok=True)
     cache.hold_folder(here)
+    here.mkdir(parents=True, exist_ok=True)
     with (here / DATA_LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other ranks and runs of this machine fetch the same
         cache.note_url(lock, store.url)

@@ -181,6 +181,7 @@ class RemotePlace(Place):
 
     @contextmanager
     def hold(self) -> Iterator[None]:
+        cache.hold_folder(self.folder)  # from before it is there: nobody clears it away
         with super().hold():
             self._claim()
             try:

@@ -15,8 +15,11 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import checkpoint, dist
 
+from ncamix.disk import free_bytes
 from ncamix.errors import fail
+from ncamix.quantities import format_bytes
 
+_FULL_BELOW = 1 << 16  # bytes free: what failed to write has met a full disk
 _NAME = re.compile(r"ba(\d{6,})\.pt\Z")
 
 
@@ -75,7 +78,16 @@ class Checkpointer(Callback):
         try:
             checkpoint.save_checkpoint(state, str(temporary))
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            left = free_bytes(self.folder)
+            size = temporary.stat().st_size if temporary.exists() else 0
             temporary.unlink(missing_ok=True)
+            if left < _FULL_BELOW:
+                raise fail(
+                    f"there is no room left in {self.folder} for a checkpoint: it takes more than "
+                    f"{format_bytes(size)}, and {format_bytes(free_bytes(self.folder))} are free",
+                    "make room there and run the same command again: it resumes from the "
+                    "checkpoint before, if there is one",
+                ) from None
             line = str(error).splitlines()[0] if str(error) else repr(error)
             raise fail(
                 f"the checkpoint in {self.folder} cannot be written: {line}",

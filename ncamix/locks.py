@@ -1,0 +1,40 @@
+"""Locks that a process holds until it ends, however it ends.
+
+a file, which need not exist -> open and locked, once, until this process ends or gives it up
+"""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+from typing import IO, Any
+
+
+class HeldLocks:
+    """Locked files that stay so. A file that is locked already is not locked again: two locks of
+    one process would keep each other out."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, IO[Any]] = {}
+
+    def take(self, file: Path, kind: int) -> None:
+        """Lock a file, whose folder exists. kind: as of `fcntl.flock`.
+
+        Raises:
+            OSError: it cannot be opened; BlockingIOError, if another process holds it and the kind
+                says not to wait.
+        """
+        if file in self._files:
+            return
+        lock = file.open("a")
+        try:
+            fcntl.flock(lock, kind)
+        except BaseException:
+            lock.close()
+            raise
+        self._files[file] = lock
+
+    def give_up(self, spare: Path | None = None) -> None:
+        """Give up all locks but those of files below the folder `spare`."""
+        for file in [file for file in self._files if spare not in file.parents]:
+            self._files.pop(file).close()

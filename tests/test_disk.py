@@ -1,0 +1,73 @@
+"""Disks that fill: told with their folder and what is free there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ncamix.disk import free_bytes, told_if_full
+from ncamix.errors import UserError
+from ncamix.library import shipped
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this machine does not let us mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_the_full_one_of_several_folders_is_named(tmp_path: Path, small_disk: Path) -> None:
+    ways_out = {tmp_path / "roomy": "go there", small_disk / "not/yet": "use --out"}
+    with pytest.raises(UserError) as raised, told_if_full(ways_out):
+        (small_disk / "large").write_bytes(bytes(1 << 20))
+    assert free_bytes(small_disk / "not/yet") == shutil.disk_usage(small_disk).free == 0
+    assert f"no room left in {small_disk}/not/yet" in str(raised.value)
+    assert "0 bytes are free" in str(raised.value) and "or use --out" in str(raised.value)
+
+
+def test_a_name_in_the_error_tells_the_folder(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "b/file"))
+    with (
+        pytest.raises(UserError, match=f"no room left in {tmp_path}/b"),
+        told_if_full({tmp_path / "a": "x", tmp_path / "b": "y"}),
+    ):
+        raise full
+    other = OSError(errno.EIO, "Input/output error")
+    with pytest.raises(OSError, match="Input/output"), told_if_full({tmp_path: "x"}):
+        raise other
+
+
+def test_a_run_on_a_full_disk_says_which(tmp_path: Path, small_disk: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "ncamix: 1\nname: c\nsources:\n  a: {kind: nca, band: {gzip: [0.3, 0.6]}}\n"
+        "stages:\n  - {name: first, duration: 100%, mixture: {a: 1}}\n"
+    )
+    command = [sys.executable, "-m", "ncamix", "run", "c.yaml", "--out", str(small_disk / "run")]
+    command += [
+        "--trainer",
+        str(shipped("trainers") / "cpu.yaml"),
+        "--set",
+        "trainer.budget=40ktok",
+    ]
+    env = {**os.environ, "NCAMIX_CACHE": str(tmp_path / "cache")}
+    full = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200
+    )
+    assert full.returncode == 2 and "Traceback" not in full.stderr, full.stderr
+    assert f"there is no room left in {small_disk}/run" in full.stderr
+    assert "are free" in full.stderr and "--out" in full.stderr
+    assert not list(small_disk.rglob("*.tmp"))
