@@ -569,6 +569,20 @@ def test_a_limit_that_is_all_there_is_holds_out_no_more_when_the_end_is_known(
         assert [held_out_in(tmp_path / "data", source, split) for split in HELD_OUT] == held(own)
 
 
+def test_folders_that_the_hub_s_client_reads_are_told_apart(
+    tmp_path: Path, plan_of: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    for name in "ab":
+        (tmp_path / name / "rows").mkdir(parents=True)
+        (tmp_path / name / "rows/a.jsonl").write_text(json.dumps({"text": f"{name} " * 999}))
+        monkeypatch.chdir(tmp_path / name)
+        body = HUB.replace("HUB", "rows").replace("holdout: {share: 0.2}, ", "")
+        source = prepare_text(plan_of(body)).sources["words"]
+        read.append(read_samples(cache.entry(source.fingerprint)))
+    assert read[0].shape == read[1].shape and not (read[0] == read[1]).all()
+
+
 # What an entry says
 
 
