@@ -123,7 +123,7 @@ def test_a_plan_is_the_same_where_its_batches_are(
     plans = []
     for length in (32, 64):
         trainer = TRAINER.replace("length: 32", f"length: {length}")
-        made = plan_of(body, trainer.replace("nodes: 1", f"nodes: {owners}"))
+        made = plan_of(body, f"{trainer}canonical_nodes: {owners}\n")
         made.sources["words@8"] = replace(made.sources["words@8"], num_samples=37)
         plans.append(made)
     one, other = (
