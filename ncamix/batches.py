@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncamix.compilation.compiled import Data, check_data, holding
+from ncamix import cache
+from ncamix.compilation.compiled import Data, check_data, holding, local_part
 from ncamix.compilation.datasets import prepare
 from ncamix.compilation.samples import Compiled, samples_of
 from ncamix.errors import fail, nearest
@@ -181,11 +182,19 @@ def _shard_rows(
     source: PlannedSource, numbers: list[int], data: Data | None
 ) -> dict[int, tuple[str, int]]:
     """Where a dataset holds samples: number -> shard's file, row in it."""
-    if source.stored is not None and data is None and numbers:
-        places = stored_rows(source, np.array(numbers, np.int64))
-        return dict(zip(numbers, places, strict=True))
-    per = source.samples_per_shard
-    return {n: (shard_name(n // per), n % per) for n in numbers}
+    if not numbers:
+        return {}
+    wanted = np.array(numbers, np.int64)
+    if data is not None:
+        places = Compiled(local_part(data) / source.dataset).places(wanted)
+    elif source.stored is not None:
+        places = stored_rows(source, wanted)
+    elif source.text is not None:
+        places = Compiled(cache.entry(source.fingerprint)).places(wanted)
+    else:
+        per = source.samples_per_shard
+        places = [(shard_name(n // per), n % per) for n in numbers]
+    return dict(zip(numbers, places, strict=True))
 
 
 def ids_of(

@@ -119,10 +119,19 @@ def pieces(text: str) -> list[str]:
 
 
 class PlainText:
-    """Encodes texts without ever giving the id of a special token that is merely written there."""
+    """Encodes texts without ever giving the id of a special token that is merely written there.
+
+    A text's ids depend on nothing beside it: what the file of a pretrained tokenizer may ask for
+    beside its vocabulary, to cut texts, to fill up the shorter ones of a batch or to leave out
+    merges at random, is not done.
+    """
 
     def __init__(self, tokenizer: HubTokenizer) -> None:
         tokenizer.encode_special_tokens = True  # written ones are text
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        if getattr(tokenizer.model, "dropout", None) is not None:
+            tokenizer.model.dropout = None
         self.tokenizer = tokenizer
         self.special = tokenization.special_tokens(tokenizer)
         self._is_special = np.zeros(tokenizer.get_vocab_size() + 1, np.bool_)

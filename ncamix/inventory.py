@@ -41,7 +41,9 @@ from ncamix.waiting import Say
 
 RARE = 0.01  # a band that fewer rules reach deserves a remark
 LUMP = 0.05  # and so do quantiles that hold so much more or less of the rules than they say
-SHARD_TOKENS = 1 << 18  # ids in a shard of the trainer's length, about: what is made at once
+# Ids in a shard, about: what is made at once. Pairs are packed shard by shard, and of the hub whole
+# shards are read: raise packing.VERSION with it.
+SHARD_TOKENS = 1 << 18
 # A text's size in tokens is known only once it is tokenized; before that, a rough guess.
 BYTES_PER_TOKEN = {"bytes": 1.0, "bpe": 3.4, "pretrained": 3.8}
 
@@ -227,14 +229,23 @@ class Inventory:
             num_ids,
             spec.loss_start(),
             needed,
-            # as many for all lengths: owners' samples are numbered by their place in shards
-            max(1, SHARD_TOKENS // (self.usual + 1)),
+            self._samples_per_shard(spec, length),
         )
         if isinstance(spec, CorpusSource):
             return self._corpus(draft, spec)
         if isinstance(spec, MdsSource):
             return self._stored(draft, spec)
         return _filed(draft, {"first_id": first_id, "seed": self.c.seed.rules})
+
+    def _samples_per_shard(self, spec: LeafSource, length: int) -> int:
+        """Samples in a shard of samples of `length` tokens.
+
+        Of a finite source that is a function of its meaning, since the samples may depend on it. Of
+        an endless one it is the same for all lengths: owners' samples are numbered by their place
+        in shards, and the numbers run on where the length changes.
+        """
+        length = length if isinstance(spec, FiniteSource) else self.usual
+        return max(1, SHARD_TOKENS // (length + 1))
 
     def _corpus(self, draft: PlannedSource, spec: CorpusSource) -> PlannedSource | None:
         """A source that is compiled from documents, with what compiling needs."""

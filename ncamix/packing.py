@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 1  # of all bytes that tokenizing and packing give; part of what they are named by
+VERSION = 2  # of all bytes that tokenizing and packing give; part of what they are named by
 
 Mark = tuple[int, int]
 START: Mark = (0, 0)

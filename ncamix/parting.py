@@ -172,7 +172,7 @@ def _identity(plan: Plan, stage: PlannedStage, name: str) -> tuple[Any, ...]:
     twins = [s.name for s in plan.sources.values() if s.fingerprint == source.fingerprint]
     order = plan.order_key(name) if source.spec.finite or again else None
     weight = source.spec.loss_weight
-    samples = source.fingerprint, source.limit, twins.index(name)
+    samples = source.fingerprint, source.limit, twins.index(name), plan.owned(source)
     return *samples, order, again, source.loss_start, weight
 
 

@@ -168,7 +168,10 @@ class Plan:
                 "softmax": self.vocabulary.softmax,
                 "seeds": repr(self.seeds),
                 "evaluate": {k: v for k, v in evaluate.items() if k != "benchmarks"},
-                "sources": {name: [s.fingerprint, s.limit] for name, s in self.sources.items()},
+                "sources": {
+                    name: [source.fingerprint, source.limit, *self.owned(source)]
+                    for name, source in self.sources.items()
+                },
                 "stages": [_stage_meaning(self, stage) for stage in self.stages],
             }
         )
@@ -257,6 +260,12 @@ class Plan:
     def dataset_name(self, source: str, length: int) -> str:
         """What the samples of `length` tokens of a source are filed under."""
         return dataset_name(source, length, self.trainer.trainer.sequence_length)
+
+    def owned(self, source: PlannedSource) -> tuple[int, ...]:
+        """How many nodes own an endless source's shards, and samples in a shard: both decide over
+        the numbers of its samples. Nothing where there is one node, or of a finite source."""
+        nodes = self.trainer.trainer.canonical_nodes
+        return () if nodes == 1 or source.spec.finite else (nodes, source.samples_per_shard)
 
     def order_key(self, source: str) -> int:
         """Key of the permutations of a finite source."""

@@ -49,6 +49,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             "budget_tokens": int(trainer.budget.value),
             "precision": trainer.precision,
             "parallelism": trainer.parallelism,
+            "canonical_nodes": trainer.canonical_nodes,
         },
         "seeds": vars(plan.seeds),
         "vocabulary": {

@@ -214,7 +214,7 @@ def _under_limit(source: PlannedSource, info: Mapping[str, Any]) -> dict[str, in
     assert num_samples is not None, "the entry is large enough by now"
     held = [int(info[f"{split}_samples"]) for split in HELD_OUT]
     num_documents = int(info["num_documents"])
-    if source.limit is not None and source.limit < info["num_samples"]:
+    if source.limit is not None and source.limit <= info["num_samples"]:
         before = 0
         for shard in read_log(cache.entry(source.fingerprint))[0]:
             before, held = before + shard.num_samples, list(shard.held)

@@ -44,7 +44,7 @@ from ncamix.waiting import Say, tell
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as HubTokenizer
 
-HOLDOUT_SAMPLES = 4096  # held-out samples kept, at most
+HOLDOUT_SAMPLES = 4096  # held-out samples kept, at most: raise packing.VERSION with it
 _SAY_EVERY = 256  # documents
 
 Report = dict[str, Any]

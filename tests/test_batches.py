@@ -20,7 +20,7 @@ from plain_data import read_samples
 from streaming.base.world import World
 from torch.utils.data import DataLoader
 
-from ncamix import inventory
+from ncamix import cache, inventory
 from ncamix.automata import Automaton
 from ncamix.batches import batch_of, digest_of, find_token, ids_of, with_sizes
 from ncamix.cells import ABSENT, state_colours
@@ -38,7 +38,7 @@ from ncamix.plan_output import plan_json
 from ncamix.planning import decide, make_plan
 from ncamix.replanning import replan
 from ncamix.run_folder import DECISIONS, RunFolder
-from ncamix.shards import sample_digest
+from ncamix.shards import read_index, read_shard, sample_digest
 from ncamix.streams import make_dataset
 from ncamix.tokenization import END_OF_TEXT
 from ncamix.waiting import quiet
@@ -198,6 +198,30 @@ def test_shards_and_rows_are_those_of_compiled_datasets(plan: Plan, tmp_path: Pa
             before = sum(e["samples"] for e in entries["shards"][: files.index(f"{s.shard}.zstd")])
             stored = read_samples(tmp_path / "data" / s.source)[before + s.row]
             assert (stored == ids).all() and (other == ids).all()
+
+
+def test_shards_and_rows_are_right_whoever_compiled_them(
+    sized_plan_of: Any, tmp_path: Path
+) -> None:
+    """Trainers of another length, whose shards of endless sources hold other numbers of samples."""
+    body = CURRICULUM.replace("%, mixture", "%, sequence_length: 24, mixture")
+    first, *others = [
+        sized_plan_of(body, TRAINER.replace("length: 32", f"length: {n}")) for n in (32, 48, 24)
+    ]
+    compile_plan(first, tmp_path / "data", quiet)
+    looked_at = Counter[str]()
+    for plan, data in (others[0], tmp_path / "data"), (others[0], None), (others[1], None):
+        for stage in plan.stages:
+            for s in batch_of(plan, stage, 9, data=data).samples:
+                source = plan.sources[s.dataset]
+                if data is None and source.text is None:  # generated while training
+                    continue
+                folder = data / s.dataset if data else cache.entry(source.fingerprint)
+                index = {entry["raw_data"]["basename"]: entry for entry in read_index(folder)}
+                row = read_shard(folder, index[s.shard])["tokens"][s.row]
+                assert (row == ids_of(plan, [s])[0]).all()
+                looked_at[s.source] += 1
+    assert looked_at.keys() == {"alive", "static", "words"}
 
 
 SHORTER = "sequence_length: 24, mixture"

@@ -50,6 +50,18 @@ def test_a_special_token_that_is_written_is_text(tokenizer: Tokenizer) -> None:
         assert each.decode(ids) == WRITTEN
 
 
+def test_a_text_is_neither_cut_nor_filled_up_nor_encoded_by_chance(tokenizer: Tokenizer) -> None:
+    asking = Tokenizer.from_str(tokenizer.to_str())
+    asking.enable_truncation(5)
+    asking.enable_padding()
+    asking.model.dropout = 0.5
+    asking = Tokenizer.from_str(asking.to_str())  # as a file says it
+    texts = ["the words", "the words of a text, the words", "the"]
+    assert {len(each.ids) for each in asking.encode_batch_fast(texts)} == {5}
+    found = [encoded.ids.tolist() for _, encoded in text_encoder(asking, str).stream(iter(texts))]
+    assert found == [[*tokenizer.encode(text).ids, 0] for text in texts]
+
+
 def test_a_model_with_special_tokens_among_its_pieces() -> None:
     scores = [(c, -5.0) for c in "abc </s>"] + [("</s>", -1.0), ("abc", -1.0)]
     tokenizer = Tokenizer(models.Unigram(list(dict(scores).items()), unk_id=0))

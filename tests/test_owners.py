@@ -18,6 +18,7 @@ from ncamix import inventory
 from ncamix.dataset import LazyWork
 from ncamix.order import stage_order
 from ncamix.owners import STRIDE, OwnedShards, shards_needed, share_out
+from ncamix.parting import find_parting
 from ncamix.permutations import interleave
 from ncamix.plan import Plan
 
@@ -110,6 +111,28 @@ def test_nothing_is_drawn_twice_and_nothing_is_left_out(
 
 def test_owners_are_part_of_the_plan(planned: Callable[[int], Plan]) -> None:
     assert len({planned(owners).fingerprint for owners in (1, 2, 4)}) == 3
+
+
+@pytest.mark.parametrize("owners", [1, 2])
+def test_a_plan_is_the_same_where_its_batches_are(
+    planned: Callable[[int], Plan], plan_of: Callable[..., Plan], owners: int
+) -> None:
+    """The trainer's own length decides over the shards of samples of any length, which owners are
+    dealt."""
+    body = CURRICULUM.replace("mixture", "sequence_length: 8, mixture")
+    plans = []
+    for length in (32, 64):
+        trainer = TRAINER.replace("length: 32", f"length: {length}")
+        made = plan_of(body, f"{trainer}canonical_nodes: {owners}\n")
+        made.sources["words@8"] = replace(made.sources["words@8"], num_samples=37)
+        plans.append(made)
+    one, other = (
+        [[sorted(batch) for batch in batches_of(plan, stage.index)] for stage in plan.stages]
+        for plan in plans
+    )
+    assert (one == other) == (owners == 1)
+    assert (plans[0].fingerprint == plans[1].fingerprint) == (owners == 1)
+    assert (find_parting((plans[0], plans[1])) is None) == (owners == 1)
 
 
 def divisors(number: int) -> list[int]:

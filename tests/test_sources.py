@@ -297,8 +297,8 @@ def test_fingerprints_stay_what_they_are(tmp_path: Path) -> None:
         "simple": "6118b787d94b10c4fb673498aff5a601",
         "binary": "b27d69bbfa3e3f5c6349c4063e743299",
         "hiss": "61281f81cbc51e7dbf87a722fc11b432",
-        "one": "86ba677b93841913052b977262c5aeb3",
-        "two": "7efbaa571a09021b5247c974b4b12609",
+        "one": "49e702e6ab59aa021b0c849f163ab8b9",
+        "two": "899ac985e8b4357331641b5ff4c09bc7",
         "open": "9fa5e1bbd955682ea84073ab571053f8",
     }
     main = make_plan(

@@ -13,11 +13,13 @@ import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import TRAINER
 from plain_data import read_samples
 from processes import output_of, output_to, started
 
@@ -27,7 +29,7 @@ from ncamix.keys import fingerprint
 from ncamix.plan import Plan
 from ncamix.shard_log import LOG
 from ncamix.shards import read_index
-from ncamix.splits import HELD_OUT
+from ncamix.splits import HELD_OUT, split_of_group
 from ncamix.text_compilation import (
     TextFacts,
     compile_text,
@@ -472,6 +474,113 @@ def test_an_extension_that_breaks_off(
             assert compile_text(plan, small)["num_samples"] == 400
         compile_text(plan, large)
     assert files_of(folder) == files_of(tmp_path / "whole" / small.fingerprint)
+
+
+# Under other trainers
+
+OWN_LENGTH = """\
+tokenizer: bytes
+sources:
+  own: {SOURCE, holdout: {share: 0.3}, repeat: free}
+  hiss: {kind: noise, symbols: 50}
+stages:
+  - {name: zero, duration: 10ba, mixture: {hiss: 1}}
+  - {name: first, duration: BATCHESba, sequence_length: 16, mixture: {own: 1}}
+"""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'kind: text, files: ["corpus/*.txt"]',
+        'kind: text, hub: "HUB"',
+        'kind: pairs, files: ["rows/*.jsonl"], prompt: q, response: a, too_long: truncate',
+        'kind: pairs, hub: "HUB", prompt: q, response: a, too_long: truncate',
+    ],
+    ids=["text", "text of the hub", "pairs", "pairs of the hub"],
+)
+def test_no_trainer_and_no_earlier_plan_changes_what_a_plan_reads(
+    hub: Path, tmp_path: Path, plan_of: Planner, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    draw = random.Random(3)
+    sizes = [(draw.randrange(1, 9), draw.randrange(1, 7)) for _ in range(400)]
+    rows = [{"text": f"{i} " + "x" * 7 * m * n, "q": f"{i} " + "x" * m, "a": "y" * n}
+            for i, (m, n) in enumerate(sizes)]  # fmt: skip
+    (hub / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    body = OWN_LENGTH.replace("SOURCE", source).replace("HUB", str(hub))
+
+    def read(length: int, num_batches: int) -> dict[str, Any]:
+        """All that a plan reads in its second stage."""
+        trainer = TRAINER.replace("sequence_length: 32", f"sequence_length: {length}")
+        plan = prepare_text(plan_of(body.replace("BATCHES", str(num_batches)), trainer))
+        own = plan.dataset_of("own", plan.stages[1])
+        folder = cache.entry(own.fingerprint)
+        seen: dict[str, Any] = {"source": own.fingerprint, "limit": own.limit}
+        seen["train"] = read_samples(folder, own.num_samples).tolist()
+        assert len(seen["train"]) == own.num_samples > 0
+        for split in HELD_OUT:
+            most = held_out_samples(own, split)
+            seen[split] = read_samples(folder / split, most).tolist()
+            assert len(seen[split]) == most > 0
+        return seen
+
+    plans = [(32, 28), (16, 11), (64, 11), (16, 28)]
+    alone = {}
+    for plan in plans:
+        monkeypatch.setenv("NCAMIX_CACHE", str(tmp_path / "alone-{}-{}".format(*plan)))
+        alone[plan] = read(*plan)
+    assert alone[16, 11] == alone[64, 11] and alone[32, 28] == alone[16, 28]
+    for name, order in ("forth", plans), ("back", plans[::-1]):
+        monkeypatch.setenv("NCAMIX_CACHE", str(tmp_path / name))
+        for plan in order:
+            assert read(*plan) == alone[plan]
+
+
+def test_a_limit_that_is_all_there_is_holds_out_no_more_when_the_end_is_known(
+    hub: Path, tmp_path: Path, plan_of: Planner
+) -> None:
+    from ncamix.compilation.compiled import check_data, held_out_in
+    from ncamix.compilation.datasets import compile_plan
+    from ncamix.waiting import quiet
+
+    share = Fraction(1, 5)
+    texts = [f"{i} ".ljust(99, "x") for i in range(99)]
+    train = [text for text in texts if split_of_group(text, share) == "train"][:63]
+    # 64 samples of 32, their last target the next document's first id, and then held-out ones
+    rest = [text for text in texts if split_of_group(text, share) != "train"]
+    short = next(c for c in "abcdefgh" if split_of_group(c, share) == "train")
+    first = train[0].ljust(32 * 64 - sum(len(text) + 1 for text in train[1:20]) - 1, "x")
+    assert split_of_group(first, share) == "train"
+    rows = [*rest[:5], first, *train[1:20], short, *rest[5:]]
+    (hub / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
+    plan = plan_of(HUB.replace("HUB", str(hub)), name="hub")
+    small, large = of_limit(plan, 64), of_limit(plan, 72)
+
+    def held(plan: Plan) -> list[int]:
+        return [held_out_samples(plan.sources["words"], split) for split in HELD_OUT]
+
+    before = held(prepare_text(small))
+    exact = prepare_text(large)
+    assert exact.sources["words"].num_samples == 64 and sum(held(exact)) > sum(before) > 0
+    assert held(prepare_text(small)) == before
+    compile_plan(large, tmp_path / "data", quiet)
+    for own in small, large:
+        source = check_data(own, tmp_path / "data").sources["words"]
+        assert [held_out_in(tmp_path / "data", source, split) for split in HELD_OUT] == held(own)
+
+
+def test_folders_that_the_hub_s_client_reads_are_told_apart(
+    tmp_path: Path, plan_of: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    for name in "ab":
+        (tmp_path / name / "rows").mkdir(parents=True)
+        (tmp_path / name / "rows/a.jsonl").write_text(json.dumps({"text": f"{name} " * 999}))
+        monkeypatch.chdir(tmp_path / name)
+        body = HUB.replace("HUB", "rows").replace("holdout: {share: 0.2}, ", "")
+        source = prepare_text(plan_of(body)).sources["words"]
+        read.append(read_samples(cache.entry(source.fingerprint)))
+    assert read[0].shape == read[1].shape and not (read[0] == read[1]).all()
 
 
 # What an entry says

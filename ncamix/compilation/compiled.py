@@ -86,7 +86,7 @@ def check_data(plan: Plan, data: Data) -> Plan:
             if limit > there and sizes[name] >= there:
                 what = f"{data}/{name} has {sizes[name]:,} samples, {limit:,} are to be read"
                 raise fail(what, way_out)
-            if limit < sizes[name] and "held_out" not in told["sources"][name]:
+            if limit <= sizes[name] and "held_out" not in told["sources"][name]:
                 what = f"{data}/{name} does not say what it holds out beside {limit:,} samples"
                 raise fail(what, way_out)
             sizes[name] = min(limit, sizes[name])
@@ -105,7 +105,7 @@ def held_out_in(data: Path, source: PlannedSource, split: str) -> int:
     data: their `local_part`.
     """
     folder, limit = data / source.dataset, source.limit
-    if limit is None or _num_samples(folder) <= limit:
+    if limit is None or _num_samples(folder) < limit:
         return _num_samples(folder / split)
     steps = json.loads((data / PLAN).read_text())["sources"][source.dataset]["held_out"]
     return max(int(step[1 + HELD_OUT.index(split)]) for step in steps if step[0] <= limit)

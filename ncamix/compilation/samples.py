@@ -87,6 +87,15 @@ class Compiled:
                 masks[at] = rows[MASK][own]
         return tokens, masks
 
+    def places(self, numbers: NDArray[np.int64]) -> list[tuple[str, int]]:
+        """Where samples of any numbers, int64 [n], lie: the name of an uncompressed shard, and the
+        row in it, from 0."""
+        shards = np.searchsorted(self._ends, numbers, side="right").tolist()
+        entries = [self._entries[shard] for shard in shards]
+        firsts = [int(self._ends[s]) - e["samples"] for s, e in zip(shards, entries, strict=True)]
+        names = [str(entry["raw_data"]["basename"]) for entry in entries]
+        return list(zip(names, (numbers - np.array(firsts, np.int64)).tolist(), strict=True))
+
     def _shard(self, number: int) -> NDArray[np.void]:
         entry = self._entries[number]
         if number not in self._checked:

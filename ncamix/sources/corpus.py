@@ -188,8 +188,11 @@ class CorpusSource(FiniteSource):
                 return
 
     def data_set(self) -> dict[str, str | None]:
-        """Where the rows are, of a source on the hub."""
-        return {"hub": self.hub, **{key: getattr(self, key) for key in self.of_hub}}
+        """Where the rows are, of a source on the hub; the hub's client reads a folder of that name
+        instead, where there is one."""
+        assert self.hub is not None
+        place = os.path.realpath(self.hub) if os.path.isdir(self.hub) else self.hub
+        return {"hub": place, **{key: getattr(self, key) for key in self.of_hub}}
 
     def own_summary(self) -> str:
         return f"{self.kind}, " + (self.hub or ", ".join(self.files or ()))
