@@ -7,7 +7,6 @@ What is fetched or unpacked lies in a temporary folder, which it may take half o
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import threading
 from collections import Counter, OrderedDict, defaultdict
@@ -21,6 +20,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from ncamix.disk import free_bytes
 from ncamix.errors import UserError, fail
 from ncamix.planned_source import PlannedSource
 from ncamix.quantities import format_bytes
@@ -152,7 +152,7 @@ class StoredSamples:
 
     @cached_property
     def _room(self) -> float:
-        return _ROOM_SHARE * shutil.disk_usage(self._scratch.name).free
+        return _ROOM_SHARE * free_bytes(Path(self._scratch.name))
 
     @cached_property
     def _scratch(self) -> tempfile.TemporaryDirectory[str]:
