@@ -17,7 +17,14 @@ from ncamix.errors import UserError, fail
 from ncamix.quantities import format_bytes
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-UNWRITABLE = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM)  # no other try helps
+UNWRITABLE = (
+    *FULL,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+)  # no other try helps
 
 
 @contextmanager
@@ -50,7 +57,8 @@ def unwritable(folder: Path, what: str, error: OSError, way_out: str = "") -> Us
 
     way_out: what helps beside making room, or permission; TMPDIR, in the temporary folder.
     """
-    if Path(tempfile.gettempdir()) in folder.parents:
+    temporary = Path(tempfile.gettempdir())
+    if any(p.parent == temporary and p.name.startswith("ncamix-") for p in folder.parents):
         way_out = way_out or "set TMPDIR to another folder"
     if error.errno in FULL:
         return fail(

@@ -19,6 +19,7 @@ import secrets
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -156,7 +157,8 @@ class Store:
                 ) from None
             raise unwritable(to.parent, f"{self.url}/{name}", error) from None
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
         return True
 
     def claim(self, name: str, data: bytes) -> bytes:
@@ -365,6 +367,11 @@ def _is_hopeless(error: BaseException, status: int | None) -> bool:
 
 def _reason(error: BaseException) -> str:
     """The last thing that went wrong, in a line."""
+    for one in _chain(error):
+        response = getattr(one, "response", None)
+        if isinstance(response, dict) and response.get("Error", {}).get("Message"):
+            said = response["Error"]  # Streaming puts words of its own in place of it
+            return f"{said['Message']}, {said.get('Code')}"
     lines = str(error).strip().splitlines() or [type(error).__name__]
     said = " ".join(lines[0].split())
     return said.rpartition(": An error occurred ")[2]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -280,7 +280,8 @@ class FetchedStream(Supply):
                 raise fail(f"{what}: it is not there", remedy)
             yield came
         finally:
-            came.unlink(missing_ok=True)
+            with suppress(OSError):
+                came.unlink()
 
     def _write(self, file: Path, data: bytes) -> None:
         try:

@@ -35,7 +35,8 @@ def offline(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("local", "remote"), [("a", "a"), ("a", "link"), ("a/b", "a"), ("a", "a/b"), ("a", "other/../a")]
+    ("local", "remote"),
+    [("a", "a"), ("a", "link"), ("a/b", "a"), ("a", "a/b"), ("a", "other/../a")],
 )
 def test_a_data_set_is_not_kept_where_it_lies(
     local: str, remote: str, tmp_path: Path, plan_of: Planner

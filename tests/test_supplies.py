@@ -266,10 +266,23 @@ def test_a_remote_that_is_gone_ends_in_a_message(
     assert not list((tmp_path / "local").glob("*00003*"))
 
 
-def test_a_missing_dataset_is_told(made: Any, tmp_path: Path, store: FaultyStore) -> None:
-    stream = FetchedStream("s3://bucket/static", str(tmp_path / "local"))
-    with pytest.raises(UserError, match="s3://bucket/static/index.json cannot be read"):
-        opened(made("static"), [stream], 8)
+@pytest.mark.parametrize(
+    ("url", "fault", "said"),
+    [
+        ("s3://bucket/static", None, "s3://bucket/static/index.json cannot be read: it is not the"),
+        ("s3://nobody/static", None, "s3://nobody/static: there is no bucket 'nobody'"),
+        ("s3://bucket/static", "403", "does not give index.json .*403"),
+    ],
+)
+def test_what_is_not_to_be_had_is_told_at_once(
+    url: str, fault: str | None, said: str, made: Any, tmp_path: Path, store: FaultyStore
+) -> None:
+    plan = made("static")
+    store.faults = lambda method, path: fault
+    store.requests.clear()
+    with pytest.raises(UserError, match=said):
+        opened(plan, [FetchedStream(url, str(tmp_path / "local"))], 8)
+    assert len(store.requests) <= 2
 
 
 def test_hashes_are_not_asked_of_a_dataset_without(made: Any, tmp_path: Path) -> None:
