@@ -20,6 +20,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -112,9 +113,7 @@ def building(fingerprint: str, what: str, say: Say = quiet) -> Iterator[Path]:
                 raise _unwritable(error) from None
             raise
         finally:
-            if folder.is_dir() and not any(
-                p.is_file() and p.stat().st_size for p in folder.rglob("*")
-            ):
+            if folder.is_dir() and not any(_sizes(folder)):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -202,20 +201,31 @@ def entries() -> list[Entry]:
     found = []
     for folder in folders:
         info, uses = entry_info(folder.name) or {}, _read_json(folder / USES)
-        last = max([*uses.values(), 0]) or folder.stat().st_mtime
+        try:
+            last = max([*uses.values(), 0]) or folder.stat().st_mtime
+        except FileNotFoundError:  # another process has just removed it
+            continue
         found.append(
             Entry(
                 folder.relative_to(root).as_posix(),
                 PASSAGES.get(folder.parent.name) or str(info.get("kind", "unfinished")),
                 str(info.get("name", "")),
                 _url_of(folder, info),
-                sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
+                sum(_sizes(folder)),
                 float(last),
                 tuple(sorted(uses)),
                 in_use(folder.relative_to(root).as_posix()),
             )
         )
     return sorted(found, key=lambda e: (-e.last_use, e.fingerprint))
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    """Bytes of the files below a folder in which another process may be at work."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # it has gone since it was listed
+                yield os.lstat(os.path.join(place, name)).st_size
 
 
 def _url_of(folder: Path, info: dict[str, Any]) -> str:
@@ -236,25 +246,36 @@ def note_url(lock: IO[str], url: str) -> None:
 
 
 def remove(fingerprint: str) -> bool:
-    """Remove an entry, unless a process reads or builds it; whether it is gone."""
+    """Remove an entry, unless a process reads or builds it; whether it is gone.
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
     root = cache_root()
-    for left in root.glob(f"{_REMOVING}*"):  # by a killed process
-        shutil.rmtree(left, ignore_errors=True)
+    aside = root / f"{_REMOVING}{secrets.token_hex(8)}"
     with _alone(fingerprint) as free:
         if free and entry(fingerprint).is_dir():
-            aside = root / f"{_REMOVING}{fingerprint.replace('/', '-')}"
-            os.replace(entry(fingerprint), aside)
-            shutil.rmtree(aside, ignore_errors=True)
-        return free
+            try:
+                os.replace(entry(fingerprint), aside)
+            except OSError as error:
+                raise _unwritable(error) from None
+    for left in root.glob(f"{_REMOVING}*"):  # by killed processes, too
+        shutil.rmtree(left, ignore_errors=True)
+    return free
 
 
 # Locks
 
 
 def _lock_file(fingerprint: str, purpose: str) -> Path:
-    folder = cache_root() / _LOCKS
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{fingerprint.replace('/', '-')}.{purpose}"
+    """A lock file of an entry, in a folder that exists then."""
+    file = _lock_path(fingerprint, purpose)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
+def _lock_path(fingerprint: str, purpose: str) -> Path:
+    return cache_root() / _LOCKS / f"{fingerprint.replace('/', '-')}.{purpose}"
 
 
 def _try_lock(file: IO[Any], kind: int) -> bool:
@@ -269,14 +290,26 @@ def _try_lock(file: IO[Any], kind: int) -> bool:
 def _alone(fingerprint: str) -> Iterator[bool]:
     """Whether nobody else reads or builds an entry, nor begins to within the block."""
     of_url = "/" in fingerprint
-    writing = entry(fingerprint) / DATA_LOCK if of_url else _lock_file(fingerprint, "build")
+    writing = entry(fingerprint) / DATA_LOCK if of_url else _lock_path(fingerprint, "build")
+    using = _lock_path(fingerprint, "use")
+    with suppress(OSError):  # then it can only be looked at
+        using.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as files:
-        use = files.enter_context(_lock_file(fingerprint, "use").open("a"))
-        free = _try_lock(use, fcntl.LOCK_EX)
-        with suppress(FileNotFoundError):  # a URL's folder is not there
-            build = files.enter_context(writing.open("a"))
-            free = free and _try_lock(build, fcntl.LOCK_EX)
+        free = True
+        for lock in (using, writing):
+            with suppress(FileNotFoundError):  # nobody can hold it: its folder is not there
+                free = _try_lock(files.enter_context(_opened(lock)), fcntl.LOCK_EX) and free
         yield free
+
+
+def _opened(lock: Path) -> IO[Any]:
+    """A lock file, read where it cannot be written: that serves to lock it, too."""
+    try:
+        return lock.open("a")
+    except OSError as error:
+        if error.errno not in _LOCKED:
+            raise
+        return lock.open()
 
 
 def _read_json(file: Path) -> dict[str, Any]:

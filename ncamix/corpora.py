@@ -9,16 +9,17 @@ The answers enter meanings, so they follow from what is declared, not from what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ncamix.errors import Problem, UserError, fail
+from ncamix.formats import format_of
 from ncamix.keys import canonical
 from ncamix.loading import LoadedCurriculum
 from ncamix.planned_source import Benchmark, EarlierText
 from ncamix.quantities import counted
 from ncamix.sizes import corpus_size
-from ncamix.sources import SourceSpec, TextSource
+from ncamix.sources import PairsSource, SourceSpec, TextSource
 from ncamix.sources.corpus import CorpusFile, CorpusSource, corpus_files, corpus_hash, hashed
 from ncamix.waiting import Say
 
@@ -81,6 +82,7 @@ class Corpora:
         )
         for path, what, remedy in spec.misfits(files):
             self._bad(name, path, what, remedy)
+        self._check_columns(name, spec, files)
         self.num_bytes[name] = corpus_size(files, spec.columns())
         if not self.num_bytes[name][0]:
             raise fail(f"the text is empty ({counted(len(files), 'file')})", "name other files")
@@ -89,6 +91,21 @@ class Corpora:
         if spec.by_repository:
             meaning["repositories"] = [file.repository for file in known]
         return known, meaning
+
+    def _check_columns(self, name: str, spec: CorpusSource, files: Sequence[CorpusFile]) -> None:
+        """Look for the columns that are named in the first row; others are read as they come."""
+        from ncamix.documents import first_columns  # late: a plan of files of text needs it not
+
+        assert isinstance(spec, TextSource | PairsSource)
+        if not any(format_of(file.name).has_rows for file in files):
+            return
+        found = first_columns(files, spec)
+        if found is None:
+            return
+        for path, column in spec.named_columns():
+            if column not in found[1]:
+                remedy = f"its columns: {', '.join(found[1])}"
+                self._bad(name, path, f"{found[0]} has no column '{column}'", remedy)
 
     def _bad(self, name: str, path: tuple[str, ...], what: str, remedy: str) -> None:
         document = self._loaded.document

@@ -10,7 +10,7 @@ it is sure that the file is still the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
@@ -19,7 +19,7 @@ from ncamix.errors import fail
 from ncamix.formats import LARGEST_DOCUMENT, Format, format_of, legible
 from ncamix.hashing import Watched
 from ncamix.omissions import Omissions, decoded
-from ncamix.rows import Row, hub_rows, json_rows, no_column, parquet_rows
+from ncamix.rows import Row, hub_rows, json_rows, no_column, parquet_columns, parquet_rows
 from ncamix.sources.corpus import REPOSITORIES, CorpusFile, CorpusSource, no_repository
 from ncamix.sources.pairs import PairsSource
 from ncamix.sources.text import TextSource
@@ -71,6 +71,24 @@ def read_corpus(
     if isinstance(spec, PairsSource):
         return read_pairs(files, spec, report)
     return read_documents(files, spec, report)
+
+
+def first_columns(
+    files: Sequence[CorpusFile], spec: TextSource | PairsSource
+) -> tuple[str, Collection[str]] | None:
+    """(where, columns) of the first row in the first file of rows; None where there is none.
+
+    Raises:
+        UserError: the file cannot be read, or the row is broken.
+    """
+    file = next((file for file in files if format_of(file.name).has_rows), None)
+    if file is None:
+        return None
+    form = format_of(file.name)
+    if form.holds == "parquet":
+        return str(file.path), parquet_columns(file)
+    row = next(json_rows(file, form, spec.not_utf8, Omissions()), None)
+    return (row.where, row.values) if row is not None else None
 
 
 def read_documents(

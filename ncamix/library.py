@@ -36,7 +36,7 @@ def find(folder: str, name: str, beside: Path | None = None) -> Path:
         if os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
             return path
     what = SORTS[folder]
-    if os.path.exists(candidates[0]):
+    if name and os.path.exists(candidates[0]):
         kind = "a folder" if os.path.isdir(candidates[0]) else "no ordinary file"
         raise fail(
             f"'{name}' is {kind}, and a {what} is a YAML file", _way_out(candidates[0], what)

@@ -70,6 +70,14 @@ def json_rows(file: CorpusFile, form: Format, policy: str, omissions: Omissions)
             yield Row(name, where, values)
 
 
+def parquet_columns(file: CorpusFile) -> list[str]:
+    """The columns of a Parquet file. Raises UserError if it cannot be read."""
+    from pyarrow import parquet
+
+    with readable(file.path):
+        return list(parquet.read_schema(file.path).names)
+
+
 def parquet_rows(
     file: CorpusFile, needed: Collection[str], welcome: Collection[str]
 ) -> Iterator[Row]:

@@ -153,7 +153,7 @@ def difference(before: dict[str, Any], plan: Plan) -> str:
         then, is_now = (p["sources"].get(name, {}) for p in (before, now))
         old, new = then.get("fingerprint"), is_now.get("fingerprint")
         if old != new:
-            return f"the source '{name}' is not the same ({old} then, {new} now)"
+            return f"the source '{name}' is not the same ({_why_unlike(then, is_now)})"
         old, new = then.get("limit"), is_now.get("limit")
         if old != new:
             return f"of the source '{name}' {old:,} samples were read, now {new:,} are"
@@ -164,6 +164,16 @@ def difference(before: dict[str, Any], plan: Plan) -> str:
     if len(before["stages"]) != len(now["stages"]):
         return f"it had {counted(len(before['stages']), 'stage')}, now {len(now['stages'])}"
     return "an optimizer setting differs"
+
+
+def _why_unlike(then: dict[str, Any], now: dict[str, Any]) -> str:
+    """Why a source in two plans has not the same fingerprint, as far as the plans tell."""
+    for key in ("kind", "summary", "sequence_length"):
+        if then.get(key) != now.get(key):
+            return f"{key.replace('_', ' ')}: {then.get(key)} then, {now.get(key)} now"
+    if now.get("kind") in ("text", "pairs", "mds"):
+        return "its files, or those of its tokenizer, have changed, gone or been added since"
+    return f"{then.get('fingerprint')} then, {now.get('fingerprint')} now"
 
 
 def _train(

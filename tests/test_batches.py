@@ -464,7 +464,8 @@ def test_what_is_not_as_trained_is_said(run: Path, ncamix: Run, tmp_path: Path) 
     status, out, _ = ncamix("runs/c", "-s", "second", "-b", "2")
     assert status == 0
     assert (
-        "planned again, this run comes out differently: the source 'words' is not the same" in out
+        "planned again, this run comes out differently: the source 'words' is not the same "
+        "(its files, or those of its tokenizer, have changed, gone or been added since)" in out
     )
     assert "not what the run trained on: its digest is" in out and "as trained" not in out
     found = json.loads(ncamix("runs/c", "-s", "second", "-b", "2", "--json")[1])

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -185,3 +186,23 @@ def test_nobody_comes_in_while_a_folder_of_a_url_is_removed(
     assert cache.in_use("remotes/abc") and not cache.remove("remotes/abc")
     end(reader)
     assert cache.remove("remotes/abc") and not folder.exists()
+
+
+def test_what_goes_while_it_is_listed_does_not_count(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = own_cache / ("0" * 32)
+    folder.mkdir(parents=True)
+    (folder / "shard.00000.mds").write_bytes(b"12345")
+    (folder / ".shards.jsonl.tmp").write_bytes(b"123")
+    stock = os.walk
+
+    def walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for found in stock(top):
+            (folder / ".shards.jsonl.tmp").unlink()
+            yield found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "walk", walk)
+        (entry,) = cache.entries()
+    assert entry.num_bytes == 5

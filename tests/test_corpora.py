@@ -1,16 +1,21 @@
-"""Which texts a text drops copies of: those of files before it, whatever they are called."""
+"""Corpora: what columns they have, and which texts a text drops copies of, whatever their names."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pytest
+from conftest import Planner
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 from pydantic import TypeAdapter
 
 from ncamix.corpora import earlier_texts
 from ncamix.curriculum import Source
+from ncamix.errors import UserError
 from ncamix.sources import SourceSpec
 from ncamix.sources.corpus import CorpusFile
 
@@ -53,3 +58,29 @@ def test_they_are_the_other_texts_of_files_before_it(
     ]  # neither names nor their own duplicates and holdout
     rng.shuffle(before)
     assert found([*before, (sort, own)]) == found(sorts)
+
+
+def test_columns_that_are_not_there_are_told_by_the_plan(tmp_path: Path, plan_of: Planner) -> None:
+    """All of them at once, each at its key."""
+    (tmp_path / "a.jsonl").write_text('\n{"p": "one", "r": "two"}\n{"broken\n')
+    parquet.write_table(pa.table({"text": ["three"], "n": [3]}), tmp_path / "b.parquet")
+    (tmp_path / "c.txt").write_text("a text, which has no columns")
+    (tmp_path / ".git").mkdir()
+    with pytest.raises(UserError) as caught:
+        plan_of(
+            "tokenizer: bytes\n"
+            "sources:\n"
+            "  good: {kind: pairs, files: a.jsonl, prompt: p, response: r, repeat: free}\n"
+            "  bad: {kind: pairs, files: a.jsonl, prompt: q, response: s, repeat: free}\n"
+            "  rows: {kind: text, files: ['*.parquet', '*.txt'], column: code, repeat: free,\n"
+            "         holdout: {share: 0.1, by: repository, column: org}}\n"
+            "stages: [{name: one, duration: rest, mixture: {good: 1, bad: 1, rows: 1}}]\n"
+        )
+    told = {problem.path: (problem.what, problem.remedy) for problem in caught.value.problems}
+    a, b = f"{tmp_path}/a.jsonl:2", f"{tmp_path}/b.parquet"
+    assert told == {
+        "sources.bad.prompt": (f"{a} has no column 'q'", "its columns: p, r"),
+        "sources.bad.response": (f"{a} has no column 's'", "its columns: p, r"),
+        "sources.rows.column": (f"{b} has no column 'code'", "its columns: text, n"),
+        "sources.rows.holdout.column": (f"{b} has no column 'org'", "its columns: text, n"),
+    }

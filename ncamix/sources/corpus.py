@@ -114,6 +114,7 @@ class CorpusSource(FiniteSource):
     """The YAML keys of sources made of files or of rows on the hub, either of them."""
 
     of_hub: ClassVar[tuple[str, ...]] = ("config", "revision", "split")  # keys beside `hub` only
+    column_keys: ClassVar[tuple[str, ...]] = ()  # those that name the columns of the text
 
     files: Files = Field(None, description="Paths and globs, relative to this file.")
     hub: str | None = Field(None, description="A data set on the Hugging Face hub: owner/name.")
@@ -146,7 +147,13 @@ class CorpusSource(FiniteSource):
 
     def columns(self) -> tuple[str, ...]:
         """The columns that hold the text, where documents are rows."""
-        raise NotImplementedError
+        return tuple(getattr(self, key) for key in self.column_keys)
+
+    def named_columns(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """(path of the key, column) of all columns that rows must have."""
+        yield from (((key,), getattr(self, key)) for key in self.column_keys)
+        if self.holdout is not None and self.holdout.column is not None:
+            yield ("holdout", "column"), self.holdout.column
 
     def held_out(self) -> list[str] | None:
         """The holdout as plain JSON, for meanings: [share, by], and the column if one is named."""

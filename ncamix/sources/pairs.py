@@ -42,6 +42,7 @@ class PairsSource(CorpusSource):
     """YAML keys of `kind: pairs`: `files` with columns or `hub`, and how a pair becomes text."""
 
     version: ClassVar[int] = 1
+    column_keys: ClassVar[tuple[str, ...]] = ("prompt", "response")
 
     kind: Literal["pairs"] = Field(description="Prompts and responses; loss on the response alone.")
     prompt: str = Field(description="The column, or key of a JSON line, that holds the prompt.")
@@ -70,9 +71,6 @@ class PairsSource(CorpusSource):
                 ("response",),
             )
         return self
-
-    def columns(self) -> tuple[str, ...]:
-        return self.prompt, self.response
 
     def misfits(self, files: Sequence[CorpusFile]) -> Iterator[Misfit]:
         rowless = next((file for file in files if not format_of(file.name).has_rows), None)

@@ -18,6 +18,7 @@ class TextSource(CorpusSource):
     """YAML keys of `kind: text`: `files` or `hub`, and how documents are split."""
 
     version: ClassVar[int] = 3
+    column_keys: ClassVar[tuple[str, ...]] = ("column",)
 
     kind: Literal["text"] = Field(description="Documents from files or from the hub.")
     column: str = Field(
@@ -35,9 +36,6 @@ class TextSource(CorpusSource):
     attention: Literal["whole", "document"] = Field(
         "whole", description="Whether a token attends to the whole sample or to its document."
     )
-
-    def columns(self) -> tuple[str, ...]:
-        return (self.column,)
 
     def attends_within_documents(self) -> bool:
         return self.attention == "document"
