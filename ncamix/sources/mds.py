@@ -116,9 +116,13 @@ class MdsSource(FiniteSource):
         if is_url(remote):
             return None
         if local is not None and remote is not None and share_files(local, Path(remote)):
+            other = Path(remote)
+            nested = local != other and (local in other.parents or other in local.parents)
             raise fail(
-                f"`local` is where a copy of `remote` is kept, and {local} and {remote} are one "
-                "folder, or one is in the other",
+                "`local` is where a copy of `remote` is kept, and "
+                + (
+                    f"one of {local} and {other} is in the other" if nested else f"both are {local}"
+                ),
                 "remove `remote`, and what is in `local` is read where it lies; or name another "
                 "folder",
                 path="local",
