@@ -241,19 +241,23 @@ class CurriculumDataset(StreamingDataset):
             found += 1
             self._drop(shard_id, reader, file, status)
             tell(f"{file} is damaged: {reason}; it is made or fetched again")
+            self.prepare_shard(shard_id)
         raise stream.give_up(file.name, str(reason))
 
     def _drop(self, shard_id: int, reader: Any, file: Path, status: os.stat_result) -> None:
-        """Delete a damaged file, unless it is another one by now."""
+        """Count a damaged file as missing, unless it is another one by now. One that was fetched
+        stays until its successor has come."""
         with self._lock:
             try:
                 if not os.path.samestat(os.stat(file), status):
                     return
-                file.unlink()
+                if not self.streams[self.stream_per_shard[shard_id]].replaces:
+                    file.unlink()
             except FileNotFoundError:
                 return
             if self._shard_states[shard_id] == _ShardState.LOCAL:  # else it is not counted yet
                 self.cache_usage -= reader.raw_data.bytes
+                self._shard_states[shard_id] = _ShardState.REMOTE
 
     @property
     def _lock(self) -> FileLock:

@@ -1,20 +1,30 @@
 """Disks that fill while a run writes: which folder it is, what is free there, and the way out.
 
 an error of the machine, without a name + the folders that are written to -> the fullest of them
+an error of writing to a known folder                                     -> what is wrong with it
 """
 
 from __future__ import annotations
 
 import errno
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ncamix.errors import fail
+from ncamix.errors import UserError, fail
 from ncamix.quantities import format_bytes
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+UNWRITABLE = (
+    *FULL,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+)  # no other try helps
 
 
 @contextmanager
@@ -40,6 +50,28 @@ def told_if_full(ways_out: dict[Path, str]) -> Iterator[None]:
             f"{format_bytes(free_bytes(folder))} are free",
             f"make room there and run the same command again to continue, or {ways_out[folder]}",
         ) from None
+
+
+def unwritable(folder: Path, what: str, error: OSError, way_out: str = "") -> UserError:
+    """The error that a folder does not take `what`: it is full, or not for us to write to.
+
+    way_out: what helps beside making room, or permission; TMPDIR, in the temporary folder.
+    """
+    temporary = Path(tempfile.gettempdir())
+    if any(p.parent == temporary and p.name.startswith("ncamix-") for p in folder.parents):
+        way_out = way_out or "set TMPDIR to another folder"
+    if error.errno in FULL:
+        return fail(
+            f"there is no room left in {folder} for {what} ({error.strerror}): "
+            f"{format_bytes(free_bytes(folder))} are free",
+            "make room there and run the same command again to continue"
+            + (f", or {way_out}" if way_out else ""),
+        )
+    return fail(
+        f"{folder} cannot be written, where {what} is to lie ({error.strerror})",
+        "see that it can be written and run the same command again to continue"
+        + (f", or {way_out}" if way_out else ""),
+    )
 
 
 def free_bytes(folder: Path) -> int:

@@ -80,18 +80,20 @@ def open_remote(path: str, modified: int) -> Remote:
     return Remote(**json.loads(Path(path).read_text()))
 
 
-def read_hash(folder: Path, number: int) -> str | None:
-    """The xxh64 of a shard that was generated into `folder`, in hexadecimal."""
+def read_hash(file: Path, number: int) -> str | None:
+    """The xxh64 of a shard in a file of hashes, in hexadecimal; None if it is not there."""
     try:
-        with (folder / HASHES).open("rb") as file:
-            file.seek(_HASH_BYTES * number)
-            return file.read(_HASH_BYTES).hex()
+        with file.open("rb") as stream:
+            stream.seek(_HASH_BYTES * number)
+            found = stream.read(_HASH_BYTES)
     except FileNotFoundError:
         return None
+    return found.hex() if any(found) else None
 
 
-def _write_hash(folder: Path, number: int, data: bytes | memoryview) -> None:
-    descriptor = os.open(folder / HASHES, os.O_WRONLY | os.O_CREAT, 0o666)
+def write_hash(file: Path, number: int, data: bytes | memoryview) -> None:
+    """Put a shard's xxh64 into a file of hashes, at byte 8 x number. Any process may."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT, 0o666)
     try:
         os.pwrite(descriptor, xxhash.xxh64_digest(data), _HASH_BYTES * number)
     finally:
@@ -118,7 +120,7 @@ class GeneratingDownloader(CloudDownloader):
             number = int(name.split(".")[1])
             assert name == shard_name(number)
             data = source.shard(number)
-            _write_hash(Path(local).parent, number, data)
+            write_hash(Path(local).parent / HASHES, number, data)
         write_whole(Path(local), data)
 
 

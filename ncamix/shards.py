@@ -12,6 +12,7 @@ carry the xxh64 of every file, by which damage is found.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -180,6 +181,11 @@ def file_of(entry: dict[str, Any]) -> dict[str, Any]:
     return file
 
 
+def parts_of(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """The files that a shard may lie in, packed first."""
+    return [part for part in (entry["zip_data"], entry["raw_data"]) if part]
+
+
 def own_part(entry: dict[str, Any]) -> dict[str, Any]:
     """What an index entry says of its shard alone; the rest is the format's. Raises KeyError."""
     return {key: entry[key] for key in ("samples", "raw_data", "zip_data")}
@@ -202,10 +208,19 @@ def damage_of(file: Path, size: int, digest: str | None) -> str | None:
 
     Raises OSError if it cannot be read.
     """
-    data = file.read_bytes()
+    return damage_in(file.read_bytes(), size, digest)
+
+
+def damage_in(
+    data: bytes,
+    size: int,
+    digest: str | None,
+    hashed: Callable[[bytes], str] = xxhash.xxh64_hexdigest,
+) -> str | None:
+    """The same of a file's bytes. hashed: how the digest was made."""
     if len(data) != size:
         return f"it has {len(data):,} of {size:,} bytes"
-    if digest is not None and xxhash.xxh64_hexdigest(data) != digest:
+    if digest is not None and hashed(data) != digest:
         return "its bytes do not have their hash"
     return None
 

@@ -11,9 +11,7 @@ folder of the caller's.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import tempfile
 from collections.abc import Collection
 from dataclasses import replace
@@ -23,22 +21,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncamix import cache
+from ncamix.disk import unwritable
 from ncamix.errors import Problem, UserError, fail
-from ncamix.files import DATA_LOCK, replace_link, write_whole
+from ncamix.files import replace_link, write_whole
 from ncamix.hashing import file_hashes
+from ncamix.keeping import begin_keeping, check_free
 from ncamix.keys import fingerprint
 from ncamix.loading import LoadedCurriculum
-from ncamix.locks import HeldLocks
 from ncamix.plan import Plan
 from ncamix.planned_source import PlannedSource, StoredPlan
-from ncamix.shards import HASH, INDEX, file_of
+from ncamix.shards import HASH, INDEX, file_of, parts_of
 from ncamix.sources.base import Meaning
-from ncamix.sources.mds import BYTES, MdsIndex, MdsSource, read_mds_index
+from ncamix.sources.mds import BYTES, MdsIndex, MdsSource, read_mds_index, share_files
 from ncamix.stored_layout import Layout, first_length
 from ncamix.stores import Store, is_url
 from ncamix.waiting import Say, quiet
-
-_held = HeldLocks()  # of folders that runs of this process fetch into
 
 
 def known_index(source: PlannedSource) -> MdsIndex | None:
@@ -84,7 +81,7 @@ def contents(index: MdsIndex, folder: Path, key: str, say: Say = quiet) -> Meani
     """
     files = []
     for entry in index.entries:
-        parts = [part for part in (entry["zip_data"], entry["raw_data"]) if part]
+        parts = parts_of(entry)
         if any(HASH in (part.get("hashes") or {}) for part in parts):
             continue
         there = (folder / part["basename"] for part in parts)
@@ -154,8 +151,33 @@ def stored_sizes(
         problem_found = misfit(plan.curriculum, source, index)
         if problem_found is not None:
             raise UserError(problem_found)
+        _check_kept(plan, source, index)
         sizes[name] = index.num_samples
     return sizes
+
+
+def _check_kept(plan: Plan, source: PlannedSource, index: MdsIndex) -> None:
+    """See that what is fetched of a source may be kept where it says.
+
+    Raises:
+        UserError: other things lie there, or another source is read there.
+    """
+    stored = _stored(source)
+    if stored.remote is None or stored.local is None:
+        return
+    document, path = plan.curriculum.document, ("sources", source.name, "local")
+    for other in plan.sources.values():
+        if other.stored is None or _is_remote(other.stored):
+            continue
+        read = Path(other.stored.remote or str(other.stored.local))
+        if share_files(stored.local, read):
+            what = f"the source '{other.name}' is read in {read}, and nothing is fetched into that"
+            raise UserError(document.problem(path, what, "name another folder"))
+    try:
+        check_free(stored.local, index, stored.described(source.name))
+    except UserError as error:
+        (found,) = error.problems
+        raise UserError(document.problem(path, found.what, found.remedy)) from None
 
 
 def index_of(source: PlannedSource) -> MdsIndex:
@@ -182,6 +204,14 @@ def layout_of(source: PlannedSource) -> Layout:
     return Layout(what, index.length, length, stored.dtype, source.num_ids, index.masked)
 
 
+def kept_as(source: PlannedSource) -> str:
+    """What tells the shards of a stored source from others that were fetched to the same folder.
+    Its index is known."""
+    stored, shards = _stored(source), source.meaning.get("shards")
+    known = {"remote": stored.remote, "index": index_of(source).digest, "shards": shards}
+    return fingerprint(known)
+
+
 def stored_place(source: PlannedSource, folder: Path, keeps: bool = True) -> tuple[str | None, str]:
     """Where the shards of a stored source come from, None where they are read in place, and where
     they are read. Its index is known.
@@ -191,7 +221,8 @@ def stored_place(source: PlannedSource, folder: Path, keeps: bool = True) -> tup
     fetched goes to the source's own folder, if it names one, until this process ends.
 
     Raises:
-        UserError: another run fetches into the source's folder.
+        UserError: another run fetches into the source's folder, it holds another data set, or it
+            cannot be written.
     """
     stored, index = _stored(source), index_of(source)
     place = _index_folder(source)
@@ -199,22 +230,23 @@ def stored_place(source: PlannedSource, folder: Path, keeps: bool = True) -> tup
         link = folder.with_name(f"{folder.name}.mds")
         replace_link(link, place)
         return None, str(link)
-    local = folder
+    wanted = (place / INDEX).read_bytes()  # the one that the plan counts on
     if keeps and stored.local is not None and stored.remote is not None:
-        local = stored.local
-        _hold(local)
-    local.mkdir(parents=True, exist_ok=True)
-    write_whole(local / INDEX, (place / INDEX).read_bytes())  # the one that the plan counts on
-    return stored.remote or str(stored.local), str(local)
+        begin_keeping(stored.local, index, wanted, stored.described(source.name))
+        return stored.remote, str(stored.local)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / INDEX, wanted)
+    return stored.remote or str(stored.local), str(folder)
 
 
-def unreadable(source: PlannedSource, reason: str) -> UserError:
-    """The error that a stored source cannot be read. reason: of which the first line is told."""
-    line = reason.splitlines()[0] if reason else "no reason given"
-    return fail(
-        f"{_stored(source).described(source.name)} cannot be read: {line}",
-        "check where it lies, and that it may be read",
-    )
+def unreadable(source: PlannedSource, reason: str | Problem) -> UserError:
+    """The error that a stored source cannot be read. reason: of which the first line is told; a
+    problem has its own way out."""
+    what, remedy = str(reason), "check where it lies, and that it may be read"
+    if isinstance(reason, Problem):
+        what, remedy = reason.what, reason.remedy
+    line = what.splitlines()[0] if what else "no reason given"
+    return fail(f"{_stored(source).described(source.name)} cannot be read: {line}", remedy)
 
 
 def _fetch_index(plan: Plan, source: PlannedSource) -> MdsIndex:
@@ -229,9 +261,7 @@ def _fetch_index(plan: Plan, source: PlannedSource) -> MdsIndex:
         index = read_mds_index(folder, "remote", length, stored.remote)
         if index.length is None:
             index = replace(index, length=_fetch_length(source, index, store, folder))
-        entry = cache.entry(source.fingerprint)
-        entry.mkdir(parents=True, exist_ok=True)
-        write_whole(entry / INDEX, (folder / INDEX).read_bytes())
+        data = (folder / INDEX).read_bytes()
     info = {
         "kind": "mds",
         "name": source.name,
@@ -240,7 +270,15 @@ def _fetch_index(plan: Plan, source: PlannedSource) -> MdsIndex:
         "length": index.length,
         "meaning": source.meaning,
     }
-    write_whole(entry / cache.INFO, json.dumps(info, sort_keys=True).encode())
+    entry = cache.entry(source.fingerprint)
+    try:
+        entry.mkdir(parents=True, exist_ok=True)
+        write_whole(entry / INDEX, data)
+        write_whole(entry / cache.INFO, json.dumps(info, sort_keys=True).encode())
+    except OSError as error:
+        what = f"the index of {stored.described(source.name)}"
+        way_out = "set NCAMIX_CACHE to another folder"
+        raise unwritable(cache.cache_root(), what, error, way_out) from None
     return index
 
 
@@ -254,23 +292,6 @@ def _fetch_length(source: PlannedSource, index: MdsIndex, store: Store, folder: 
     length = first_length(stored.described(source.name), folder, index, stored.dtype)
     assert length is not None, "the shard was fetched"
     return length
-
-
-def _hold(folder: Path) -> None:
-    """Keep other runs out of a folder that a run fetches into; its node's first rank does.
-
-    Raises:
-        UserError: another run fetches into it.
-    """
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        _held.take(folder / DATA_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise fail(
-            f"another run fetches into {folder}", "wait for its end, or name another `local`"
-        ) from None
 
 
 def _stored(source: PlannedSource) -> StoredPlan:

@@ -1,41 +1,55 @@
 """Samples of a stored data set (source kind `mds`), read by number through MosaicML Streaming.
 
-numbers -> shards, in place or fetched and unpacked, each checked -> rows -> ids and loss masks
+numbers -> shards, in place or fetched and unpacked, each checked once -> rows -> ids and loss masks
+
+What is fetched or unpacked lies in a temporary folder, which it may take half of. Sizes are bytes.
 """
 
 from __future__ import annotations
 
-import errno
 import tempfile
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ncamix.disk import free_bytes
+from ncamix.errors import UserError, fail
 from ncamix.planned_source import PlannedSource
-from ncamix.shards import HASH, MASK, damage_of
+from ncamix.quantities import format_bytes
+from ncamix.shards import MASK
 from ncamix.sources.mds import COLUMN
-from ncamix.stored import index_of, layout_of, stored_place, unreadable
-from ncamix.stores import ANSWER_SECONDS, ATTEMPTS, is_url
+from ncamix.stored import index_of, kept_as, layout_of, stored_place, unreadable
 
-SHARDS_KEPT = 8  # of what is fetched or unpacked
+if TYPE_CHECKING:
+    from ncamix.supplies import Supply
+
+_ROOM_SHARE = 0.5  # of what is free in the temporary folder
+_AGAIN = 16  # shards that are fetched again, as threads that read in order may have to
 
 
 class StoredSamples:
     """Reads samples of a stored source by number; its index is known. Any thread may.
 
-    What is fetched or unpacked lies in a temporary folder, a few shards of it at a time.
+    A shard is checked once, and fetched or unpacked once, while all that is read fits.
     """
 
     def __init__(self, source: PlannedSource) -> None:
         self.source, self._index, self._layout = source, index_of(source), layout_of(source)
         self._ends = np.cumsum([samples for _, samples in self._index.shards])
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[int, Any] = OrderedDict()
+        self._lock = threading.Lock()  # over all of the following
+        self._locks: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)  # of shards
+        self._there: OrderedDict[int, None] = OrderedDict()  # shards, last used last
+        self._readers: Counter[int] = Counter()  # of shards
+        self._dropped: set[int] = set()
+        self._size = self._again = 0
 
     @property
     def num_samples(self) -> int:
@@ -57,15 +71,15 @@ class StoredSamples:
         shape if they are masked.
 
         Raises:
-            UserError: a shard cannot be read, or holds what is no sample of the source.
+            UserError: a shard cannot be read, or holds what is no sample of the source; or there is
+                no room for what is fetched or unpacked.
         """
         tokens = np.empty((len(numbers), self.source.sequence_length + 1), np.uint32)
         mask = np.empty(tokens.shape, np.bool_) if self.is_masked else None
         shards = np.searchsorted(self._ends, numbers, side="right")
         for shard in np.unique(shards).tolist():
-            with self._lock:
-                reader = self._reader(shard)
-                first = int(self._ends[shard]) - self._index.shards[shard][1]
+            first = int(self._ends[shard]) - self._index.shards[shard][1]
+            with self._held(shard) as reader:
                 for i in np.flatnonzero(shards == shard).tolist():
                     sample = self._layout.sample(reader[int(numbers[i]) - first])
                     tokens[i] = sample[COLUMN]
@@ -73,47 +87,99 @@ class StoredSamples:
                         mask[i] = sample[MASK]
         return tokens, mask
 
-    def _reader(self, shard: int) -> Any:
-        """The reader of a shard that is there."""
-        if shard in self._kept:
-            self._kept.move_to_end(shard)
-            return self._kept[shard]
-        readers, stream, is_scratch = self._opened
+    @contextmanager
+    def _held(self, shard: int) -> Iterator[Any]:
+        """The reader of a shard, which is there and sound for the block."""
+        with self._lock:
+            readers, stream = self._opened
+            self._readers[shard] += 1
+            own = self._locks[shard]
         try:
-            stream.prepare_shard(readers[shard])
-            raw = readers[shard].raw_data
-            file = Path(stream.local) / raw.basename
-            reason = damage_of(file, raw.bytes, raw.hashes.get(HASH))
-        except Exception as error:  # of a store's client, or of a decompressor
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise unreadable(self.source, str(error)) from error
-        if reason is not None:
-            raise unreadable(self.source, f"the shard {file.name} is damaged: {reason}")
-        self._kept[shard] = readers[shard]
-        if len(self._kept) > SHARDS_KEPT:
-            _, oldest = self._kept.popitem(last=False)
-            if is_scratch:
-                oldest.evict()
-        return readers[shard]
+            with own:
+                if shard not in self._there:
+                    self._prepare(shard, readers, stream)
+            with self._lock:
+                self._there.move_to_end(shard)
+            yield readers[shard]
+        finally:
+            with self._lock:
+                self._readers[shard] -= 1
+
+    def _prepare(self, shard: int, readers: list[Any], stream: Supply) -> None:
+        """Fetch or unpack a shard, if it is not read in place, and check it."""
+        reader = readers[shard]
+        size = 0 if stream.in_place else int(reader.raw_data.bytes)
+        with self._lock:
+            self._make_room(shard, size, readers)
+        try:
+            if not stream.in_place:
+                stream.prepare_shard(reader)  # which checks it
+            elif (reason := stream.damage(reader, shard)) is not None:
+                raise stream.give_up(reader.raw_data.basename, reason)
+        except (UserError, OSError) as error:
+            with self._lock:
+                self._size -= size
+            if isinstance(error, UserError):
+                raise unreadable(self.source, error.problems[0]) from None
+            raise unreadable(self.source, str(error)) from None
+        with self._lock:
+            self._there[shard] = None
+
+    def _make_room(self, shard: int, size: int, readers: list[Any]) -> None:
+        """Take the room for a shard, if need be from those that were used longest ago.
+
+        Raises:
+            UserError: they are needed again and again.
+        """
+        self._again += shard in self._dropped
+        spare = [known for known in self._there if not self._readers[known]]
+        while size and self._size + size > self._room and spare:
+            oldest = spare.pop(0)
+            readers[oldest].evict()
+            del self._there[oldest]
+            self._dropped.add(oldest)
+            self._size -= int(readers[oldest].raw_data.bytes)
+        if self._again > _AGAIN:
+            whole, room = sum(int(r.raw_data.bytes) for r in readers), int(self._room)
+            raise fail(
+                f"{self._layout.what} is read in another order than it lies, and takes up to "
+                f"{format_bytes(whole)} in the temporary folder {tempfile.gettempdir()}, where "
+                f"{format_bytes(room)} were to be had, half of what was free",
+                f"make room for {format_bytes(whole / _ROOM_SHARE)} there, set TMPDIR to a folder "
+                "that has it, or unpack the data set on this machine and name it with `local`",
+            )
+        self._size += size
 
     @cached_property
-    def _opened(self) -> tuple[list[Any], Any, bool]:
-        """The readers, their stream, and whether what is read is a copy of our own."""
-        from streaming import Stream
+    def _room(self) -> float:
+        return _ROOM_SHARE * free_bytes(Path(self._scratch.name))
+
+    @cached_property
+    def _scratch(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory(prefix="ncamix-")
+
+    @cached_property
+    def _opened(self) -> tuple[list[Any], Supply]:
+        """The readers of all shards, and their stream."""
         from streaming.base.world import World
 
-        self._scratch = tempfile.TemporaryDirectory(prefix="ncamix-")
+        from ncamix.supplies import FetchedStream, InPlaceStream
+
         origin, place = stored_place(self.source, Path(self._scratch.name) / "data", keeps=False)
-        stream = Stream(remote=origin, local=place)
-        stream.apply_default(
-            {
-                "split": None,
-                "download_retry": ATTEMPTS if is_url(origin) else 1,
-                "download_timeout": ANSWER_SECONDS,
-                "validate_hash": None,
-                "keep_zip": False,
-            }
-        )
-        is_scratch = place.startswith(self._scratch.name) and origin is not None
-        return stream.get_shards(World.detect(), False), stream, is_scratch
+        stream: Supply = InPlaceStream(place)
+        if origin is not None:
+            stream = FetchedStream(origin, place, kept_as(self.source))
+        stream.layout = self._layout
+        return stream.get_shards(World.detect(), False), stream
+
+
+_known: WeakValueDictionary[str, StoredSamples] = WeakValueDictionary()
+
+
+def stored_samples(source: PlannedSource) -> StoredSamples:
+    """The samples of a stored source: the same for all who read it at once, so that its shards are
+    fetched once."""
+    found = _known.get(source.fingerprint)
+    if found is None:
+        found = _known[source.fingerprint] = StoredSamples(source)
+    return found

@@ -15,20 +15,23 @@ import logging
 import os
 import random
 import re
+import secrets
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ncamix.disk import UNWRITABLE, unwritable
 from ncamix.errors import UserError, fail
 from ncamix.waiting import tell
 
 TRIES = 8  # of one request
-ATTEMPTS = 6  # of a shard that Streaming fetches; the pauses between them double, from 1 second on
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between tries; they double
-CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 30.0  # how long one try or attempt may stall
+CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 30.0  # how long one try may stall
+PATIENCE = TRIES * (CONNECT_SECONDS + ANSWER_SECONDS + LONGEST_WAIT)  # the longest request, seconds
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _AGAIN = "run the same command again to continue"
@@ -57,6 +60,11 @@ _WITHOUT_HOST = ("dbfs", "alipan")
 _LIBRARIES = ("streaming.base.storage.upload", "azure", "google.auth", "oci")
 
 Result = TypeVar("Result")
+
+
+def beside(file: Path) -> Path:
+    """A name for what becomes `file`, of nobody else's on any machine."""
+    return file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def is_url(place: object) -> bool:
@@ -115,29 +123,42 @@ class Store:
         """Fetch a file, whole; whether there is one.
 
         Raises:
-            UserError: the store does not answer.
+            UserError: the store does not answer, or the file's folder does not take it.
         """
         from streaming.base.storage.download import CloudDownloader
 
-        to.parent.mkdir(parents=True, exist_ok=True)
-        temporary = to.with_name(f".{to.name}.{os.getpid()}.tmp")
+        temporary = beside(to)
 
         def get() -> None:
             temporary.unlink(missing_ok=True)
             down = CloudDownloader.get(self.url)
-            if self._is_s3:
-                down._s3_client = self._s3  # type: ignore[attr-defined]
-            down.download(f"{self.url}/{name}", str(temporary), ANSWER_SECONDS)
+            try:
+                if self._is_s3:
+                    down._s3_client = self._s3  # type: ignore[attr-defined]
+                down.download(f"{self.url}/{name}", str(temporary), ANSWER_SECONDS)
+            finally:
+                down.clean_up()
 
         try:
-            self._patiently("does not give what is there", get)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            self._patiently(f"does not give {name}", get)
             os.replace(temporary, to)
         except FileNotFoundError:
             if self._is_s3 and not self._patiently("cannot be read", self._has_bucket):
                 raise self._no_bucket() from None
             return False
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            if isinstance(error, PermissionError) and os.access(to.parent, os.W_OK):  # there
+                raise fail(
+                    f"{self.url} does not give {name} ({error.strerror})",
+                    f"see that it may be read, and {_AGAIN}",
+                ) from None
+            raise unwritable(to.parent, f"{self.url}/{name}", error) from None
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
         return True
 
     def claim(self, name: str, data: bytes) -> bytes:
@@ -266,6 +287,7 @@ class Store:
 
         Raises:
             UserError: it failed too often, or cannot succeed. FileNotFoundError: nothing is there.
+            OSError: of this machine's disk.
         """
         wait = FIRST_WAIT
         for left in reversed(range(TRIES)):
@@ -277,6 +299,8 @@ class Store:
                 status = _status(error)
                 if status == 404:
                     raise FileNotFoundError(str(error)) from None
+                if isinstance(error, OSError) and error.errno in UNWRITABLE:
+                    raise
                 scheme = self.url.partition(":")[0]
                 if isinstance(error, ImportError):
                     module = f" ({error.name})" if error.name else ""
@@ -343,6 +367,11 @@ def _is_hopeless(error: BaseException, status: int | None) -> bool:
 
 def _reason(error: BaseException) -> str:
     """The last thing that went wrong, in a line."""
+    for one in _chain(error):
+        response = getattr(one, "response", None)
+        if isinstance(response, dict) and response.get("Error", {}).get("Message"):
+            said = response["Error"]  # Streaming puts words of its own in place of it
+            return f"{said['Message']}, {said.get('Code')}"
     lines = str(error).strip().splitlines() or [type(error).__name__]
     said = " ".join(lines[0].split())
     return said.rpartition(": An error occurred ")[2]

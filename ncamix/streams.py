@@ -33,7 +33,7 @@ from ncamix.planned_source import PlannedSource
 from ncamix.remote import Remote
 from ncamix.shards import INDEX
 from ncamix.slots import Slots, split_cores
-from ncamix.stored import layout_of, stored_place
+from ncamix.stored import kept_as, layout_of, stored_place
 from ncamix.supplies import FetchedStream, GeneratedStream, InPlaceStream, Supply
 from ncamix.threads import count_threads
 from ncamix.trainer import Trainer
@@ -76,7 +76,9 @@ def make_stream(
         return InPlaceStream(str(link))
     if source.stored is not None:
         origin, place = stored_place(source, local)
-        stream = InPlaceStream(place) if origin is None else FetchedStream(origin, place)
+        stream: Supply = InPlaceStream(place)
+        if origin is not None:
+            stream = FetchedStream(origin, place, kept_as(source))
         stream.layout = layout_of(source)
         return stream
     local.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-Fault = str | None  # "500", "503", "stall", "reset", "slow", or none
+Fault = str | None  # "403", "500", "503", "stall", "reset", "slow", or none
 
 _BODIES = {
+    "403": b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>",
     "500": b"<Error><Code>InternalError</Code><Message>We encountered an error</Message></Error>",
     "503": b"<Error><Code>SlowDown</Code><Message>Please reduce your rate</Message></Error>",
 }

@@ -26,7 +26,7 @@ shards slots
 shard_log
 quantities reading
 disk rendering
-composition
+composition stores
 schedule
 forms groups
 automata
@@ -34,7 +34,7 @@ cache tokenization
 hashing
 bands
 sources
-omissions
+omissions keeping
 containers
 rows sizes
 documents encoding
@@ -52,7 +52,6 @@ planned_source
 plan
 stored_layout
 forecast limits remarks parting corpora stored cache_limits
-stored_samples
 inventory
 planning
 plans
@@ -63,7 +62,7 @@ owners
 order
 remote
 supplies
-dataset
+dataset stored_samples
 curation
 overlap
 text_entry

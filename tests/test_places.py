@@ -329,7 +329,7 @@ def test_what_a_store_lacks_is_told(store: FaultyStore, plan_of: Callable[..., P
             check_data(plan_of(CURRICULUM), URL)
         client().put_object(Bucket="bucket", Key=key, Body=data)
     store.faults = lambda method, path: "500"
-    with pytest.raises(UserError, match="does not give what is there"):
+    with pytest.raises(UserError, match="does not give plan.json"):
         check_data(plan_of(CURRICULUM), URL)
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from faulty_store import FaultyStore, faulty_store
+from streaming.base.storage.download import S3Downloader
 
 from ncamix import stores
 from ncamix.errors import UserError
-from ncamix.stores import Store, is_url, misfit_url
+from ncamix.stores import Store, beside, is_url, misfit_url
 
 
 @pytest.fixture
@@ -211,3 +212,21 @@ def test_places_are_told_apart() -> None:
         assert is_url(url)
     for folder in ("a/b", "/a", "s3", Path("s3://a"), None):
         assert not is_url(folder)
+
+
+def test_what_a_downloader_holds_is_given_back(
+    store: FaultyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each file, and each try: of sftp, a connection."""
+    freed: list[object] = []
+    monkeypatch.setattr(S3Downloader, "clean_up", lambda self: freed.append(self))
+    opened(tmp_path).send("sub/file")
+    turn = iter(["500", None, None])
+    store.faults = lambda method, path: next(turn, None)
+    assert opened(tmp_path).fetch("sub/file", tmp_path / "copy")
+    assert len(freed) == 2
+
+
+def test_names_on_the_way_are_nobody_elses(tmp_path: Path) -> None:
+    """Two machines may have processes of one number."""
+    assert beside(tmp_path / "file") != beside(tmp_path / "file")

@@ -17,14 +17,14 @@ from faulty_store import FaultyStore, faulty_store
 from plain_data import write_dataset
 from test_dataset import BATCH, ONE, expected, load, named, segments
 
-from ncamix import cache, inventory, supplies
+from ncamix import cache, inventory, stores
 from ncamix.compilation.datasets import prepare
 from ncamix.dataset import CurriculumDataset
 from ncamix.errors import UserError
 from ncamix.order import stage_order
 from ncamix.owners import shards_needed
 from ncamix.plan import Plan
-from ncamix.shards import HASH, INDEX, ShardFormat
+from ncamix.shards import INDEX, ShardFormat
 from ncamix.sources import open_generator
 from ncamix.streams import make_stream
 from ncamix.supplies import FetchedStream, InPlaceStream, Supply
@@ -158,7 +158,7 @@ def test_what_an_earlier_run_fetched_is_kept_if_it_is_sound(
     same = [f.stat().st_ino == inode for f, inode in zip(kept, before, strict=True)]
     assert same[2:] == [True] * len(same[2:])
     said = capfd.readouterr().err
-    assert said.count("was left by an earlier run") == 2 and "of 1,3" in said
+    assert said.count("was left by an earlier run") == 1 and "fetched again (and 1 more)" in said
 
 
 @pytest.mark.parametrize("zstd", [None, 3])
@@ -215,9 +215,9 @@ def test_a_small_cache_fetches_again_what_it_evicted(made: Any, tmp_path: Path) 
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyStore]:
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # attempts are those of the stream
-    monkeypatch.setattr(supplies, "ATTEMPTS", 3)
-    monkeypatch.setattr(supplies, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(stores, "TRIES", 3)
+    monkeypatch.setattr(stores, "FIRST_WAIT", 0.02)
+    monkeypatch.setattr(stores, "ANSWER_SECONDS", 1.0)
     with faulty_store(monkeypatch) as store:
         yield store
 
@@ -238,14 +238,17 @@ def test_a_remote_that_fails_now_and_then_gives_the_same_samples(
     store.faults = lambda method, path: next(turn, None)
     stream = FetchedStream("s3://bucket/static", str(tmp_path / "local"))
     dataset = opened(plan, [stream], 8)
-    assert stream.validate_hash == HASH
     assert named(load(dataset)) == expected(plan)
     assert next(turn, "none left") == "none left"
 
 
 @pytest.mark.parametrize("fault", ["500", "reset", "stall"])
 def test_a_remote_that_is_gone_ends_in_a_message(
-    made: Any, tmp_path: Path, store: FaultyStore, fault: str
+    made: Any,
+    tmp_path: Path,
+    store: FaultyStore,
+    fault: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     plan = made("static")
     put(store, compiled(plan, tmp_path / "compiled", 3))
@@ -255,17 +258,31 @@ def test_a_remote_that_is_gone_ends_in_a_message(
     with pytest.raises(UserError) as caught:
         list(load(dataset))
     message = str(caught.value)
-    assert "s3://bucket/static/shard.00003.mds.zstd cannot be read, after 3 attempts" in message
-    assert "to resume" in message and "Traceback" not in message
+    assert "s3://bucket/static does not give shard.00003.mds.zstd (" in message
+    assert "run the same command again to continue" in message and "Traceback" not in message
     asked = [path for _, path in store.requests if "shard.00003" in path]
-    assert len(asked) >= 3
+    assert len(asked) == 3, "tries are counted in one place"
+    assert capsys.readouterr().err.count("it is tried again for a while") == 1
     assert not list((tmp_path / "local").glob("*00003*"))
 
 
-def test_a_missing_dataset_is_told(made: Any, tmp_path: Path, store: FaultyStore) -> None:
-    stream = FetchedStream("s3://bucket/static", str(tmp_path / "local"))
-    with pytest.raises(UserError, match="s3://bucket/static/index.json cannot be read"):
-        opened(made("static"), [stream], 8)
+@pytest.mark.parametrize(
+    ("url", "fault", "said"),
+    [
+        ("s3://bucket/static", None, "s3://bucket/static/index.json cannot be read: it is not the"),
+        ("s3://nobody/static", None, "s3://nobody/static: there is no bucket 'nobody'"),
+        ("s3://bucket/static", "403", "does not give index.json .*403"),
+    ],
+)
+def test_what_is_not_to_be_had_is_told_at_once(
+    url: str, fault: str | None, said: str, made: Any, tmp_path: Path, store: FaultyStore
+) -> None:
+    plan = made("static")
+    store.faults = lambda method, path: fault
+    store.requests.clear()
+    with pytest.raises(UserError, match=said):
+        opened(plan, [FetchedStream(url, str(tmp_path / "local"))], 8)
+    assert len(store.requests) <= 2
 
 
 def test_hashes_are_not_asked_of_a_dataset_without(made: Any, tmp_path: Path) -> None:
@@ -275,7 +292,6 @@ def test_hashes_are_not_asked_of_a_dataset_without(made: Any, tmp_path: Path) ->
     write_dataset(tmp_path / "compiled", ShardFormat(33, "uint16"), np.split(samples, 20))
     stream = FetchedStream(str(tmp_path / "compiled"), str(tmp_path / "local"))
     assert named(load(opened(plan, [stream], 8))) == expected(plan)
-    assert stream.validate_hash is None
 
 
 def resources() -> tuple[int, int, int]:

@@ -20,7 +20,7 @@ from ncamix.errors import fail
 from ncamix.planned_source import PlannedSource
 from ncamix.shards import MASK, is_sound, read_index, read_shard
 from ncamix.sources import open_generator
-from ncamix.stored_samples import StoredSamples
+from ncamix.stored_samples import StoredSamples, stored_samples
 
 Tokens = NDArray[np.uint32]
 Mask = NDArray[np.bool_] | None
@@ -115,7 +115,7 @@ def samples_of(source: PlannedSource) -> Samples:
     """The samples of a source, in its own order; texts must be compiled in the cache, and the
     indexes of stored sources be known."""
     if source.stored is not None:
-        return StoredSamples(source)
+        return stored_samples(source)
     if source.spec.finite:
         return Compiled(cache.entry(source.fingerprint))
     return Generated(source.meaning)

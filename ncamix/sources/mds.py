@@ -108,17 +108,37 @@ class MdsSource(FiniteSource):
         sequence_length: of the stage that draws from it.
 
         Raises:
-            UserError: there is none and it cannot be remote, or it is not one of token samples.
-                The problem's path is the key, `local` or `remote`.
+            UserError: there is none and it cannot be remote, or it is not one of token samples, or
+                what is fetched would come to lie where it is fetched from. The problem's path is
+                the key, `local` or `remote`.
         """
         local, remote = self.places(folder)
         if is_url(remote):
             return None
+        if local is not None and remote is not None and share_files(local, Path(remote)):
+            other = Path(remote)
+            nested = local != other and (local in other.parents or other in local.parents)
+            raise fail(
+                "`local` is where a copy of `remote` is kept, and "
+                + (
+                    f"one of {local} and {other} is in the other" if nested else f"both are {local}"
+                ),
+                "remove `remote`, and what is in `local` is read where it lies; or name another "
+                "folder",
+                path="local",
+            )
         key, place = ("local", local) if remote is None else ("remote", Path(remote))
         assert place is not None
         if (place / INDEX).is_file():
             return read_mds_index(place, key, sequence_length)
         raise fail(f"{place} holds no {INDEX}", "name the folder of an MDS data set", path=key)
+
+
+def share_files(one: Path, other: Path) -> bool:
+    """Whether two folders (resolved) are one, or one is in the other."""
+    if one.exists() and other.exists() and os.path.samefile(one, other):
+        return True
+    return one == other or one in other.parents or other in one.parents
 
 
 def read_mds_index(
