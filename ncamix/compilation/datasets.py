@@ -93,7 +93,7 @@ def _compile(
     with room_for(jobs, place, how.threads):
         if ranks.is_first:
             _check_finished(plan, place, how)
-            place.begin({job.folder: job.dataset for job in jobs})
+            place.begin({job.folder: job.info() for job in jobs})
         ranks.wait()
         place.folder.mkdir(parents=True, exist_ok=True)  # on hosts of their own
         place.read()
