@@ -13,7 +13,6 @@ from typing import Any
 
 import boto3
 import pytest
-import xxhash
 from faulty_store import FaultyStore, faulty_store
 from processes import free_port, started, status_of, wait_until
 from test_compilation import COMPILE, CURRICULUM, Told, files_below, small_shards
@@ -27,7 +26,7 @@ from ncamix.compilation.places import MARKER
 from ncamix.compilation.writer import Watcher
 from ncamix.errors import UserError
 from ncamix.plan import Plan
-from ncamix.shards import file_of, sample_digest
+from ncamix.shards import sample_digest
 from ncamix.streams import make_dataset
 from ncamix.waiting import quiet
 
@@ -109,6 +108,82 @@ def test_more_is_added_and_another_dataset_is_never_replaced(
     assert objects() == whole
 
 
+class StopAfter(Watcher):
+    """Interrupts at a shard."""
+
+    def __init__(self, shards: int) -> None:
+        self.left = shards
+
+    def wrote(self, folder: str, samples: int, tokens: int, kept: bool) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("other", ["format", "format, elsewhere", "source"])
+def test_what_is_unfinished_keeps_others_out(
+    store: FaultyStore,
+    plan_of: Callable[..., Plan],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    other: str,
+) -> None:
+    """Also the same samples in another format, and wherever the first of them came from."""
+    plan, first, second = plan_of(CURRICULUM), Writing(3, 1), Writing(9, 1)
+    with pytest.raises(KeyboardInterrupt):
+        compile_plan(plan, URL, quiet, StopAfter(6), first)
+    before = objects()
+    with monkeypatch.context() as patch:
+        if "elsewhere" in other:
+            patch.setenv("NCAMIX_CACHE", str(tmp_path / "other"))
+        with pytest.raises(
+            UserError, match=r"holds another dataset .* \(--zstd\), finished or not"
+        ):
+            if other == "source":
+                changed = plan_of(CURRICULUM.replace("burn_in: 2", "burn_in: 3"))
+                compile_plan(changed, URL, quiet, None, first)
+            else:
+                compile_plan(plan, URL, quiet, None, second)
+    assert objects() == before
+    compile_plan(plan, URL, quiet, None, first)
+    compile_plan(plan, tmp_path / "out", quiet, None, first)
+    assert objects() == files_below(tmp_path / "out")
+
+
+def test_shards_that_nothing_vouches_for_are_not_taken(
+    store: FaultyStore, plan_of: Callable[..., Plan]
+) -> None:
+    plan = plan_of(CURRICULUM)
+    with pytest.raises(KeyboardInterrupt):
+        compile_plan(plan, URL, quiet, StopAfter(6), Writing(3, 1))
+    name = next(n for n in objects() if "shard" in n).rpartition("/")[0]
+    client().delete_object(Bucket="bucket", Key=f"some/where/{name}/source.json")
+    with pytest.raises(UserError, match=rf"{name} holds another dataset"):
+        compile_plan(plan, URL, quiet, None, Writing(3, 1))
+
+
+def test_a_store_that_cannot_list_is_asked_for_every_shard(
+    store: FaultyStore,
+    plan_of: Callable[..., Plan],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As Streaming's clients of Azure and Databricks cannot."""
+    monkeypatch.setattr(stores.Store, "_list", lambda self: None)
+    plan = plan_of(CURRICULUM)
+    with pytest.raises(KeyboardInterrupt):
+        compile_plan(plan, URL, quiet, StopAfter(6), Writing(3, 1))
+    gone, damaged, *sound = sorted(name for name in objects() if "shard" in name)
+    client().delete_object(Bucket="bucket", Key=f"some/where/{gone}")
+    client().put_object(Bucket="bucket", Key=f"some/where/{damaged}", Body=b"damage")
+    store.requests.clear()
+    compile_plan(plan, URL, quiet, None, Writing(3, 1))
+    sent = {name.removeprefix("/bucket/some/where/") for name in store.sent()}
+    assert {gone, damaged} <= sent and sound and not sent & set(sound)
+    compile_plan(plan, tmp_path / "out", quiet)
+    assert objects() == files_below(tmp_path / "out") and not staged()
+
+
 def test_other_things_are_left_alone(store: FaultyStore, plan_of: Callable[..., Plan]) -> None:
     client().put_object(Bucket="bucket", Key="some/where/thesis.tex", Body=b"years")
     with pytest.raises(UserError, match=r"s3://bucket/some/where holds other things: thesis.tex"):
@@ -125,7 +200,7 @@ def test_a_store_that_fails_is_told_once_and_the_command_goes_on(
     def down_from_seventh(method: str, path: str) -> str | None:
         nonlocal puts
         puts += method == "PUT"
-        return fault if puts > 6 else None
+        return fault if puts > 11 else None
 
     store.faults = down_from_seventh
     with pytest.raises(UserError, match=r"s3://bucket/some/where does not take") as caught:
@@ -168,11 +243,11 @@ def test_killed_in_an_upload_it_goes_on(
 ) -> None:
     """From this machine, or from another, which knows nothing of the first."""
     plan_of(CURRICULUM)
-    store.faults = lambda method, path: "slow" if len(store.sent()) < 9 else "stall"
+    store.faults = lambda method, path: "slow" if len(store.sent()) < 14 else "stall"
     command = [sys.executable, "-c", COMPILE, URL, "", "0"]
     script = command[2].replace("Path(out + ", "Path('began' + ")
     process = started([*command[:2], script, *command[3:]], tmp_path)
-    wait_until(lambda: len(store.sent()) >= 10, process)
+    wait_until(lambda: len(store.sent()) >= 15, process)
     process.send_signal(signal.SIGKILL)
     status_of(process)
     store.faults = lambda method, path: None
@@ -196,8 +271,8 @@ def test_killed_in_an_upload_it_goes_on(
     compile_plan(plan_of(CURRICULUM), tmp_path / "out", quiet)
     assert objects() == files_below(tmp_path / "out") and not staged()
     again = {n.removeprefix("/bucket/some/where/") for n in store.sent()} & there
-    sent_first = {name for name in there if name.endswith("/source.json")}
-    assert len(again) <= 2 if journal else again == there - sent_first
+    shards = {name for name in there if "shard" in name}
+    assert len(again) <= 2 if journal else again == shards
 
 
 def test_two_machines_do_not_write_to_one_place(
@@ -348,78 +423,6 @@ def test_an_index_that_leads_out_of_its_folder_is_refused(
         check_data(plan_of(CURRICULUM), URL)
     assert not any("shard" in path and folder in path for _, path in store.requests)
     assert not any("escaped" in path for _, path in store.requests)
-
-
-class Stopped(Watcher):
-    """Ends a command after so many shards."""
-
-    def __init__(self, num_shards: int) -> None:
-        self.left = num_shards
-
-    def wrote(self, folder: str, samples: int, tokens: int, kept: bool) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("other", ["zstd", "source"])
-def test_an_unfinished_dataset_keeps_others_out(
-    store: FaultyStore, plan_of: Callable[..., Plan], other: str
-) -> None:
-    """From its first file on: what journals say of it stays true."""
-    plan, usual = plan_of(CURRICULUM), Writing(3, 1)
-    with pytest.raises(KeyboardInterrupt):
-        compile_plan(plan, URL, quiet, Stopped(6), usual)
-    before = {name: data for name, data in objects().items() if name != MARKER}
-    with pytest.raises(UserError, match="another dataset than the curriculum's, or a part of one"):
-        if other == "zstd":
-            compile_plan(plan, URL, quiet, Stopped(3), Writing(9, 1))
-        else:
-            changed = plan_of(CURRICULUM.replace("burn_in: 2", "burn_in: 3"))
-            compile_plan(changed, URL, quiet, Stopped(3), usual)
-    assert objects() == before
-    compile_plan(plan_of(CURRICULUM), URL, quiet, None, usual)
-    there = objects()
-    assert before.items() <= there.items()
-    assert all(is_whole(there, name) for name in there if name.endswith("index.json"))
-
-
-def is_whole(there: dict[str, bytes], index: str) -> bool:
-    """Whether a store holds what an index says."""
-    folder = index.removesuffix("index.json")
-    files = [file_of(entry) for entry in json.loads(there[index])["shards"]]
-    return all(
-        xxhash.xxh64_hexdigest(there[folder + file["basename"]]) == file["hashes"]["xxh64"]
-        for file in files
-    )
-
-
-def test_folders_of_shards_that_nobody_owns_are_left_alone(
-    store: FaultyStore, plan_of: Callable[..., Plan]
-) -> None:
-    client().put_object(Bucket="bucket", Key="some/where/alive/shard.00000.mds", Body=b"mine")
-    with pytest.raises(UserError, match="alive holds another dataset than the curriculum's"):
-        compile_plan(plan_of(CURRICULUM), URL, quiet)
-    assert objects() == {"alive/shard.00000.mds": b"mine"}
-
-
-def test_a_store_that_cannot_list_is_asked_for_every_shard(
-    store: FaultyStore, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a journal names may have gone, or be damaged."""
-    monkeypatch.setattr(stores.Store, "_list", lambda self: None)
-    plan = plan_of(CURRICULUM)
-    with pytest.raises(KeyboardInterrupt):
-        compile_plan(plan, URL, quiet, Stopped(6), Writing(3, 1))
-    gone, torn, *_ = shards = sorted(name for name in objects() if "shard." in name)
-    client().delete_object(Bucket="bucket", Key=f"some/where/{gone}")
-    client().put_object(Bucket="bucket", Key=f"some/where/{torn}", Body=objects()[torn][:-1])
-    store.requests.clear()
-    compile_plan(plan, URL, quiet, None, Writing(3, 1))
-    there = objects()
-    assert all(is_whole(there, name) for name in there if name.endswith("index.json"))
-    sent = {name.removeprefix("/bucket/some/where/") for name in store.sent()}
-    assert sent & set(shards) == {gone, torn} and not staged()
 
 
 def test_a_killed_command_whose_cache_was_removed_goes_on(

@@ -5,7 +5,8 @@
 
 A place is one command's at a time. On one machine a lock sees to that; in S3 a small object does,
 .compiling.json, which names the command that writes there, and goes when it ends. Other stores have
-nothing of the kind. Journals stay on this machine.
+nothing of the kind. Below a URL a dataset's source.json lies in its folder before its first shard,
+and says whose the folder is, finished or not. Journals stay on this machine.
 """
 
 from __future__ import annotations
@@ -71,9 +72,9 @@ class Place(ABC):
                 leave_nothing(self.folder, created, DATA_LOCK)
 
     @abstractmethod
-    def begin(self, datasets: Mapping[str, bytes]) -> None:
-        """Make room for datasets, the bytes of each source.json by folder: what is there of others
-        goes.
+    def begin(self, infos: Mapping[str, bytes]) -> None:
+        """Make room for datasets, the bytes of their source.json by folder: what is there of
+        others goes.
 
         Raises:
             UserError: what is there is another's.
@@ -89,9 +90,10 @@ class Place(ABC):
 
     def known(self, folder: str, dataset: str) -> dict[int, list[dict[str, Any]]]:
         """What index and journals say of a dataset's shards: files, as they were written."""
-        found = {i: list(said) for i, said in self._journals.get(dataset, {}).items()}
-        for shard, entry in self.listed(folder, dataset).items():
-            found.setdefault(shard, []).append(own_part(entry))
+        listed = self.listed(folder, dataset)  # first: another machine may have finished it
+        found = {shard: [own_part(entry)] for shard, entry in listed.items()}
+        for shard, said in self._journals.get(dataset, {}).items():
+            found.setdefault(shard, []).extend(said)
         return found
 
     @abstractmethod
@@ -122,10 +124,10 @@ class LocalPlace(Place):
     def __str__(self) -> str:
         return str(self.folder)
 
-    def begin(self, datasets: Mapping[str, bytes]) -> None:
+    def begin(self, infos: Mapping[str, bytes]) -> None:
         (self.folder / PLAN).unlink(missing_ok=True)
-        for name, info in datasets.items():
-            own, dataset = self.folder / name, _dataset_of(info)
+        for name, info in infos.items():
+            dataset, own = _dataset_of(info), self.folder / name
             own.mkdir(parents=True, exist_ok=True)
             for left in own.glob(".*.tmp"):  # by a killed process; the lock is ours
                 left.unlink()
@@ -163,7 +165,7 @@ class LocalPlace(Place):
 
 
 class RemotePlace(Place):
-    """A URL. Nothing of another compilation is ever replaced there."""
+    """A URL. Nothing of another dataset is ever replaced there, be it finished or not."""
 
     is_local = False
 
@@ -173,7 +175,7 @@ class RemotePlace(Place):
         self.url = self.store.url
         self._names: set[str] | None = None
         self._marker = b""
-        self._there: dict[str, Path | None] = {}
+        self._there: set[str] = set()
 
     def __str__(self) -> str:
         return self.url
@@ -216,58 +218,48 @@ class RemotePlace(Place):
             "again",
         )
 
-    def begin(self, datasets: Mapping[str, bytes]) -> None:
-        """As above. A folder belongs to a dataset from its first file on, its source.json, whether
-        it is ever finished or not: journals can be trusted there."""
-        names = self.store.names()
+    def begin(self, infos: Mapping[str, bytes]) -> None:
+        self._names = names = self.store.names()
         if names is not None and PLAN not in names:
             known = (*TOPS, MARKER)
-            foreign = [n for n in names if n.rpartition("/")[0] not in datasets and n not in known]
+            foreign = [n for n in names if n.rpartition("/")[0] not in infos and n not in known]
             if foreign:
                 what = f"{self} holds other things: {min(foreign)}"
                 raise fail(what, "choose an empty or a new place with --out")
-        new = []
-        for name, info in datasets.items():
-            place = self.folder / _THERE / name
-            there, listed = None, names is None or f"{name}/{cache.INFO}" in names
-            if listed and self.store.fetch(f"{name}/{cache.INFO}", place / cache.INFO):
-                there = _dataset_in(place) or "unknown"
-            elif any(n.startswith(f"{name}/") for n in names or ()):
-                there = "unknown"
+        unclaimed = []
+        for name, info in infos.items():
+            there = _dataset_in(self._fetched(name))
             if there is None:
-                new.append(name)
-            elif there != _dataset_of(info):
+                unclaimed.append(name)
+                if not any(n.rpartition("/")[0] == name for n in names or ()):
+                    continue
+            if there != _dataset_of(info):
                 raise fail(
-                    f"{self}/{name} holds another dataset than the curriculum's, or a part of one",
+                    f"{self}/{name} holds another dataset than the curriculum's, or one of another "
+                    "format (--zstd), finished or not",
                     "choose another place with --out, or delete it there",
                 )
-        for name in new:
-            for folder in (self.folder / name, self.folder / _THERE / name):
-                folder.mkdir(parents=True, exist_ok=True)
-            self.put(f"{name}/{cache.INFO}", datasets[name])
-            write_whole(self.folder / _THERE / name / cache.INFO, datasets[name])
+        for name in unclaimed:
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+            self.put(f"{name}/{cache.INFO}", infos[name])
+            write_whole(self.folder / _THERE / name / cache.INFO, infos[name])
 
     def read(self) -> None:
         super().read()
         self._names = self.store.names()
 
     def listed(self, folder: str, dataset: str) -> Entries:
-        if self._names is not None and f"{folder}/{INDEX}" not in self._names:
-            return {}
-        there = self._fetched(folder)
-        return {} if there is None else _entries_in(there, dataset)
+        return _entries_in(self._fetched(folder), dataset)
 
     def holds(self, folder: str, entry: dict[str, Any]) -> bool:
-        file = f"{folder}/{file_of(entry)['basename']}"
+        name = f"{folder}/{file_of(entry)['basename']}"
         if self._names is not None:
-            return file in self._names
-        looked_at = self.folder / _THERE / folder  # the store cannot list: what it gives is checked
+            return name in self._names
+        copy = self.folder / _THERE / name  # no list says what is there
         try:
-            return self.store.fetch(file, self.folder / _THERE / file) and is_sound(
-                looked_at, entry
-            )
+            return self.store.fetch(name, copy) and is_sound(copy.parent, entry)
         finally:
-            (self.folder / _THERE / file).unlink(missing_ok=True)
+            copy.unlink(missing_ok=True)
 
     def deliver(self, file: str) -> None:
         self.store.send(file)
@@ -275,8 +267,7 @@ class RemotePlace(Place):
     def settle(self, folder: str, files: Mapping[str, bytes], shards: Collection[str]) -> None:
         for name, data in files.items():
             there = self.folder / _THERE / folder / name
-            listed = self._names is not None and f"{folder}/{name}" in self._names
-            if not (listed and there.exists() and there.read_bytes() == data):
+            if not (there.exists() and there.read_bytes() == data):
                 self.put(f"{folder}/{name}", data)
 
     def end(self) -> None:
@@ -284,13 +275,17 @@ class RemotePlace(Place):
         for left in self.folder.glob("*/"):
             shutil.rmtree(left, ignore_errors=True)
 
-    def _fetched(self, folder: str) -> Path | None:
-        """A folder with a dataset's source.json and index.json; None if it is not finished."""
+    def _fetched(self, folder: str) -> Path:
+        """A folder with a dataset's source.json and index.json, as far as they are there."""
+        to = self.folder / _THERE / folder
         if folder not in self._there:
-            to = self.folder / _THERE / folder
-            both = [self.store.fetch(f"{folder}/{name}", to / name) for name in (cache.INFO, INDEX)]
-            self._there[folder] = to if all(both) else None
-        return self._there[folder]
+            to.mkdir(parents=True, exist_ok=True)
+            for name in (cache.INFO, INDEX):
+                (to / name).unlink(missing_ok=True)  # of a killed command
+                if self._names is None or f"{folder}/{name}" in self._names:
+                    self.store.fetch(f"{folder}/{name}", to / name)
+            self._there.add(folder)
+        return to
 
 
 def place_of(out: Path | str) -> Place:
@@ -321,20 +316,17 @@ def _is_compiled(folder: Path) -> bool:
         return False
 
 
-def _dataset_of(info: bytes) -> str | None:
-    """The fingerprint of the dataset that a source.json belongs to; None if it is none."""
-    try:
-        return str(json.loads(info)["dataset"])
-    except (ValueError, LookupError, TypeError):
-        return None
-
-
 def _dataset_in(folder: Path) -> str | None:
     """The fingerprint of the dataset in a folder."""
     try:
         return _dataset_of((folder / cache.INFO).read_bytes())
-    except OSError:
+    except (OSError, ValueError, LookupError, TypeError):
         return None
+
+
+def _dataset_of(info: bytes) -> str:
+    """The fingerprint of a dataset in the bytes of its source.json."""
+    return str(json.loads(info)["dataset"])
 
 
 def _entries_in(folder: Path, dataset: str) -> Entries:
