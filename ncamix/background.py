@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -179,7 +180,8 @@ def main() -> None:
 
 
 def _compile(work: Work, connection: Connection[Any, Any]) -> None:
-    plan = work.plan
+    plan, room = work.plan, select.poll()
+    room.register(connection, select.POLLOUT)
     for name in work.names:
         if name not in work.urgent:
             _leave_the_machine_to_others()
@@ -187,7 +189,8 @@ def _compile(work: Work, connection: Connection[Any, Any]) -> None:
 
         def say(what: str, share: float, name: str = name) -> None:
             nonlocal told
-            if time.monotonic() - told >= _TELL_SECONDS:
+            # A full connection would stop text: a run that does not look is told less of this.
+            if time.monotonic() - told >= _TELL_SECONDS and room.poll(0):
                 told = time.monotonic()
                 connection.send(("at", (name, what, share)))
 

@@ -133,15 +133,26 @@ def _unwritable(error: OSError) -> UserError:
 
 def hold(fingerprint: str) -> None:
     """Mark an entry, existing or not, as in use by this process until it ends."""
-    _held.give_up(spare=cache_root())  # those of a cache that is used no more
     with suppress(OSError):  # a cache that cannot be written loses no entry either
-        _held.take(_lock_file(fingerprint, "use"), fcntl.LOCK_SH)  # who is alone is soon done
+        _hold(fingerprint)
 
 
 def hold_folder(folder: Path) -> None:
     """Mark the folder of the cache that belongs to a URL, existing or not, as in use by this
-    process until it ends."""
-    hold(folder.relative_to(cache_root()).as_posix())
+    process until it ends.
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
+    try:
+        _hold(folder.relative_to(cache_root()).as_posix())
+    except OSError as error:
+        raise _unwritable(error) from None
+
+
+def _hold(fingerprint: str) -> None:
+    _held.give_up(spare=cache_root())  # those of a cache that is used no more
+    _held.take(_lock_file(fingerprint, "use"), fcntl.LOCK_SH)  # who is alone is soon done
 
 
 def in_use(fingerprint: str) -> bool:

@@ -7,21 +7,25 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import psutil
 import pytest
 from conftest import TRAINER, Planner
 
-from ncamix import cache, text_compilation
+from ncamix import background, cache, text_compilation
 from ncamix.background import Compiler, Work, error_of, failure_of, start_compiler, uncompiled
 from ncamix.errors import UserError, fail
 from ncamix.plan import Plan
-from ncamix.waiting import quiet
+from ncamix.waiting import Say, quiet
 
 BODY = """\
 tokenizer: {bpe: 300, train_on: [words]}
@@ -301,3 +305,26 @@ class Told:
     def say(self, what: str, share: float) -> None:
         assert 0 <= share <= 1
         self.words.append(what)
+
+
+def test_text_goes_on_while_its_run_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a long evaluation: progress that nobody takes is dropped, what is done is not."""
+    here, there = Pipe()
+
+    def compile_text(plan: object, source: object, say: Say) -> dict[str, int]:
+        for word in range(5_000):
+            say("tokenizing", word / 5_000)
+        return {"num_samples": 1}
+
+    monkeypatch.setattr(background, "compile_text", compile_text)
+    monkeypatch.setattr(background, "_TELL_SECONDS", 0.0)
+    plan = SimpleNamespace(sources={"words": None}, estimated=True)
+    work = Work(cast(Plan, plan), ("words",), frozenset({"words"}))
+    with here, there:
+        child = threading.Thread(target=background._compile, args=(work, there), daemon=True)
+        child.start()
+        child.join(20)
+        stuck, said = child.is_alive(), []
+        while here.poll(0):
+            said.append(here.recv())
+    assert not stuck and said[-1] == ("done", "words") and said[0][0] == "at"

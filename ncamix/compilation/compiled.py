@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -30,6 +31,7 @@ from ncamix.shards import INDEX, count_samples, file_of, is_sound, read_index
 from ncamix.splits import HELD_OUT
 from ncamix.stores import Store, is_url
 from ncamix.text_compilation import with_sizes
+from ncamix.waiting import tell
 
 Data = Path | str  # a folder, or a URL
 
@@ -156,7 +158,12 @@ def _fetch(plan: Plan, url: str, way_out: str) -> None:
     cache.hold_folder(here)
     here.mkdir(parents=True, exist_ok=True)
     with (here / DATA_LOCK).open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # other ranks and runs of this machine fetch the same
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # other ranks and runs of this machine fetch the same
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                tell(f"waiting for another command, which fetches what {url} says")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         cache.note_url(lock, store.url)
         new = here / ".new"
         shutil.rmtree(new, ignore_errors=True)

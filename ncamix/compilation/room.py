@@ -8,18 +8,15 @@ taken to be saved.
 
 from __future__ import annotations
 
-import errno
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ncamix.compilation.jobs import Job
 from ncamix.compilation.places import Place
+from ncamix.disk import FULL, free_bytes
 from ncamix.errors import UserError, fail
 from ncamix.quantities import format_bytes
 from ncamix.threads import count_threads
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -32,13 +29,13 @@ def room_for(jobs: Sequence[Job], place: Place, num_threads: int | None) -> Iter
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
         raise _full(jobs, place, count_threads(num_threads)) from None
 
 
 def _full(jobs: Sequence[Job], place: Place, num_threads: int) -> UserError:
-    free = format_bytes(shutil.disk_usage(place.folder).free)
+    free = format_bytes(free_bytes(place.folder))
     if not place.is_local:
         shards = num_threads * max(map(_raw_shard, jobs))
         return fail(
