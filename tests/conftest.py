@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import processes
 import pytest
 
 from ncamix.plan import Plan
+
+hypothesis.settings.register_profile(  # no test is a matter of speed
+    "ncamix", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("ncamix")
 
 TRAINER = """\
 ncamix: 1

@@ -78,7 +78,7 @@ def random_rows(rng: random.Random) -> list[list[Fraction]]:
 # -- the bound -----------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.randoms(use_true_random=False))
 def test_any_weights_stay_within_one_sample(rng: random.Random) -> None:
     rows, size = random_rows(rng), rng.choice([1, 1, 2, 3, 8, 64])
@@ -86,7 +86,7 @@ def test_any_weights_stay_within_one_sample(rng: random.Random) -> None:
     check(result, rows, size)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.randoms(use_true_random=False))
 def test_schedules_stay_within_one_sample_of_their_integral(rng: random.Random) -> None:
     """Keyframes, steps, cycles and blends, integrated in exact fractions at batch midpoints."""
@@ -100,7 +100,7 @@ def test_schedules_stay_within_one_sample_of_their_integral(rng: random.Random) 
         check(result, rows, stage.batch_size)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.randoms(use_true_random=False))
 def test_the_counts_are_a_maximum_flow(rng: random.Random) -> None:
     """The oracle finds that counts exist; these are such counts."""
@@ -191,7 +191,7 @@ def test_large_batches_have_wider_counts() -> None:
 # -- stages that end early, are reversed or flattened --------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.randoms(use_true_random=False))
 def test_transforms_keep_totals_to_the_sample(rng: random.Random) -> None:
     for mixed in resolve_mixtures(*random_run(rng)):

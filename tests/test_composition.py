@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from plan_files import TRAINER, curriculum, plan_of, problem, problems, stage
 
@@ -320,7 +320,6 @@ def laid_over(base: Any, over: Any) -> Any:
     return base | {key: laid_over(base.get(key), value) for key, value in over.items()}
 
 
-@settings(deadline=None)
 @given(st.lists(st.dictionaries(st.sampled_from("abcd"), PLAIN), min_size=1, max_size=3))
 def test_merging_is_what_it_is_defined_to_be(layers: list[Plain]) -> None:
     wanted: Plain = {"ncamix": 1, "name": "n0"}

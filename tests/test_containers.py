@@ -100,7 +100,7 @@ def test_members_come_by_name(tmp_path: Path, suffix: str) -> None:
     assert members_of(path) == [(f"x/{name}", MEMBERS[name]) for name in sorted(MEMBERS)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.sampled_from([f"{i:02}" for i in range(12)]), st.binary(max_size=40)),

@@ -22,7 +22,6 @@ from ncamix.sources import BlendSource
 LEAVES = "abcde"
 
 
-@settings(deadline=None)  # the first call compiles
 @given(st.integers(-SCALE, SCALE), st.integers(0, 2 * SCALE))
 @example(-1, 1)
 @example(-SCALE, 2 * SCALE)
@@ -31,7 +30,6 @@ def test_products_are_floors(x: int, y: int) -> None:
     assert counting.product(x, y) == x * y >> BITS
 
 
-@settings(deadline=None)  # the first call compiles
 @given(st.integers(1, (1 << 62) - 1), st.floats(0, 1, exclude_max=True))
 @example((1 << 62) - 1, 0.99999)
 @example(1, 0.0)
@@ -40,7 +38,6 @@ def test_quotients_are_floors(y: int, share: float) -> None:
     assert counting.quotient(x, y, 63 - y.bit_length()) == (x << BITS) // y
 
 
-@settings(deadline=None)  # the first call compiles
 @given(st.integers(0, SCALE))
 @example(SCALE // 2)
 @example(SCALE)
@@ -88,7 +85,7 @@ def random_mixtures(rng: random.Random) -> list[Mixture]:
     return resolve_mixtures(stages, blends)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.randoms(use_true_random=False))
 def test_compiled_counts_are_the_plain_ones(rng: random.Random) -> None:
     for mixed in random_mixtures(rng):
@@ -111,7 +108,7 @@ def test_compiled_counts_are_the_plain_ones(rng: random.Random) -> None:
         assert plain.deviation() == fast.deviation() < SCALE
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**9))
 def test_long_stages_are_counted_by_compiled_code(seed: int) -> None:
     """Own clocks too: what is resolved and counted does not depend on which form did it."""

@@ -47,7 +47,7 @@ def token_rows(draw):
 
 @needs_zlib
 @given(token_rows())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_sizes_equal_those_of_zlib(rows):
     assert counted(rows) == compressed(rows)
 

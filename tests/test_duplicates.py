@@ -51,7 +51,7 @@ def agreement(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:
 # Exact copies
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.lists(st.text("ab", max_size=4), max_size=12), max_size=6))
 def test_digests_are_a_set(batches: list[list[str]]) -> None:
     digests, seen = Digests(), set()
@@ -105,7 +105,7 @@ def twin(signatures: NDArray[np.uint64]) -> list[bool]:
     return near
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(1, 90), st.integers(1, 40))
 def test_near_copies_are_those_of_the_twin(seed: int, num_texts: int, size: int) -> None:
     rng = random.Random(seed)

@@ -66,7 +66,7 @@ SHAPES = st.fixed_dictionaries(
 
 
 @given(SHAPES, st.integers(0, 2**40))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_samples_are_those_of_the_twin(shape: dict[str, Any], first: int) -> None:
     full = dyck(**shape, first_id=9, length=150)
     rows = open_generator(full).samples(first, 3, num_threads=1)
@@ -74,7 +74,7 @@ def test_samples_are_those_of_the_twin(shape: dict[str, Any], first: int) -> Non
 
 
 @given(SHAPES)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_brackets_match_and_depth_keeps_its_bounds(shape: dict[str, Any]) -> None:
     symbols, (low, high) = shape["symbols"], shape["depth"]
     for row in open_generator(dyck(**shape, length=200)).samples(0, 4).tolist():

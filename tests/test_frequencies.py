@@ -51,7 +51,7 @@ def test_one_id_has_no_exponent() -> None:
     assert math.isnan(zipf_exponent([]))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.integers(0, 50), min_size=2, max_size=12).filter(lambda c: np.count_nonzero(c) > 1)
 )

@@ -16,7 +16,7 @@ NAMES = st.sampled_from(["a", "b", "ab", ".a", "[a]", "b.py", "c.py", ".b.py"])
 PARTS = st.sampled_from(["**", "*", "a", "a*", "*.py", ".*", "[[]a]", "[ab]", "?"])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(st.lists(NAMES, min_size=1, max_size=4), max_size=12),
     st.lists(PARTS, min_size=1, max_size=4),

@@ -10,7 +10,7 @@ from ncamix.gram_index import GramIndex
 from ncamix.words import grams
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.text("ab ", max_size=30)), max_size=8),
     st.lists(st.text("abc ", max_size=40), max_size=6),

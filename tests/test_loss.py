@@ -207,7 +207,7 @@ def test_bad_ranges(ranges: list[tuple[int, int]]) -> None:
         ActiveIds(ranges)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=12).map(lambda xs: xs[: len(xs) // 2 * 2]))
 def test_local_ids(steps: list[int]) -> None:
     bounds = [sum(steps[: i + 1]) for i in range(len(steps))]

@@ -273,7 +273,7 @@ def random_run(
     return stages, blends
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.randoms(use_true_random=False), st.booleans())
 def test_weights_agree_with_exact_fractions(rng: random.Random, early: bool) -> None:
     stages, blends = random_run(rng)

@@ -40,7 +40,7 @@ def twin(full: dict[str, Any], sample: int) -> NDArray[np.uint32]:
 
 
 @given(st.integers(1, 3000), st.sampled_from([0, 0.5, 1, 1.07, 4]), st.integers(0, 2**40))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_samples_are_those_of_the_twin(symbols: int, exponent: float, first: int) -> None:
     full = noise(symbols=symbols, exponent=exponent, first_id=7, length=100)
     rows = open_generator(full).samples(first, 2, num_threads=1)

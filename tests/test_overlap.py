@@ -76,7 +76,7 @@ def report_of(plan: Plan, own_cache: Path, source: str = "words") -> dict[str, A
 # Reports
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.data())
 def test_a_report_is_what_brute_force_counts(data: st.DataObject) -> None:
     words = st.lists(st.sampled_from(["p q r s", "t u v", "p q r s t u v w x y", "z"]), max_size=9)

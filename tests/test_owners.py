@@ -226,7 +226,7 @@ def dealt_plainly(
 
 
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 def test_the_dealing_equals_its_plain_twin(owners: int, sources: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     weights = rng.dirichlet(np.ones(sources))

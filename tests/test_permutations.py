@@ -40,7 +40,7 @@ def test_permute_is_a_bijection(size: int, key: int) -> None:
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**64 - 1))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_permute_is_a_bijection_for_any_size_and_key(size: int, key: int) -> None:
     whole = permute(np.arange(size), size, key)
     assert np.array_equal(np.sort(whole), np.arange(size))
@@ -49,7 +49,7 @@ def test_permute_is_a_bijection_for_any_size_and_key(size: int, key: int) -> Non
 
 
 @given(st.integers(1, 2**62), st.integers(0, 2**64 - 1), st.integers(0, 2**62))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_permute_equals_its_plain_twin(size: int, key: int, start: int) -> None:
     index = (start + np.arange(20)) % size
     assert np.array_equal(permute(index, size, key), plainly(index, size, key))
@@ -83,7 +83,6 @@ def test_every_card_is_dealt_once(total: int) -> None:
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=12), st.integers(1, 24))
-@settings(deadline=None)
 def test_every_hand_holds_its_part_of_each_source(counts: list[int], hands: int) -> None:
     counts[0] += -sum(counts) % hands or (0 if sum(counts) else hands)
     source = np.repeat(np.arange(len(counts)), counts)

@@ -10,7 +10,7 @@ from math import isqrt
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -63,7 +63,6 @@ def test_at_1_weights_are_the_sizes_exactly(sizes: dict[str, int]) -> None:
     }
 
 
-@settings(deadline=None)
 @given(SIZES, st.fractions(1, 10**6))
 def test_weights_are_between_sizes_and_equality(sizes: dict[str, int], t: Fraction) -> None:
     shares = proportional_shares(sizes, t)
@@ -74,7 +73,6 @@ def test_weights_are_between_sizes_and_equality(sizes: dict[str, int], t: Fracti
                 assert 1 <= shares[a] / shares[b] <= Fraction(sizes[a], sizes[b]) * SLACK
 
 
-@settings(deadline=None)
 @given(st.integers(1, 10**15), st.integers(1, 10**15))
 def test_at_2_weights_are_square_roots(a: int, b: int) -> None:
     shares = proportional_shares({"a": a, "b": b}, Fraction(2))

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ncamix import random
@@ -41,19 +41,16 @@ def test_philox_gives_the_published_answers(counter, key, words):
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(1, 2**32))
-@settings(deadline=None)
 def test_below_is_the_high_half_of_the_product(bits, bound):
     assert random.below(u64(bits), u64(bound)) == bits * bound >> 64
 
 
 @given(st.floats(-60, 0))
-@settings(deadline=None)
 def test_exp_is_accurate(x):
     assert abs(random.exp(x) - math.exp(x)) <= 2 * math.ulp(math.exp(x))
 
 
 @given(st.floats(1e-20, 1))
-@settings(deadline=None)
 def test_log_is_accurate(x):
     assert abs(random.log(x) - math.log(x)) <= 2 * math.ulp(math.log(x))
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ncamix.library import shipped
@@ -35,7 +35,6 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.dictionaries(KEYS, VALUES, min_size=1, max_size=6))
 def test_what_is_rendered_reads_back_as_the_same(value: dict[str, Any]) -> None:
     tree = parse_part(flow(value), "a.yaml").tree

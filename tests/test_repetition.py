@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ncamix.measure.repetition import Repeats, document_hash, gram_hashes, line_hashes
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 30), max_size=60), st.randoms(use_true_random=False))
 def test_shares_are_exact_in_any_order_and_portions(numbers: list[int], random: object) -> None:
     texts = [f"number {n}" for n in numbers]

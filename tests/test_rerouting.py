@@ -109,7 +109,7 @@ def random_quotas(rng: random.Random, size: int) -> Quotas:
     return [[Fraction(w * size, sum(row)) for w in row] for row in rows]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.randoms(use_true_random=False))
 def test_batches_of_one_size_always_work_out(rng: random.Random) -> None:
     size = rng.choice([1, 2, 3, 8])
@@ -121,7 +121,7 @@ def test_batches_of_one_size_always_work_out(rng: random.Random) -> None:
     check(counts, quotas, sizes)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.randoms(use_true_random=False))
 def test_a_way_is_found_where_the_maximum_flow_has_one(rng: random.Random) -> None:
     """Batches whose quotas do not sum to their size may work out, or not."""

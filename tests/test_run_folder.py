@@ -19,6 +19,7 @@ from streaming.base import constant
 
 from ncamix import run_folder
 from ncamix.errors import UserError
+from ncamix.processes import boot_id
 from ncamix.run_folder import RunFolder, cut_rows, read_rows
 
 SHARED = Path("/dev/shm")
@@ -221,7 +222,7 @@ def test_a_record_shrinks_without_leftovers(tmp_path: Path) -> None:
 def test_a_temporary_directory_that_is_not_ours_stays(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
-    record = {"boot": run_folder._boot_id(), "temporary": str(precious), "prefixes": []}
+    record = {"boot": boot_id(), "temporary": str(precious), "prefixes": []}
     (tmp_path / ".lock").write_text(json.dumps(record))
     with RunFolder(tmp_path).hold():
         pass

@@ -92,7 +92,7 @@ def test_a_document_that_is_too_large_is_refused(
         size_of(tmp_path)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.text(max_size=20)), st.booleans())
 def test_the_bound_holds_for_any_text(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], escape: bool

@@ -63,7 +63,7 @@ def test_any_split_of_a_range_gives_the_same_rows(full: dict[str, Any]) -> None:
     assert whole.shape == (40, LENGTH + 1) and whole.dtype == np.uint32
 
     @given(st.lists(st.integers(1, 20), min_size=1, max_size=4), st.integers(0, 10))
-    @settings(deadline=None, max_examples=8)
+    @settings(max_examples=8)
     def check(sizes: list[int], start: int) -> None:
         for size in sizes:
             size = min(size, 40 - start)
@@ -201,7 +201,7 @@ def shuffled_twin(row: list[int], key: int, number: int, size: int) -> list[int]
 @pytest.mark.parametrize("full", [LIVELY, NOISE, NESTED, SHUFFLE])
 @pytest.mark.parametrize("transform", ["shuffle_tokens", "shuffle_frames"])
 @given(first=st.integers(0, 2**33), length=st.integers(2, 200))
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 def test_a_shuffled_sample_is_the_sample_of_its_number_in_another_order(
     full: dict[str, Any], transform: str, first: int, length: int
 ) -> None:

@@ -12,7 +12,7 @@ from ncamix.threads import count_threads, spread
 
 
 @given(st.integers(0, 300), st.integers(1, 5), st.integers(1, 40))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_blocks_are_the_items_each_once(items: int, threads: int, largest: int) -> None:
     blocks: list[slice] = []
     spread(blocks.append, items, threads, largest)

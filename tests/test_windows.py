@@ -21,7 +21,7 @@ def drawn(stream: np.ndarray, cuts: list[int], size: int, most: int, key: int = 
     return draw
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 300), st.lists(st.integers(0, 300)), st.integers(1, 20), st.integers(1, 40))
 def test_a_draw_is_of_whole_windows_however_the_stream_is_cut(
     length: int, cuts: list[int], size: int, most: int

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ncamix.words import BASE, MIX_1, MIX_2, OFFSET, PRIME, grams, shingles
@@ -41,7 +41,6 @@ def twin(text: str, size: int) -> list[int]:
     return [hash_words(words[i : i + size]) for i in range(len(words) - size + 1)]
 
 
-@settings(deadline=None)
 @given(TEXTS, st.integers(1, 6))
 def test_the_kernel_is_its_twin(text: str, size: int) -> None:
     found = grams(text, size)
@@ -49,7 +48,6 @@ def test_the_kernel_is_its_twin(text: str, size: int) -> None:
     assert found.tolist() == twin(text, size)
 
 
-@settings(deadline=None)
 @given(st.lists(TEXTS, max_size=8), st.integers(1, 6))
 def test_shingles_of_many_texts_are_those_of_each(texts: list[str], size: int) -> None:
     runs, ends = shingles(texts, size)
