@@ -94,18 +94,20 @@ class Corpora:
 
     def _check_columns(self, name: str, spec: CorpusSource, files: Sequence[CorpusFile]) -> None:
         """Look for the columns that are named in the first row; others are read as they come."""
+        first = next((file for file in files if format_of(file.name).has_rows), None)
+        if first is None:
+            return
         from ncamix.documents import first_columns  # late: a plan of files of text needs it not
 
         assert isinstance(spec, TextSource | PairsSource)
-        if not any(format_of(file.name).has_rows for file in files):
-            return
-        found = first_columns(files, spec)
+        found = first_columns(first, spec)
         if found is None:
             return
+        where, columns = found
         for path, column in spec.named_columns():
-            if column not in found[1]:
-                remedy = f"its columns: {', '.join(found[1])}"
-                self._bad(name, path, f"{found[0]} has no column '{column}'", remedy)
+            if column not in columns:
+                remedy = f"its columns: {', '.join(columns)}"
+                self._bad(name, path, f"{where} has no column '{column}'", remedy)
 
     def _bad(self, name: str, path: tuple[str, ...], what: str, remedy: str) -> None:
         document = self._loaded.document

@@ -74,16 +74,13 @@ def read_corpus(
 
 
 def first_columns(
-    files: Sequence[CorpusFile], spec: TextSource | PairsSource
+    file: CorpusFile, spec: TextSource | PairsSource
 ) -> tuple[str, Collection[str]] | None:
-    """(where, columns) of the first row in the first file of rows; None where there is none.
+    """(where, columns) of the first row of a file of rows; None if it has none.
 
     Raises:
         UserError: the file cannot be read, or the row is broken.
     """
-    file = next((file for file in files if format_of(file.name).has_rows), None)
-    if file is None:
-        return None
     form = format_of(file.name)
     if form.holds == "parquet":
         return str(file.path), parquet_columns(file)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ncamix.errors import fail
@@ -18,27 +19,29 @@ RUN_LOCK, DATA_LOCK = ".lock", ".data.lock"  # of a run's folder, and of compile
 
 def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Write a file so that it appears whole or not at all."""
-    temporary = _temporary(path)
-    try:
+    with _replaced(path) as temporary:
         temporary.write_bytes(data)
+
+
+def replace_link(link: Path, target: Path) -> None:
+    """Make `link` a symbolic link to `target`, at once; other ranks do the same."""
+    with _replaced(link) as temporary:
+        temporary.symlink_to(target)
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """Where to make, within the block, what is at `path` after it; nothing is left if it fails."""
+    temporary = beside(path)
+    try:
+        yield temporary
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def replace_link(link: Path, target: Path) -> None:
-    """Make `link` a symbolic link to `target`, at once; other ranks do the same."""
-    temporary = _temporary(link)
-    try:
-        temporary.symlink_to(target)
-        os.replace(temporary, link)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _temporary(path: Path) -> Path:
+def beside(path: Path) -> Path:
     """A name beside a path that no other process takes, on this host or another."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 

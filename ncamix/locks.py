@@ -10,19 +10,26 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
+from ncamix.errors import fail
+
 
 def lock_own(lock: IO[Any], path: Path) -> bool:
     """Lock an open file for this process alone; whether that went well, and the file still is the
     one at `path`: who held it before may have removed it.
 
     Raises:
-        OSError: the file system has no locks.
+        UserError: the file system has no locks.
     """
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(lock.fileno()), os.stat(path))
     except (BlockingIOError, FileNotFoundError):
         return False
+    except OSError as error:
+        raise fail(
+            f"{path.parent} cannot be locked ({error.strerror})",
+            "choose a folder on another file system with --out",
+        ) from None
 
 
 class HeldLocks:

@@ -94,7 +94,7 @@ class RunFolder:
                 "choose another with --out",
             ) from None
         self._lock = os.fdopen(descriptor, "r+")
-        if not self._lock_file():
+        if not lock_own(self._lock, self.path / RUN_LOCK):
             self._lock.close()
             self._lock = None
             raise fail(
@@ -128,16 +128,6 @@ class RunFolder:
         if self._lock is not None:
             known = self._record.get("prefixes", {})
             self._write({**self._record, "prefixes": {**known, f"{prefix:06}": _identity(prefix)}})
-
-    def _lock_file(self) -> bool:
-        """Lock the file that was opened, if it still is the folder's (an owner may remove it)."""
-        try:
-            return lock_own(self._lock, self.path / RUN_LOCK)
-        except OSError as error:
-            raise fail(
-                f"{self.path} cannot be locked ({error.strerror})",
-                "choose a folder on another file system with --out",
-            ) from None
 
     def _write(self, record: dict[str, Any]) -> None:
         """Replace the record: one line, whole at any moment, what is behind it does not count."""

@@ -12,7 +12,7 @@ carry the xxh64 of every file, by which damage is found.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -189,6 +189,17 @@ def parts_of(entry: dict[str, Any]) -> list[dict[str, Any]]:
 def own_part(entry: dict[str, Any]) -> dict[str, Any]:
     """What an index entry says of its shard alone; the rest is the format's. Raises KeyError."""
     return {key: entry[key] for key in ("samples", "raw_data", "zip_data")}
+
+
+def places_in(
+    shards: Sequence[tuple[str, int]], numbers: NDArray[np.int64]
+) -> list[tuple[str, int]]:
+    """(shard's file, row in it, from 0) of samples of any numbers, int64 [n]. shards: (file,
+    samples) of each."""
+    ends = np.cumsum([samples for _, samples in shards])
+    at = np.searchsorted(ends, numbers, side="right")
+    rows = numbers - np.concatenate([[0], ends])[at]
+    return [(shards[i][0], int(row)) for i, row in zip(at.tolist(), rows, strict=True)]
 
 
 def count_samples(folder: Path) -> int:

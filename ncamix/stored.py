@@ -30,7 +30,7 @@ from ncamix.keys import fingerprint
 from ncamix.loading import LoadedCurriculum
 from ncamix.plan import Plan
 from ncamix.planned_source import PlannedSource, StoredPlan
-from ncamix.shards import HASH, INDEX, file_of, parts_of
+from ncamix.shards import HASH, INDEX, file_of, parts_of, places_in
 from ncamix.sources.base import Meaning
 from ncamix.sources.mds import BYTES, MdsIndex, MdsSource, read_mds_index, share_files
 from ncamix.stored_layout import Layout, first_length
@@ -189,11 +189,7 @@ def index_of(source: PlannedSource) -> MdsIndex:
 
 def stored_rows(source: PlannedSource, numbers: NDArray[np.int64]) -> list[tuple[str, int]]:
     """(shard's file, row in it) of samples of a stored source, by their numbers."""
-    shards = index_of(source).shards
-    ends = np.cumsum([samples for _, samples in shards])
-    at = np.searchsorted(ends, numbers, side="right")
-    rows = numbers - np.concatenate([[0], ends])[at]
-    return [(shards[i][0], int(row)) for i, row in zip(at.tolist(), rows, strict=True)]
+    return places_in(index_of(source).shards, numbers)
 
 
 def layout_of(source: PlannedSource) -> Layout:

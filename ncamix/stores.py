@@ -15,7 +15,6 @@ import logging
 import os
 import random
 import re
-import secrets
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from typing import Any, TypeVar
 
 from ncamix.disk import UNWRITABLE, unwritable
 from ncamix.errors import UserError, fail
+from ncamix.files import beside
 from ncamix.waiting import tell
 
 TRIES = 8  # of one request
@@ -60,11 +60,6 @@ _WITHOUT_HOST = ("dbfs", "alipan")
 _LIBRARIES = ("streaming.base.storage.upload", "azure", "google.auth", "oci")
 
 Result = TypeVar("Result")
-
-
-def beside(file: Path) -> Path:
-    """A name for what becomes `file`, of nobody else's on any machine."""
-    return file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def is_url(place: object) -> bool:

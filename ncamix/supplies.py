@@ -34,13 +34,13 @@ from streaming.base.world import World
 from ncamix import cache
 from ncamix.disk import unwritable
 from ncamix.errors import UserError, fail
-from ncamix.files import write_whole
+from ncamix.files import beside, write_whole
 from ncamix.keeping import KEPT_HASHES
 from ncamix.keys import fingerprint
 from ncamix.remote import HASHES, Remote, read_hash, write_hash
 from ncamix.shards import HASH, INDEX, SIZE_LIMIT, damage_in, read_index, shard_name
 from ncamix.stored_layout import Layout
-from ncamix.stores import PATIENCE, Store, beside, is_url
+from ncamix.stores import PATIENCE, Store, is_url
 from ncamix.waiting import tell
 
 _HASH_BYTES = 8

@@ -20,6 +20,7 @@ import pytest
 from conftest import TRAINER
 from plain_data import read_samples
 from processes import free_port, status_of, wait_until
+from small_disks import mounted_disk
 from streaming import StreamingDataset
 from torch.utils.data import DataLoader
 
@@ -500,15 +501,8 @@ def test_two_ranks_write_what_one_does(plan_of: Callable[..., Plan], tmp_path: P
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
-    try:
-        subprocess.run(mount, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("this machine does not let us mount a small disk")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mounted_disk(tmp_path / "disk", "200k") as disk:
+        yield disk
 
 
 def test_a_full_disk_is_told_and_goes_on_with_room(

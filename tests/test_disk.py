@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from conftest import Planner
 from faulty_store import faulty_store
+from small_disks import mounted_disk
 from test_stored import read, sent, stored_plan, write
 
 from ncamix.disk import free_bytes, told_if_full
@@ -28,15 +29,8 @@ from ncamix.text_compilation import prepare_text
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(folder)]
-    try:
-        subprocess.run(mount, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("this machine does not let us mount a small disk")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mounted_disk(tmp_path / "disk", "100k") as disk:
+        yield disk
 
 
 def test_the_full_one_of_several_folders_is_named(tmp_path: Path, small_disk: Path) -> None:

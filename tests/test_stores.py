@@ -12,7 +12,8 @@ from streaming.base.storage.download import S3Downloader
 
 from ncamix import stores
 from ncamix.errors import UserError
-from ncamix.stores import Store, beside, is_url, misfit_url
+from ncamix.files import beside
+from ncamix.stores import Store, is_url, misfit_url
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ class Place(ABC):
         created = make_folder(self.folder, DATA_LOCK)
         with (self.folder / DATA_LOCK).open("a") as lock:
             if not lock_own(lock, self.folder / DATA_LOCK):
-                raise fail(f"another process is compiling into {self}", "wait for it") from None
+                raise fail(f"another process is compiling into {self}", "wait for it")
             cache.note_url(lock, self.url)
             try:
                 yield

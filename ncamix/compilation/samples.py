@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ncamix import cache
 from ncamix.errors import fail
 from ncamix.planned_source import PlannedSource
-from ncamix.shards import MASK, is_sound, read_index, read_shard
+from ncamix.shards import MASK, is_sound, places_in, read_index, read_shard
 from ncamix.sources import open_generator
 from ncamix.stored_samples import StoredSamples, stored_samples
 
@@ -90,11 +90,8 @@ class Compiled:
     def places(self, numbers: NDArray[np.int64]) -> list[tuple[str, int]]:
         """Where samples of any numbers, int64 [n], lie: the name of an uncompressed shard, and the
         row in it, from 0."""
-        shards = np.searchsorted(self._ends, numbers, side="right").tolist()
-        entries = [self._entries[shard] for shard in shards]
-        firsts = [int(self._ends[s]) - e["samples"] for s, e in zip(shards, entries, strict=True)]
-        names = [str(entry["raw_data"]["basename"]) for entry in entries]
-        return list(zip(names, (numbers - np.array(firsts, np.int64)).tolist(), strict=True))
+        shards = [(str(e["raw_data"]["basename"]), int(e["samples"])) for e in self._entries]
+        return places_in(shards, numbers)
 
     def _shard(self, number: int) -> NDArray[np.void]:
         entry = self._entries[number]
