@@ -247,7 +247,7 @@ def _finish(plan: Plan, folder: RunFolder, facts: TextFacts | None, device: str)
     """Export, pictures, summary and report; the summary last, since it says that all is there."""
     from ncamix.report import write_report
     from ncamix.summary import device_name, write_summary
-    from ncamix.training.stages import final_model
+    from ncamix.training.handover import final_model
 
     save_frames(plan, folder)
     if facts is not None:

@@ -13,8 +13,6 @@ import os
 import shutil
 import tempfile
 import traceback
-from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,14 +30,15 @@ from ncamix.planning import decide
 from ncamix.quantities import format_seconds
 from ncamix.run_folder import RunFolder
 from ncamix.streams import make_dataset
-from ncamix.training.checkpoints import Checkpointer, checkpoint_path, latest_checkpoint
+from ncamix.training.checkpoints import Checkpointer, latest_checkpoint
+from ncamix.training.handover import enter_stage, final_checkpoint
 from ncamix.training.loss import ActiveIds
-from ncamix.training.model import CurriculumModel, build_llama
+from ncamix.training.model import CurriculumModel
+from ncamix.training.optimizers import make_optimizer
 from ncamix.training.progress import RunProgress
 from ncamix.training.recorder import Recorder
 from ncamix.training.stopping import StopSignal
 from ncamix.training.texts import Texts
-from ncamix.training.transitions import reinitialize
 from ncamix.training.workers import LoaderContext, deaths_untold, ignore_signals
 
 RENDEZVOUS_SECONDS = 24 * 3600.0  # the first rank may be tokenizing for hours
@@ -64,11 +63,7 @@ def share_temporary() -> None:
 
 def is_finished(plan: Plan, folder: RunFolder) -> bool:
     """Whether every stage has its last checkpoint."""
-    return all(_final(folder, stage).is_file() for stage in plan.stages)
-
-
-def _final(folder: RunFolder, stage: PlannedStage) -> Path:
-    return checkpoint_path(folder.checkpoints(stage.index, stage.name), stage.num_batches)
+    return all(final_checkpoint(folder, stage).is_file() for stage in plan.stages)
 
 
 def train(
@@ -97,7 +92,7 @@ def train(
                 "choose a multiple",
             )
     for index in range(len(plan.stages)):
-        if _final(folder, plan.stages[index]).is_file():
+        if final_checkpoint(folder, plan.stages[index]).is_file():
             continue
         with progress.aside() as say:
             plan, seconds = texts.ready(plan, plan.stages[index], say)
@@ -203,55 +198,6 @@ def _train_stage(
     return recorder.ended
 
 
-def enter_stage(plan: Plan, stage: PlannedStage, folder: RunFolder, resumed: bool) -> Any:
-    """The model as it stands when a stage begins: fresh, or handed over and partly re-drawn.
-
-    resumed: the stage has a checkpoint of its own, which will be loaded over it.
-    """
-    trainer = plan.trainer.trainer
-    model = build_llama(trainer.model, plan.vocabulary.rows, stage.sequence_length, plan.seeds.init)  # type: ignore[arg-type]
-    if resumed:
-        return model
-    if stage.index:
-        load_weights(model, _final(folder, plan.stages[stage.index - 1]))
-    if stage.enter is not None:
-        way = stage.enter.initializer
-        reinitialize(
-            model,
-            stage.enter.redrawn(model.config.num_hidden_layers),
-            ("normal", float(way)) if isinstance(way, Fraction) else way,
-            plan.seeds.init,
-            stage.name,
-            stage.spared,
-        )
-    return model
-
-
-def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:
-    """Load the weights of a stage's checkpoint into a model, strictly."""
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["state"]["model"]
-    weights = {
-        name.removeprefix("module.").removeprefix("model."): w for name, w in weights.items()
-    }
-    if getattr(model.config, "tie_word_embeddings", False):
-        weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
-    model.load_state_dict(weights)
-
-
-def make_optimizer(model: torch.nn.Module, stage: PlannedStage) -> torch.optim.Optimizer:
-    """The stage's optimizer; weight decay on matrices alone. The recorder sets its rate."""
-    o = stage.optimizer
-    decay = float(o.weight_decay or 0)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    betas = tuple(map(float, o.betas)) if o.betas else (0.9, 0.999)
-    kind = torch.optim.Adam if o.kind == "adam" else torch.optim.AdamW
-    return kind(groups, lr=1.0, betas=betas, eps=float(o.eps or 1e-8))  # type: ignore[arg-type]
-
-
 def _interval(plan: Plan, stage: PlannedStage) -> int:
     every = plan.trainer.trainer.checkpoint.every
     batches = every.value / 100 * stage.clock_batches if every.unit == "%" else every.value
@@ -279,13 +225,3 @@ def _parallelism(wanted: str, device: str) -> dict[str, Any] | None:
 
 def _num_tokens(batch: dict[str, torch.Tensor]) -> int:
     return batch["input_ids"].numel()
-
-
-def final_model(plan: Plan, folder: RunFolder) -> Any:
-    """The model after the last stage, on the CPU."""
-    last = plan.stages[-1]
-    model = build_llama(
-        plan.trainer.trainer.model, plan.vocabulary.rows, last.sequence_length, plan.seeds.init
-    )  # type: ignore[arg-type]
-    load_weights(model, _final(folder, last))
-    return model
