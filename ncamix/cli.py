@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ncamix import cache_command, compile_command, looking, measure_command
+from ncamix import cache_command, compile_command, export_command, looking, measure_command
 from ncamix.errors import UserError, fail, nearest
 from ncamix.options import CurriculumArgument, SetOption, TrainerOption, plan_of
 
@@ -165,6 +165,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bands": looking.bands,
     "measure": measure_command.measure,
     "cache": cache_command.cache,
+    "export": export_command.export,
     "report": report,
     "schema": schema,
     "help": help_,

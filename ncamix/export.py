@@ -1,127 +1,156 @@
-"""Export for Hugging Face: a folder that loads with transformers alone.
+"""A stage of a run, exported: its weights as a model for Hugging Face.
 
-    trained model + tokenizer file -> rows of the text vocabulary, config, tokenizer -> folder
+    run folder -> checkpoints/<stage>/weights.safetensors -> model -> text rows | all rows -> folder
+    plan, metrics, evaluations -> model card, what ids mean                                  /
 
-Rows behind the text vocabulary (automata, padding) are cut off; everything else is kept bit for
-bit. The folder appears whole or not at all: it is written beside its place and then renamed.
+A stage is finished when its weights are there, whatever became of the run afterwards. Text has a
+tokenizer from the first stage on that draws any; before, there is nothing to cut to.
 """
 
 from __future__ import annotations
 
-import copy
-import os
-import shutil
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tokenizers import Tokenizer
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers.modeling_utils import no_init_weights
+from ncamix.errors import fail, nearest
+from ncamix.model_card import model_card
+from ncamix.plan import Plan, PlannedStage
+from ncamix.run_folder import RunFolder
+from ncamix.summary import versions
+
+if TYPE_CHECKING:
+    from ncamix.text_compilation import TextFacts
+
+TEXT, WHOLE = VOCABULARIES = ("text", "whole")
+EXPORT = "export"  # of a run's last stage, cut to text, in its folder
 
 
-def export_model(
-    model: LlamaForCausalLM,
-    tokenizer_file: Path,
-    out: Path,
-    text_rows: int,
-    end_of_text_id: int,
-    sequence_length: int,
-) -> None:
-    """Write `model`, cut to its first `text_rows` ids, and its tokenizer to the folder `out`.
+def find_stage(plan: Plan, wanted: str | None, folder: RunFolder) -> PlannedStage:
+    """A stage by name, or by its number from 1; the last finished one where none is wanted.
 
-    `tokenizer_file` is a `tokenizer.json`. The token `end_of_text_id` becomes beginning, end and
-    padding. `sequence_length`, in tokens, becomes the model's and the tokenizer's limit and, unless
-    told otherwise, that of generation. `model` must be whole (not sharded) and is left unchanged.
-    An earlier export at `out` is replaced.
-
-    Raises ValueError if the model has fewer than `text_rows` rows, the tokenizer has more ids than
-    that, or has no token `end_of_text_id`; FileExistsError if `out` holds something else.
+    Raises:
+        UserError: there is no such stage, or it is not finished.
     """
-    if not 0 < text_rows <= model.config.vocab_size:
-        raise ValueError(f"cannot keep {text_rows} of the model's {model.config.vocab_size} rows")
-    if out.exists() and not (out / "config.json").is_file():
-        raise FileExistsError(f"{out} exists and is not an exported model: not replaced")
-    tokenizer = _tokenizer(tokenizer_file, text_rows, end_of_text_id, sequence_length)
-    exported = _cut(model, text_rows, end_of_text_id, sequence_length)
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = out.with_name(f".{out.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
-        exported.save_pretrained(fresh, safe_serialization=True)
-        tokenizer.save_pretrained(fresh)
-        _replace(fresh, out)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _tokenizer(
-    file: Path, text_rows: int, end_of_text_id: int, sequence_length: int
-) -> PreTrainedTokenizerFast:
-    plain = Tokenizer.from_file(str(file))
-    end_of_text = plain.id_to_token(end_of_text_id)
-    if end_of_text is None:
-        raise ValueError(f"{file} has no token with the id {end_of_text_id} (end of text)")
-    largest = max(plain.get_vocab(with_added_tokens=True).values())
-    if largest >= text_rows:
-        raise ValueError(f"{file} has ids up to {largest}, but only {text_rows} rows are kept")
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(file),
-        bos_token=end_of_text,
-        eos_token=end_of_text,
-        pad_token=end_of_text,
-        model_max_length=sequence_length,
-        # `generate` refuses the token_type_ids that would be there otherwise.
-        model_input_names=["input_ids", "attention_mask"],
-        clean_up_tokenization_spaces=False,
-    )
-    assert tokenizer.eos_token_id == end_of_text_id
-    return tokenizer
-
-
-def _cut(
-    model: LlamaForCausalLM, text_rows: int, end_of_text_id: int, sequence_length: int
-) -> LlamaForCausalLM:
-    """A new model on the CPU with the first `text_rows` rows of `model`, and its special ids."""
-    config: LlamaConfig = copy.deepcopy(model.config)
-    special = {
-        "bos_token_id": end_of_text_id,
-        "eos_token_id": end_of_text_id,
-        "pad_token_id": end_of_text_id,
+    finished = [stage for stage in plan.stages if weights_file(folder, stage).is_file()]
+    if wanted is None:
+        if not finished:
+            raise fail(
+                f"no stage of the run in {folder.path} is finished yet",
+                "train it on: run the command that began it again",
+            )
+        return finished[-1]
+    by_name = {stage.name: stage for stage in plan.stages}
+    by_name |= {
+        str(stage.index + 1): stage for stage in plan.stages if str(stage.index + 1) not in by_name
     }
-    config.update(
-        {
-            "vocab_size": text_rows,
-            "max_position_embeddings": sequence_length,
-            "use_cache": True,
-            **special,
-        }
-    )
-    with no_init_weights():
-        # The plain class, so that the config names one that transformers knows.
-        exported = LlamaForCausalLM._from_config(config, dtype=model.dtype)
-    vocabulary = {"model.embed_tokens.weight", "lm_head.weight"}
-    exported.load_state_dict(
-        {
-            name: values[:text_rows] if name in vocabulary else values
-            for name, values in model.state_dict().items()
-        }
-    )
-    exported.tie_weights()
-    exported.generation_config = GenerationConfig(max_length=sequence_length, **special)
-    return exported.eval()
+    if wanted not in by_name:
+        names = [stage.name for stage in plan.stages]
+        raise fail(f"the run has no stage '{wanted}'", nearest(wanted, names, "stages"))
+    stage = by_name[wanted]
+    if stage not in finished:
+        raise fail(
+            f"stage '{stage.name}' of the run in {folder.path} is not finished: its weights are "
+            f"written at its end, to {weights_file(folder, stage)}",
+            f"finished: {', '.join(s.name for s in finished) or 'none'}",
+        )
+    return stage
 
 
-def _replace(fresh: Path, out: Path) -> None:
-    """Put the folder `fresh` in the place of `out`."""
-    # A folder cannot be renamed over a full one: the old one steps aside, and back on failure.
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.replace(out, old)
-    try:
-        os.replace(fresh, out)
-    except OSError:
-        if old.exists():
-            os.replace(old, out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+def weights_file(folder: RunFolder, stage: PlannedStage) -> Path:
+    """The weights after the last batch of a stage."""
+    return folder.checkpoints(stage.index, stage.name) / "weights.safetensors"
+
+
+def knows_text(plan: Plan, stage: PlannedStage) -> bool:
+    """Whether a stage, or one before it, has drawn text, so that there is a tokenizer."""
+    return any(
+        plan.dataset_of(name, earlier).spec.finite
+        for earlier in plan.stages[: stage.index + 1]
+        for name in earlier.sources
+    )
+
+
+def choose_vocabulary(plan: Plan, stage: PlannedStage, wanted: str | None) -> str:
+    """TEXT or WHOLE: as wanted, or else TEXT where there is text.
+
+    Raises:
+        UserError: it is neither, or the model has seen no text.
+    """
+    if wanted is not None and wanted not in VOCABULARIES:
+        raise fail(f"no such vocabulary: '{wanted}'", nearest(wanted, VOCABULARIES))
+    if knows_text(plan, stage):
+        return wanted or TEXT
+    if wanted == TEXT:
+        raise fail(
+            f"up to stage '{stage.name}' the model has seen no text: it has no tokenizer, and no "
+            "rows to cut to",
+            "export all rows: --vocabulary whole",
+        )
+    return WHOLE
+
+
+def default_folder(plan: Plan, stage: PlannedStage, vocabulary: str, folder: RunFolder) -> Path:
+    """Where an export goes: `export` for the text of the last stage, else the name says which."""
+    name = EXPORT if stage is plan.stages[-1] else f"{EXPORT}-{stage.name}"
+    return folder.path / (name if vocabulary == TEXT else f"{name}-{WHOLE}")
+
+
+def export_stage(
+    plan: Plan,
+    stage: PlannedStage,
+    folder: RunFolder,
+    facts: TextFacts | None,
+    vocabulary: str,
+    out: Path,
+) -> None:
+    """Write the model as it is after a stage to the folder `out`. facts: of the text's tokenizer,
+    None where the model has seen no text.
+
+    Raises:
+        UserError: `out` holds something else, or the kind of model cannot be cut.
+    """
+    from ncamix.hub_folder import MARK, TextVocabulary, refuse_others, write_hub_folder
+    from ncamix.training.handover import load_weights
+    from ncamix.training.model import build_llama
+
+    refuse_others(out)
+    whole = vocabulary == WHOLE
+    text = None
+    if facts is not None:
+        text = TextVocabulary(facts.file, plan.vocabulary.text_rows, facts.end_of_text_id)
+    card = model_card(plan, stage, folder, whole, text is not None)
+    files = {
+        "README.md": card.encode(),
+        MARK: json.dumps(_mark(plan, stage, vocabulary), indent=1).encode(),
+    }
+    if whole:
+        files["vocabulary.json"] = json.dumps(_ids(plan, stage), indent=1).encode()
+    model = build_llama(
+        plan.trainer.trainer.model, plan.vocabulary.rows, stage.sequence_length, plan.seeds.init
+    )  # type: ignore[arg-type]
+    load_weights(model, weights_file(folder, stage))
+    write_hub_folder(model, out, stage.sequence_length, text, whole, files)
+
+
+def _mark(plan: Plan, stage: PlannedStage, vocabulary: str) -> dict[str, Any]:
+    return {
+        "curriculum": plan.name,
+        "plan": plan.fingerprint,
+        "stage": stage.name,
+        "vocabulary": vocabulary,
+        "text_rows": plan.vocabulary.text_rows,
+        "versions": versions(),
+    }
+
+
+def _ids(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
+    """What the ids of all rows mean; `active`: those that the stage emits, [first, last)."""
+    vocabulary = plan.vocabulary
+    return {
+        "rows": vocabulary.rows,
+        "layout": vocabulary.layout,
+        "softmax": vocabulary.softmax,
+        "active": plan.active_ranges(stage),
+        "ranges": vocabulary.id_map(),
+    }

@@ -247,20 +247,13 @@ def _finish(plan: Plan, folder: RunFolder, facts: TextFacts | None, device: str)
     """Export, pictures, summary and report; the summary last, since it says that all is there."""
     from ncamix.report import write_report
     from ncamix.summary import device_name, write_summary
-    from ncamix.training.handover import final_model
 
     save_frames(plan, folder)
     if facts is not None:
-        from ncamix.export import export_model
+        from ncamix.export import EXPORT, TEXT, export_stage, knows_text
 
-        export_model(
-            final_model(plan, folder),
-            facts.file,
-            folder.path / "export",
-            plan.vocabulary.text_rows,
-            facts.end_of_text_id,
-            plan.trainer.trainer.sequence_length,
-        )
+        if knows_text(plan, plan.stages[-1]):
+            export_stage(plan, plan.stages[-1], folder, facts, TEXT, folder.path / EXPORT)
     shutil.rmtree(folder.path / "data", ignore_errors=True)  # the stages' caches, empty by now
     summary = write_summary(plan, folder, device_name(device))
     write_report(folder.path)

@@ -1,192 +1,137 @@
-"""Exports load and generate with transformers alone."""
+"""`ncamix export`: any finished stage of a run, and what is told of it."""
 
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from finished_runs import CURRICULUM, TRAINER, finished_run, write_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
-from ncamix import export
-from ncamix.export import export_model
-from ncamix.training.model import LossLlama, build_llama
-
-TEXT = "def f(x):\n    return x + 1  # naïve\n"
-END = "<|endoftext|>"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Matrices this small only lose time between threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from ncamix import cli
+from ncamix.errors import UserError
+from ncamix.exporting import export_run, find_export
+from ncamix.run_folder import RunFolder
 
 
-@pytest.fixture(scope="module")
-def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A byte-level BPE of 300 ids, the last of them the end of text."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=260, show_progress=False, initial_alphabet=alphabet, special_tokens=[]
-    )
-    tokenizer.train_from_iterator([TEXT] * 3, trainer)
-    tokenizer.add_special_tokens([END])
-    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    tokenizer.save(str(file))
-    return file
+def exported(run: Path, *options: str) -> str:
+    result = CliRunner().invoke(cli.app, ["export", str(run), *options])
+    if result.exception is not None:
+        raise result.exception
+    return result.output
 
 
-def model_and_ids(file: Path, tied: bool) -> tuple[LossLlama, int, int]:
-    """A model with 40 rows behind the text, the number of text rows, the end of text."""
-    tokenizer: Any = Tokenizer.from_file(str(file))
-    spec = SimpleNamespace(
-        layers=2,
-        heads=2,
-        kv_heads=1,
-        width=32,
-        mlp_width=48,
-        rope_theta=1e4,
-        tie_embeddings=tied,
-        attention="sdpa",
-        dropout=0.0,
-    )
-    rows = tokenizer.get_vocab_size()
-    return build_llama(spec, rows + 40, 64, seed=1), rows, tokenizer.token_to_id(END)
+def logits_of(folder: Path, ids: torch.Tensor) -> torch.Tensor:
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        return model(ids, use_cache=False).logits
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_logits_equal_bit_for_bit(tokenizer_file: Path, tmp_path: Path, tied: bool) -> None:
-    model, rows, end = model_and_ids(tokenizer_file, tied)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    config = model.config.to_dict()
-    export_model(model, tokenizer_file, tmp_path / "out", rows, end, 64)
-
-    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert type(loaded).__module__.startswith("transformers.")
-    ids = torch.randint(rows, (2, 64), generator=torch.Generator().manual_seed(0))
-    model.eval()
-    for use_cache in (True, False):  # attention rounds differently with and without a cache
+@pytest.mark.parametrize("tied", ["true", "false"])
+def test_every_stage_is_exported_bit_for_bit(tmp_path: Path, tied: str) -> None:
+    trainer = TRAINER.replace("tie_embeddings: true", f"tie_embeddings: {tied}")
+    run, plan = finished_run(tmp_path, trainer=trainer)
+    rows, text = plan.vocabulary.rows, plan.vocabulary.text_rows
+    assert rows > text
+    ids = torch.randint(text, (2, 64), generator=torch.Generator().manual_seed(0))
+    for stage in plan.stages:
+        model = write_weights(RunFolder(run), plan, stage.index).eval()
         with torch.no_grad():
-            expected = model(ids, use_cache=use_cache).logits[..., :rows]
-            assert torch.equal(loaded(ids, use_cache=use_cache).logits, expected)
-
-    assert loaded.get_input_embeddings().weight.shape[0] == rows
-    assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == tied
-    assert loaded.config.max_position_embeddings == 64 and loaded.config.use_cache
-    for settings in (loaded.config, loaded.generation_config):
-        assert (settings.bos_token_id, settings.eos_token_id, settings.pad_token_id) == (end,) * 3
-    assert model.config.to_dict() == config
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_half_precision_is_kept(tokenizer_file: Path, tmp_path: Path) -> None:
-    model, rows, end = model_and_ids(tokenizer_file, tied=False)
-    model.bfloat16()
-    export_model(model, tokenizer_file, tmp_path / "out", rows, end, 64)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
-    for name, value in loaded.state_dict().items():
-        assert value.dtype == torch.bfloat16
-        assert torch.equal(value, model.state_dict()[name][: len(value)])
+            expected = model(ids, use_cache=False).logits
+        exported(run, "--stage", stage.name, "--vocabulary", "whole", "-o", str(tmp_path / "all"))
+        assert torch.equal(logits_of(tmp_path / "all", ids), expected)
+        if stage.index:
+            exported(run, "-s", str(stage.index + 1), "-o", str(tmp_path / "text"))
+            assert torch.equal(logits_of(tmp_path / "text", ids), expected[..., :text])
+            tokenizer = AutoTokenizer.from_pretrained(tmp_path / "text")
+            assert tokenizer.decode(tokenizer("naïve\n").input_ids) == "naïve\n"
+            assert (tmp_path / "all" / "tokenizer.json").is_file()
+        else:
+            assert not (tmp_path / "all" / "tokenizer.json").exists()
+    table = json.loads((tmp_path / "all" / "vocabulary.json").read_text())
+    assert table["rows"] == rows and table["active"] == [[0, text], [text, rows]]
+    assert [entry["first"] for entry in table["ranges"]][:2] == [0, text]
 
 
-def test_tokenizer_and_generation(
-    tokenizer_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    model, rows, end = model_and_ids(tokenizer_file, tied=True)
-    export_model(model, tokenizer_file, tmp_path / "out", rows, end, 64)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert tokenizer.model_max_length == 64
-    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (end,) * 3
-    assert tokenizer(TEXT).input_ids == Tokenizer.from_file(str(tokenizer_file)).encode(TEXT).ids
-    assert tokenizer.decode(tokenizer(TEXT).input_ids) == TEXT
-    assert tokenizer(END).input_ids == [end]
-
-    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    inputs = tokenizer(TEXT, return_tensors="pt")
-    assert set(inputs) == {"input_ids", "attention_mask"}
-    length = inputs["input_ids"].shape[1]
-    logging.getLogger("transformers").addHandler(caplog.handler)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            plain = loaded.generate(**inputs)
-            brief = loaded.generate(**inputs, max_new_tokens=3)
-    finally:
-        logging.getLogger("transformers").removeHandler(caplog.handler)
-    assert not caplog.records
-    assert length < plain.shape[1] <= 64 and brief.shape[1] <= length + 3
-    assert torch.equal(plain[:, :length], inputs["input_ids"])
-    padded = tokenizer([TEXT, TEXT[:9]], return_tensors="pt", padding=True, padding_side="left")
-    assert loaded.generate(**padded, max_new_tokens=2).shape[0] == 2
+def test_what_cannot_be_exported_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    run, _ = finished_run(tmp_path, finished=("warm",))
+    with pytest.raises(UserError, match="--vocabulary whole"):
+        exported(run, "--vocabulary", "text")
+    with pytest.raises(UserError, match="did you mean 'whole'"):
+        exported(run, "--vocabulary", "hole")
+    with pytest.raises(UserError, match=r"'text' .*is not finished(.|\n)*finished: warm"):
+        exported(run, "--stage", "text")
+    with pytest.raises(UserError, match="did you mean 'warm'"):
+        exported(run, "--stage", "warn")
+    with pytest.raises(UserError, match="not the folder of a run"):
+        exported(tmp_path)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="not replaced"):
+        exported(run, "--out", str(mine))
+    assert "warm" in exported(run) and (run / "export-warm-whole" / "config.json").is_file()
+    (run / "checkpoints" / "0-warm" / "weights.safetensors").unlink()
+    with pytest.raises(UserError, match="no stage of the run .* is finished"):
+        exported(run)
 
 
-def test_nothing_refers_to_ncamix(tokenizer_file: Path, tmp_path: Path) -> None:
-    model, rows, end = model_and_ids(tokenizer_file, tied=False)
-    export_model(model, tokenizer_file, tmp_path / "out", rows, end, 64)
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["architectures"] == ["LlamaForCausalLM"] and "auto_map" not in config
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert "model.safetensors" in names and not any(
-        name.endswith((".bin", ".py")) for name in names
-    )
-    for path in (tmp_path / "out").iterdir():
-        assert b"ncamix" not in path.read_bytes() and b"LossLlama" not in path.read_bytes()
+def test_a_corpus_that_changed_is_refused(tmp_path: Path) -> None:
+    run, _ = finished_run(tmp_path)
+    (tmp_path / "corpus" / "0.txt").write_text("another text")
+    with pytest.raises(UserError, match="no longer be planned as it was: the source 'words'"):
+        exported(run)
 
 
-def test_replaces_whole_or_not_at_all(
-    tokenizer_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, rows, end = model_and_ids(tokenizer_file, tied=True)
-    out = tmp_path / "deep" / "out"
-    export_model(model, tokenizer_file, out, rows, end, 64)
-    (out / "stray").touch()
-    with torch.no_grad():
-        model.model.norm.weight.fill_(2)
-    export_model(model, tokenizer_file, out, rows, end, 64)
-    assert not (out / "stray").exists()
-    first = (out / "model.safetensors").read_bytes()
-
-    with torch.no_grad():
-        model.model.norm.weight.fill_(3)
-    move = export.os.replace
-
-    def failing(source: Path, target: Path) -> None:
-        if source.name.endswith(".new"):
-            raise OSError("disk gone")
-        move(source, target)
-
-    monkeypatch.setattr(export.os, "replace", failing)
-    with pytest.raises(OSError, match="disk gone"):
-        export_model(model, tokenizer_file, out, rows, end, 64)
-    assert (out / "model.safetensors").read_bytes() == first
-    assert [path.name for path in out.parent.iterdir()] == ["out"], "nothing is left beside it"
+def test_an_export_that_is_there_is_found(tmp_path: Path) -> None:
+    run, _ = finished_run(tmp_path)
+    assert find_export(run, None) is None
+    assert export_run(run, None, None, None, None) == ("late", run / "export")
+    export_run(run, "text", None, None, None)
+    export_run(run, "text", "whole", None, None)
+    assert find_export(run, None) is None, "the run is not finished: it may train on"
+    (run / "summary.json").touch()
+    assert find_export(run, None) == find_export(run, "late") == ("late", run / "export")
+    assert find_export(run, "text") == ("text", run / "export-text")
+    assert find_export(run, "warm") is None
 
 
-def test_mistakes_are_refused(tokenizer_file: Path, tmp_path: Path) -> None:
-    model, rows, end = model_and_ids(tokenizer_file, tied=True)
-    out = tmp_path / "out"
-    with pytest.raises(ValueError, match=f"of the model's {rows + 40} rows"):
-        export_model(model, tokenizer_file, out, rows + 41, end, 64)
-    with pytest.raises(ValueError, match=f"only {rows - 1} rows"):
-        export_model(model, tokenizer_file, out, rows - 1, end, 64)
-    with pytest.raises(ValueError, match="no token with the id 9999"):
-        export_model(model, tokenizer_file, out, rows, 9999, 64)
-    assert not list(tmp_path.iterdir())
-    out.mkdir()
-    (out / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match="not replaced"):
-        export_model(model, tokenizer_file, out, rows, end, 64)
-    assert (out / "thesis.tex").exists()
+def test_the_card_tells_what_was_learned(tmp_path: Path) -> None:
+    run, plan = finished_run(tmp_path)
+    exported(run, "--stage", "text")
+    card = (run / "export-text" / "README.md").read_text()
+    text = plan.vocabulary.text_rows
+    for fact in (
+        "library_name: transformers",
+        "after stage 2 of 3: text",
+        f"| warm | {plan.stages[0].num_tokens:,} | 64 | still: 32 | none |",
+        "words: 32 | embeddings |",
+        "AutoTokenizer.from_pretrained(FOLDER)",
+        "over the last 5% of the stage's batches: 42.5000 nats",
+        "| words | 3.2500 | 25.7900 | 4.6880 |",
+        f"The {text:,} ids of the text alone",
+        f"these were 0 to {text - 1}.",
+        f"plan `{plan.fingerprint}`",
+        "init 3",
+    ):
+        assert fact in card, f"{fact!r} is not in {card}"
+    assert "late" not in card
+    assert "are untrained" not in card
+    exported(run, "--stage", "text", "--vocabulary", "whole")
+    card = (run / "export-text-whole" / "README.md").read_text()
+    assert f"All {plan.vocabulary.rows:,} rows" in card and f"first {text:,}, the ids of" in card
+    assert "are untrained" in card
+    exported(run, "--stage", "warm")
+    card = (run / "export-warm-whole" / "README.md").read_text()
+    assert "There is no tokenizer" in card and "AutoTokenizer" not in card
+
+
+def test_where_the_softmax_ran_over_all_rows_the_card_says_so(tmp_path: Path) -> None:
+    body = CURRICULUM.replace("tokenizer:", "vocabulary: {softmax: all}\ntokenizer:")
+    run, _ = finished_run(tmp_path, body)
+    exported(run)
+    assert "softmax ran over all rows" in (run / "export" / "README.md").read_text()

@@ -72,19 +72,23 @@ compilation background
 streams
 run_folder
 training
-run_record
-export charts cells canvas
+run_record hub_folder
+charts cells canvas
 drawings pictures frequencies
 plan_picture
 summary report
+model_card
+export
 running
 selection spreading replanning batches decoding
+exporting
+evals
 showing batch_pictures
 inspection
 batch_output
 measure
 options
-looking compile_command measure_command pruning
+looking compile_command measure_command export_command eval_command pruning
 cache_command
 cli
 __main__

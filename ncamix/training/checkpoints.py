@@ -11,14 +11,17 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import checkpoint, dist
 
 from ncamix.disk import free_bytes
 from ncamix.errors import fail
+from ncamix.files import write_whole
 from ncamix.quantities import format_bytes
 
+WEIGHTS = "weights.safetensors"  # of a stage, at its end
 _FULL_BELOW = 1 << 16  # bytes free: what failed to write has met a full disk
 _NAME = re.compile(r"ba(\d{6,})\.pt\Z")
 
@@ -37,6 +40,18 @@ def latest_checkpoint(folder: Path) -> tuple[Path, int] | None:
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """(batch, checkpoint) of a stage, in the order of batches."""
     return sorted((int(m[1]), p) for p in folder.glob("ba*.pt") if (m := _NAME.match(p.name)))
+
+
+def write_weights(model: torch.nn.Module, folder: Path, metadata: dict[str, str]) -> None:
+    """Write all weights of a model by name, but for tied ones, whole or not at all."""
+    from safetensors.torch import save
+
+    model = getattr(model, "module", model)
+    tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
+    weights = {n: w.detach().cpu().contiguous() for n, w in model.state_dict().items()}
+    if dist.get_global_rank() == 0:
+        kept = {n: w for n, w in weights.items() if n not in tied}
+        write_whole(folder / WEIGHTS, save(kept, metadata))
 
 
 class Checkpointer(Callback):
@@ -74,6 +89,8 @@ class Checkpointer(Callback):
     def save(self, state: State, batch: int, last: bool) -> None:
         """Save the training state after `batch` batches, and prune older checkpoints."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if last:
+            write_weights(state.model.model, self.folder, {})
         temporary = self.folder / f".saving-{batch:06}.pt"
         try:
             checkpoint.save_checkpoint(state, str(temporary))

@@ -1,7 +1,6 @@
 """Weights, handed over: into a stage, and out of a run.
 
 last checkpoint of the stage before, or fresh values -> parts drawn anew -> the stage's model
-last checkpoint of a stage -> its model, for export
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import torch
 
 from ncamix.plan import Plan, PlannedStage
 from ncamix.run_folder import RunFolder
-from ncamix.training.checkpoints import checkpoint_path
+from ncamix.training.checkpoints import WEIGHTS, checkpoint_path
 from ncamix.training.model import build_llama
 from ncamix.training.transitions import reinitialize
 
@@ -34,7 +33,8 @@ def enter_stage(plan: Plan, stage: PlannedStage, folder: RunFolder, resumed: boo
     if resumed:
         return model
     if stage.index:
-        load_weights(model, final_checkpoint(folder, plan.stages[stage.index - 1]))
+        before = plan.stages[stage.index - 1]
+        load_weights(model, folder.checkpoints(before.index, before.name) / WEIGHTS)
     if stage.enter is not None:
         way = stage.enter.initializer
         reinitialize(
@@ -48,22 +48,11 @@ def enter_stage(plan: Plan, stage: PlannedStage, folder: RunFolder, resumed: boo
     return model
 
 
-def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:
-    """Load the weights of a stage's checkpoint into a model, strictly."""
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["state"]["model"]
-    weights = {
-        name.removeprefix("module.").removeprefix("model."): w for name, w in weights.items()
-    }
-    if getattr(model.config, "tie_word_embeddings", False):
-        weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
-    model.load_state_dict(weights)
+def load_weights(model: torch.nn.Module, file: Path) -> None:
+    """Load a stage's weights.safetensors into a model, strictly."""
+    from safetensors.torch import load_file
 
-
-def final_model(plan: Plan, folder: RunFolder) -> Any:
-    """The model after the last stage, on the CPU."""
-    last = plan.stages[-1]
-    model = build_llama(
-        plan.trainer.trainer.model, plan.vocabulary.rows, last.sequence_length, plan.seeds.init
-    )  # type: ignore[arg-type]
-    load_weights(model, final_checkpoint(folder, last))
-    return model
+    weights = load_file(file)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if unexpected or set(missing) - set(getattr(model, "_tied_weights_keys", None) or ()):
+        raise ValueError(f"{file} does not fit the model: {missing} {unexpected}")
