@@ -16,7 +16,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ncamix import cache_command, compile_command, export_command, looking, measure_command
+from ncamix import (
+    cache_command,
+    compile_command,
+    eval_command,
+    export_command,
+    looking,
+    measure_command,
+)
 from ncamix.errors import UserError, fail, nearest
 from ncamix.options import CurriculumArgument, SetOption, TrainerOption, plan_of
 
@@ -166,6 +173,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "measure": measure_command.measure,
     "cache": cache_command.cache,
     "export": export_command.export,
+    "eval": eval_command.eval_,
     "report": report,
     "schema": schema,
     "help": help_,

@@ -10,8 +10,8 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import torch
 from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import checkpoint, dist
@@ -42,7 +42,7 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(m[1]), p) for p in folder.glob("ba*.pt") if (m := _NAME.match(p.name)))
 
 
-def write_weights(model: torch.nn.Module, folder: Path, metadata: dict[str, str]) -> None:
+def write_weights(model: Any, folder: Path, metadata: dict[str, str]) -> None:
     """Write all weights of a model by name, but for tied ones, whole or not at all."""
     from safetensors.torch import save
 
