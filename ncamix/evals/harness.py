@@ -177,7 +177,7 @@ def evaluate(
         task = _build(leaf, manager, options)
         if model is None:
             model = _load(subject.model, options)
-        result = _evaluate(leaf, task, model, settings, options)
+        result = _evaluate(leaf, task, model, settings, options, manager)
         write_result(subject.results, result)
         results[leaf.name] = result
     for item in asked:
@@ -232,7 +232,12 @@ def _load(folder: Path, options: Options) -> Any:
 
 
 def _evaluate(
-    leaf: Leaf, task: Any, model: Any, settings: dict[str, Any], options: Options
+    leaf: Leaf,
+    task: Any,
+    model: Any,
+    settings: dict[str, Any],
+    options: Options,
+    manager: TaskManager,
 ) -> Result:
     from lm_eval import simple_evaluate
 
@@ -242,6 +247,7 @@ def _evaluate(
         num_fewshot=options.shots,
         limit=options.limit,
         gen_kwargs=_shortened(task, model),
+        task_manager=manager,  # or it reads all tasks again
         random_seed=options.seed,
         numpy_random_seed=options.seed,
         torch_random_seed=options.seed,

@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from ncamix.evals.results import Result, Value
+from ncamix.evals.results import Result, Value, make_folder
 from ncamix.evals.sandbox import Limits, Outcome, find_walls, run_program
 from ncamix.files import write_whole
 from ncamix.keys import fingerprint
@@ -68,7 +68,7 @@ class Record:
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = folder / TASK / fingerprint(settings)[:12]
         self.samples, self.outcomes = (self.folder / f"{n}.jsonl" for n in ("samples", "outcomes"))
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         write_whole(self.folder / "settings.json", json.dumps(settings, indent=1).encode())
 
     def completions(self) -> dict[str, dict[int, str]]:

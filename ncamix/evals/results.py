@@ -55,9 +55,8 @@ def result_file(folder: Path, task: str) -> Path:
     return folder / f"{re.sub(r'[^A-Za-z0-9_.+-]', '_', task)}.json"
 
 
-def write_result(folder: Path, result: Result) -> Path:
-    """Write a result, and where."""
-    file = result_file(folder, result.task)
+def make_folder(folder: Path) -> None:
+    """Make a folder of results. Raises UserError if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -65,6 +64,12 @@ def write_result(folder: Path, result: Result) -> Path:
             f"the folder {folder} cannot be written ({error.strerror})",
             "choose another with --out",
         ) from None
+
+
+def write_result(folder: Path, result: Result) -> Path:
+    """Write a result, and where."""
+    file = result_file(folder, result.task)
+    make_folder(folder)
     write_whole(file, json.dumps(asdict(result), indent=1, default=str).encode())
     return file
 
