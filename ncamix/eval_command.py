@@ -238,11 +238,12 @@ def _quieten() -> None:
     import warnings
 
     warnings.filterwarnings("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    for name in ("lm_eval", "transformers", "datasets", "evaluate"):
+    for name in ("lm_eval", "datasets", "evaluate"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
@@ -289,11 +290,17 @@ def _humaneval(
             batch_size,
             say,
         )
+        if cut := len(record.cut().intersection(problem.task_id for problem in problems)):
+            console.print(
+                f"careful: the prompts of {cut:,} problems are longer than the model can see, "
+                "which has seen their ends alone",
+                highlight=False,
+            )
         if not execute:
             _say_how_to_run(record, console)
             return []
         outcomes = humaneval.execute(record, problems, samples, Limits(), say)
-    result = humaneval.score(outcomes, ks, asked, sampling.seed)
+    result = humaneval.score(outcomes, ks, asked, sampling.seed, record.cut())
     write_result(subject.results, result)
     return [result]
 

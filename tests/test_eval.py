@@ -200,6 +200,8 @@ def test_what_cannot_be_evaluated_is_told_plainly(
     with pytest.raises(UserError) as told:
         find_tasks(["gsm8l", "arc_esy"], manager, Options())
     assert "did you mean 'gsm8k'" in str(told.value) and "'arc_easy'" in str(told.value)
+    with pytest.raises(UserError, match="lm-eval ls tasks"):
+        find_tasks(["qqqqqqqqqqqq"], manager, Options())
     with pytest.raises(UserError, match="runs generated programs"):
         find_tasks(["mbpp"], manager, Options())
     (asked,) = find_tasks(["gsm8k"], manager, Options(reached=False))

@@ -78,6 +78,7 @@ def test_the_command_draws_then_runs_only_when_told(tmp_path: Path) -> None:
     options = ("--samples", "3", "--k", "1,3,64", "--limit", "2", "--batch-size", "2")
     said = evaluated(run, *options)
     assert "Nothing was run" in said and "--execute" in said
+    assert "prompts of 2 problems are longer" in said
     (folder,) = (run / "evaluations" / "late" / "humaneval").iterdir()
     samples = (folder / "samples.jsonl").read_bytes()
     assert len(samples.splitlines()) == 6
@@ -94,6 +95,7 @@ def test_the_command_draws_then_runs_only_when_told(tmp_path: Path) -> None:
     assert result["settings"]["temperature"] == 0.4 and result["settings"]["top_p"] == 0.95
     assert set(result["details"]["intervals_95"]) == {"pass@1", "pass@3"}
     assert sum(result["details"]["outcomes"].values()) == 6
+    assert len(result["details"]["cut_prompts"]) == 2
     assert "was evaluated before" in evaluated(run, *options, "--execute")
     evaluated(run, *options[2:], "--samples", "4")
     assert (folder / "samples.jsonl").read_bytes().startswith(samples), "more are added"

@@ -10,6 +10,7 @@ over: what was interrupted goes on.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import math
 from collections.abc import Callable, Sequence
@@ -109,8 +110,9 @@ def _leaves(
     """The tasks of a task, tag or group, and what the groups on the way say of them."""
     entry = manager.task_index.get(name)
     if entry is None:
-        known = [*manager.all_tasks, HUMANEVAL]
-        raise fail(f"no such task: '{name}'", nearest(name, known, "tasks"))
+        close = difflib.get_close_matches(name, [*manager.all_tasks, HUMANEVAL], n=5)
+        way_out = nearest(name, close, "near it") if close else "`lm-eval ls tasks` lists them"
+        raise fail(f"no such task: '{name}'", way_out)
     config = entry.cfg or {}
     if entry.kind.name == "TAG":
         return [x for n in sorted(entry.tags) for x in _leaves(n, changes, manager, options)]
@@ -161,31 +163,37 @@ def evaluate(
     """The results of everything that is asked for, a group's own after those of its tasks.
 
     Raises:
-        UserError: the data of a task are not to be had; what was evaluated before is kept.
+        UserError: the data of tasks are not to be had; all of them are named, and none evaluated.
     """
     leaves = {leaf.name: leaf for item in asked for leaf in item.leaves}
+    settings = {name: _settings(leaf, subject, options) for name, leaf in leaves.items()}
     results: dict[str, Result] = {}
-    model: Any = None
-    for i, leaf in enumerate(leaves.values()):
-        settings = _settings(leaf, subject, options)
-        known = known_result(subject.results, leaf.name, settings)
+    for name in leaves:
+        known = known_result(subject.results, name, settings[name])
         if known is not None:
-            told(f"{leaf.name} was evaluated before")
-            results[leaf.name] = known
-            continue
-        told(f"evaluating {leaf.name} ({i + 1} of {len(leaves)})")
-        task = _build(leaf, manager, options)
-        if model is None:
-            model = _load(subject.model, options)
-        result = _evaluate(leaf, task, model, settings, options, manager)
-        write_result(subject.results, result)
-        results[leaf.name] = result
+            told(f"{name} was evaluated before")
+            results[name] = known
+    built, problems = {}, []
+    for name in leaves.keys() - results.keys():
+        try:
+            built[name] = _build(leaves[name], manager, options)
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(sorted(problems, key=lambda problem: problem.what))
+    model = _load(subject.model, options) if built else None
+    for name, leaf in leaves.items():
+        if name in built:
+            told(f"evaluating {name} ({len(results) + 1} of {len(leaves)})")
+            task = built.pop(name)
+            results[name] = _evaluate(leaf, task, model, settings[name], options, manager)
+            write_result(subject.results, results[name])
     for item in asked:
         if item.group is not None:
             result = group_result(item, [results[leaf.name] for leaf in item.leaves])
             write_result(subject.results, result)
             results[item.name] = result
-    return [results[name] for name in results]
+    return list(results.values())
 
 
 def _settings(leaf: Leaf, subject: Subject, options: Options) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -78,6 +78,10 @@ class Record:
             found[row["task_id"]][int(row["sample"])] = row["completion"]
         return found
 
+    def cut(self) -> set[str]:
+        """Problems whose prompts were too long for the model, which saw their ends alone."""
+        return {row["task_id"] for row in read_rows(self.samples) if row.get("cut")}
+
     def ended(self) -> dict[tuple[str, str], Outcome]:
         """What has been run, by problem and completion."""
         return {
@@ -121,12 +125,14 @@ def draw(
     model, done = sampler(), 0
     with _adding(record.samples) as add:
         for task, numbers in lacking.items():
+            beside = {"cut": True} if model.is_cut(task.prompt, sampling) else {}
             for first in range(0, len(numbers), batch_size):
                 part = numbers[first : first + batch_size]
                 say(f"{TASK}: drawing {total:,} samples", done / total)
                 drawn = model.complete(task.task_id, task.prompt, part, sampling)
                 for number, completion in zip(part, drawn, strict=True):
-                    add({"task_id": task.task_id, "sample": number, "completion": completion})
+                    row = {"task_id": task.task_id, "sample": number, "completion": completion}
+                    add({**row, **beside})
                 done += len(part)
 
 
@@ -189,9 +195,13 @@ def interval(values: np.ndarray[Any, Any], seed: int) -> tuple[float, float]:
 
 
 def score(
-    outcomes: dict[str, list[Outcome]], ks: Sequence[int], settings: dict[str, Any], seed: int
+    outcomes: dict[str, list[Outcome]],
+    ks: Sequence[int],
+    settings: dict[str, Any],
+    seed: int,
+    cut: Collection[str] = (),
 ) -> Result:
-    """pass@k for each k, and what became of the programs."""
+    """pass@k for each k, and what became of the programs. cut: problems with cut prompts."""
     correct = [sum(o.passed for o in found) for found in outcomes.values()]
     num_samples = len(next(iter(outcomes.values())))
     values, intervals = [], {}
@@ -207,6 +217,7 @@ def score(
         "intervals_95": intervals,
         "correct": dict(zip(outcomes, correct, strict=True)),
         "outcomes": dict(sorted(reasons.items(), key=lambda item: -item[1])),
+        "cut_prompts": sorted(set(cut) & set(outcomes)),
         "walls": asdict(find_walls()),
     }
     return Result(TASK, settings, len(outcomes), tuple(values), details)
