@@ -125,8 +125,9 @@ def measure(batches: int, workers: int) -> dict[str, Any]:
     wait_share = sum(step[2] for step in steps) / sum(step[0] for step in steps)
     print(
         f"  {workers} workers   bare {bare * 1e3:7.1f} ms a step; "
-        f"ncamix adds {added * 1e3:+.2f} ms: {added / bare:+.2%} (median of {len(steps)} paired differences); waits for data "
-        f"{wait * 1e3:.2f} ms (median), {wait_share:.2%} of all its time"
+        f"ncamix adds {added * 1e3:+.2f} ms: {added / bare:+.2%} "
+        f"(median of {len(steps)} paired differences); "
+        f"waits for data {wait * 1e3:.2f} ms (median), {wait_share:.2%} of all its time"
     )
     return {"bare_seconds": bare, "added_seconds": added, "wait_seconds": wait, "wait": wait_share}
 
