@@ -158,7 +158,7 @@ def _enter_words(stage: PlannedStage) -> list[str]:
     if enter is None:
         return []
     told = {
-        "starts from": enter.from_run,
+        "starts from": _origin_words(stage),
         "re-initialises": enter.reinitialize,
         "re-initialises all but": enter.keep_only,
         "spares the rows of": enter.spare,
@@ -172,6 +172,14 @@ def _enter_words(stage: PlannedStage) -> list[str]:
     kept = enter.optimizer_state == "keep"
     parts.append("keeps the optimizer's state" if kept else "starts a fresh optimizer")
     return [f"on entering, {', '.join(parts)}"]
+
+
+def _origin_words(stage: PlannedStage) -> str:
+    """The other run whose weights a stage begins with, and their rows."""
+    if stage.origin is None:
+        return ""
+    origin = stage.origin
+    return f"{origin.name} ({'; '.join((origin.content[:12], *origin.told))})"
 
 
 def _sample_table(plan: Plan) -> Table:
