@@ -6,6 +6,7 @@ last one of a stage stays for good; of the others the newest few.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -15,13 +16,13 @@ import torch
 from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import checkpoint, dist
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ncamix.disk import free_bytes
 from ncamix.errors import fail
-from ncamix.files import write_whole
+from ncamix.files import replaced
 from ncamix.origins import WEIGHTS
 from ncamix.quantities import format_bytes
 
@@ -116,12 +117,31 @@ class Checkpointer(Callback):
 
 def write_weights(model: PreTrainedModel, folder: Path, metadata: Mapping[str, str]) -> None:
     """Write a model's weights whole, by Hugging Face's names and without a tied head, into
-    `folder`: `weights.safetensors`, whole or not at all. metadata: what they are of."""
+    `folder`: `weights.safetensors`, whole or not at all. metadata: what they are of.
+
+    The same weights and metadata give the same bytes.
+    """
     if dist.get_global_rank():
         return
     weights = {name: value.detach().cpu() for name, value in model.named_parameters()}
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / WEIGHTS, save(weights, dict(metadata)))
+    with replaced(folder / WEIGHTS) as temporary:
+        save_file(weights, temporary, dict(metadata))
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(file: Path) -> None:
+    """Sort the metadata of a safetensors file, which its library writes in a random order."""
+    with file.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length, "the library writes no shorter JSON"
+        stream.seek(8)
+        stream.write(text.ljust(length))
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def optimizer_state(path: Path) -> dict[str, dict[str, Tensor]]:
