@@ -242,7 +242,8 @@ class _Planner:
                     self.warnings.append(
                         f"stage '{stage.name}': its length is a guess until '{name}' is tokenized"
                     )
-            found[stage.name] = Fraction(size or 1) / shares[name]
+            size = size or shape(stage, self.t)[0]  # a batch, so that no other problem follows
+            found[stage.name] = Fraction(size) / shares[name]
         return found, tuple(estimated)
 
     # -- stages ---------------------------------------------------------------------------------

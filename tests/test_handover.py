@@ -30,43 +30,50 @@ CURRICULUM = """
 ncamix: 1
 name: tiny
 seed: 3
+tokenizer: bytes
 sources:
+  lively: {kind: nca, alphabet: 3, grid: 6, band: {gzip: [0.20, 1.00]}}
   hiss: {kind: noise, symbols: 30}
-  hum: {kind: noise, symbols: 20}
+  words: {kind: text, files: ["corpus/*.txt"], repeat: free}
+  answers: {kind: pairs, files: [pairs.jsonl], prompt: p, response: r, holdout: {share: 0.2}}
 stages:
-  - {name: one, duration: 8ba, mixture: {hiss: 1}}
+  - {name: one, duration: 8ba, mixture: {lively: 1, hiss: 1}}
   - name: two
     duration: 2ba
-    mixture: {hum: 1}
+    mixture: {words: 1}
     optimizer: {lr: 0x}
     enter:
       reinitialize: [embeddings, {mlp: 1}]
-      spare: [hiss]
+      spare: [nca]
       initializer: {normal: 0.3}
       optimizer_state: keep
   - name: three
     duration: 60ba
-    mixture: {hum: 1, hiss: 1}
+    mixture: {words: 1, hiss: 1}
     batch_size: 8
-    sequence_length: 32
+    sequence_length: 16
     optimizer: {weight_decay: 0.1}
     enter:
       freeze: {attention: all, norms: {layers: 0, until: 50%}}
       optimizer_state: keep
-evaluate: {every: 30ba, sources: [hum], samples: 4}
+  - name: four
+    duration: 3ep
+    mixture: {answers: 1}
+    optimizer: {lr: {peak: 0.1x, warmup: 10%, decay: cosine}}
+evaluate: {every: 30ba, sources: [answers], samples: 4}
 """
 TRAINER = """
 ncamix: 1
 name: small
 model: {layers: 2, heads: 2, width: 16}
-sequence_length: 16
+sequence_length: 32
 batch_size: 4
 budget: 10ktok
 averaging: {ema: 0.9}
 checkpoint: {every: 20ba, keep: 2}
 optimizer: {kind: muon, lr: 1e-2, clip: 1.0, adam_ratio: 0.5}
 """
-STAGES = ("one", "two", "three")
+STAGES = ("one", "two", "three", "four")
 FIRST_TWO = 10  # batches
 
 
@@ -74,6 +81,11 @@ class EnteredRunner(Runner):
     """One working folder, with a curriculum whose stages are entered in many ways."""
 
     curriculum, trainer = CURRICULUM, TRAINER
+
+    def __init__(self, folder: Path, cache: Path | None = None) -> None:
+        super().__init__(folder, cache)
+        pairs = ({"p": f"p{i}", "r": f"response {i * i}"} for i in range(60))
+        (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
 
     def file(self, stage: str, name: str, run: str = "runs/tiny") -> Path:
         (folder,) = (self.folder / run / "checkpoints").glob(f"*-{stage}")
@@ -100,13 +112,17 @@ def model_of(plan: Plan) -> Any:
     return plan.trainer.trainer.model
 
 
+def run_of(runner: EnteredRunner) -> RunFolder:
+    return RunFolder(runner.folder / "runs/tiny")
+
+
 def test_what_is_drawn_anew_and_what_stays(whole: EnteredRunner) -> None:
     before, after = whole.weights("one"), whole.weights("two")
     plan = whole.planned(CURRICULUM)
-    twin = build_llama(model_of(plan), 50, 16, 3)
+    twin = build_llama(model_of(plan), plan.vocabulary.rows, 16, 3)
     chosen = parts([Group("embeddings"), Group("mlp", (1, 1))], 2)
     drawn = set(reinitialize(twin, chosen, ("normal", 0.3), 3, "two"))
-    first, size = plan.vocabulary.ranges["noise 30"]
+    first, size = plan.vocabulary.ranges["nca 3 states 2x2"]
     for name, value in after.items():
         if name not in drawn:
             assert torch.equal(value, before[name]), name
@@ -148,19 +164,34 @@ def test_the_average_is_handed_over_and_evaluated(whole: EnteredRunner) -> None:
     for stage in STAGES:
         state, handed = saved(whole, stage), whole.weights(stage)
         average = state["callbacks"]["Averages"]
-        assert average["number"] == {"one": 8, "two": 2, "three": 60}[stage]
+        assert average["number"] == len([r for r in whole.rows() if r["stage"] == stage])
         for name, value in handed.items():
             assert torch.equal(value, average["values"][name]), name
             raw = state["model"][f"model.{name}"]
-            moved = stage == "one" or (stage == "three" and "self_attn" not in name)
+            moved = stage in ("one", "four") or (stage == "three" and "self_attn" not in name)
             assert torch.equal(value, raw) != moved, name
     rows = [row for row in whole.rows(name="evaluations.jsonl") if row["stage"] == "three"]
     ends = {row["when"]: row["loss"] for row in rows if row["batch"] == 60}
     assert set(ends) == {"raw", "end"} and ends["raw"] != ends["end"]
     summary = json.loads((whole.folder / "runs/tiny/summary.json").read_text())
-    assert summary["stages"][2]["evaluation"]["hum"]["after"]["loss"] == ends["end"]
-    before = [row for row in whole.rows(name="evaluations.jsonl") if row["stage"] == "one"]
-    assert [row["when"] for row in before] == ["start", "raw", "end"]
+    assert summary["stages"][2]["evaluation"]["answers"]["after"]["loss"] == ends["end"]
+    last = [row for row in whole.rows(name="evaluations.jsonl") if row["stage"] == "two"]
+    assert [row["when"] for row in last] == ["start", "raw", "end"]
+
+
+def test_fine_tuning_on_pairs_ends_the_papers_three_stages(whole: EnteredRunner) -> None:
+    """Whole batches of three epochs, each pair at most three times; the loss is the responses'."""
+    run = whole.folder / "runs/tiny"
+    summary, plan = (json.loads((run / f"{n}.json").read_text()) for n in ("summary", "plan"))
+    samples, stage = plan["sources"]["answers"]["num_samples"], summary["stages"][3]
+    assert stage["realised"] == {"answers": 3 * samples // 4 * 4}
+    rows = [row for row in whole.rows() if row["stage"] == "four"]
+    seen = rows[-1]["count/answers"]
+    assert seen == 3 * samples // 4 * 4 and 0 < rows[-1]["loss_tokens/answers"] < seen * 32 * 0.9
+    assert rows[-1]["loss/answers"] < rows[0]["loss/answers"]
+    ends = stage["evaluation"]["answers"]
+    assert ends["after"]["loss"] < ends["before"]["loss"]
+    assert all(rate["lr"] <= 1e-3 for rate in rows)
 
 
 def test_killed_behind_a_boundary_and_within_a_stage(whole: EnteredRunner, tmp_path: Path) -> None:
@@ -180,26 +211,33 @@ def test_a_stage_of_another_run_is_begun_with(whole: EnteredRunner, tmp_path: Pa
     text = f"""
 ncamix: 1
 name: later
+tokenizer: bytes
 sources:
-  hum: {{kind: noise, symbols: 20}}
+  words: {{kind: text, files: ["corpus/*.txt"], repeat: free}}
+  hiss: {{kind: noise, symbols: 30}}
   buzz: {{kind: noise, symbols: 70}}
 stages:
   - {{name: one, duration: 2ba, mixture: {{buzz: 1}}}}
   - name: two
     duration: 2ba
-    mixture: {{hum: 1, buzz: 1}}
+    mixture: {{hiss: 1, words: 1}}
     enter: {{from: {origin}, reinitialize: final_norm}}
 """
-    plan = whole.planned(text)
+    plan, old = whole.planned(text), whole.planned(CURRICULUM).vocabulary
+    new = plan.vocabulary
     model = enter_stage(plan, plan.stages[1], RunFolder(tmp_path), resumed=False)
-    there, fresh = whole.weights("three"), build_llama(model_of(plan), 90, 16, plan.seeds.init)
-    here_first = plan.vocabulary.ranges["noise 20"][0]
-    first = whole.planned(CURRICULUM).vocabulary.ranges["noise 20"][0]
+    there, fresh = (
+        whole.weights("three"),
+        build_llama(model_of(plan), new.rows, 16, plan.seeds.init),
+    )
+    spans = [(new.ranges[n][0], old.ranges[n]) for n in ("text", "noise 30")]
+    assert spans[1][0] != spans[1][1][0] and new.rows != old.rows
     for name, parameter in model.named_parameters():
         wanted = there[name]
-        if len(wanted) == 50:
+        if len(wanted) == old.rows:
             wanted = fresh.get_parameter(name).detach().clone()
-            wanted[here_first : here_first + 20] = there[name][first : first + 20]
+            for first, (other, size) in spans:
+                wanted[first : first + size] = there[name][other : other + size]
         elif name == "model.norm.weight":
             wanted = torch.ones(16)
         assert torch.equal(parameter, wanted), name
@@ -230,6 +268,6 @@ def test_weights_that_changed_since_they_were_planned(whole: EnteredRunner, tmp_
 
 
 def test_the_model_of_the_run_is_that_of_its_last_stage(whole: EnteredRunner) -> None:
-    model = final_model(whole.planned(CURRICULUM), RunFolder(whole.folder / "runs/tiny"))
-    wanted = whole.weights("three")
+    model = final_model(whole.planned(CURRICULUM), run_of(whole))
+    wanted = whole.weights("four")
     assert all(torch.equal(value, wanted[name]) for name, value in model.named_parameters())
