@@ -93,6 +93,7 @@ def _disk(plan: Plan) -> dict[str, Any]:
         "generated_bytes_at_once": forecast.generated,
         "checkpoint_bytes": forecast.checkpoint,
         "checkpoints_at_once": forecast.num_checkpoints,
+        "handed_over_bytes": forecast.weights,
     }
 
 
