@@ -35,6 +35,9 @@ Rows = tuple[tuple[int, int, int], ...]
 class Sizes(Protocol):
     """The model that is begun with other weights."""
 
+    @property
+    def kind(self) -> str: ...
+
     def num_parameters(self, rows: int) -> int: ...
 
 
@@ -91,13 +94,7 @@ def find_origin(
         stages, other_model, there = _read_plan(run, folder)
         file = _weights_of(run, stages, origin.stage)
         _check_model(other_model, model)
-        num_parameters = _num_parameters(file)
-        if num_parameters != model.num_parameters(there.rows):
-            raise _Wrong(
-                f"{file} holds {counted(num_parameters, 'parameter')}, and this trainer's model "
-                f"has {model.num_parameters(there.rows):,} with as many rows",
-                "choose the trainer that the run was trained with, or another run",
-            )
+        _check_parameters(file, model, there.rows)
         rows: Rows = ()
         if not redrawn:
             rows = _rows(there, vocabulary)
@@ -155,16 +152,23 @@ def _weights_of(run: Path, stages: Sequence[str], stage: str) -> Path:
 
 def _check_model(other: Mapping[str, Any], model: Any) -> None:
     """Models of other sizes, told by the keys that say them."""
-    here = {key: getattr(model, key, None) for key in _SHAPE}
-    pair = [_whole(other), _whole(here)]
-    unlike = [
-        f"{key} {pair[0].get(key)} there, {pair[1].get(key)} here"
-        for key in _SHAPE
-        if pair[0].get(key) != pair[1].get(key)
-    ]
+    there, here = _whole(other), _whole({key: getattr(model, key, None) for key in _SHAPE})
+    told = [key for key in _SHAPE if None not in (there.get(key), here.get(key))]
+    unlike = [f"{k} {there[k]} there, {here[k]} here" for k in told if there[k] != here[k]]
     if unlike:
         raise _Wrong(
             f"that run's model is not of this trainer's architecture ({', '.join(unlike)})",
+            "choose the trainer that the run was trained with, or another run",
+        )
+
+
+def _check_parameters(file: Path, model: Sizes, rows: int) -> None:
+    """Weights of another number than the model has; of other kinds than Llama that is a guess."""
+    found, wanted = _num_parameters(file), model.num_parameters(rows)
+    if model.kind == "llama" and found != wanted:
+        raise _Wrong(
+            f"{file} holds {counted(found, 'parameter')}, and this trainer's model has {wanted:,} "
+            "with as many rows",
             "choose the trainer that the run was trained with, or another run",
         )
 

@@ -69,16 +69,18 @@ def enter_stage(plan: Plan, stage: PlannedStage, folder: RunFolder, resumed: boo
 
 @torch.no_grad()
 def load_weights(model: Any, file: Path, rows: Rows | None = None) -> None:
-    """Load a safetensors file into a model, parameter by parameter, in place.
+    """Load a safetensors file into a model, parameters and saved buffers, in place.
 
     rows: vocabulary rows (first here, first there, number) to take of a model whose vocabulary is
-    another; None demands one of the same size. A tied head has no parameter of its own.
+    another; None demands one of the same size. What stands under two names, as a tied head does, is
+    read under the first.
 
     Raises:
         UserError: the file cannot be read, or its parameters are not the model's.
     """
     tables = vocabulary_parameters(model) if rows is not None else []
-    known = dict(model.named_parameters())
+    found = {id(v): (name, v) for name, v in reversed(model.state_dict(keep_vars=True).items())}
+    known = dict(found.values())
     try:
         with safe_open(file, framework="pt") as weights:
             unlike = set(weights.keys()) ^ set(known)

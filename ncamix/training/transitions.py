@@ -46,7 +46,8 @@ def vocabulary_parameters(model: LlamaForCausalLM) -> list[str]:
 
     Other parameters of those groups, such as learned positions, have none.
     """
-    tables = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    tables = {id(parameter) for module in modules for parameter in module.parameters()}
     return [name for name, parameter in model.named_parameters() if id(parameter) in tables]
 
 
