@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ncamix.errors import fail, nearest
 from ncamix.model_card import model_card
+from ncamix.origins import WEIGHTS
 from ncamix.plan import Plan, PlannedStage
 from ncamix.run_folder import RunFolder
 from ncamix.summary import versions
@@ -59,7 +60,7 @@ def find_stage(plan: Plan, wanted: str | None, folder: RunFolder) -> PlannedStag
 
 def weights_file(folder: RunFolder, stage: PlannedStage) -> Path:
     """The weights after the last batch of a stage."""
-    return folder.checkpoints(stage.index, stage.name) / "weights.safetensors"
+    return folder.checkpoints(stage.index, stage.name) / WEIGHTS
 
 
 def knows_text(plan: Plan, stage: PlannedStage) -> bool:
@@ -111,8 +112,7 @@ def export_stage(
         UserError: `out` holds something else, or the kind of model cannot be cut.
     """
     from ncamix.hub_folder import MARK, TextVocabulary, refuse_others, write_hub_folder
-    from ncamix.training.handover import load_weights
-    from ncamix.training.model import build_llama
+    from ncamix.training.handover import stage_model
 
     refuse_others(out)
     whole = vocabulary == WHOLE
@@ -126,10 +126,7 @@ def export_stage(
     }
     if whole:
         files["vocabulary.json"] = json.dumps(_ids(plan, stage), indent=1).encode()
-    model = build_llama(
-        plan.trainer.trainer.model, plan.vocabulary.rows, stage.sequence_length, plan.seeds.init
-    )  # type: ignore[arg-type]
-    load_weights(model, weights_file(folder, stage))
+    model = stage_model(plan, stage, folder)
     write_hub_folder(model, out, stage.sequence_length, text, whole, files)
 
 
