@@ -19,6 +19,12 @@ from ncamix.sources.base import Spec
 from ncamix.sources.blend import Cycle
 
 DECAYS = ("cosine", "linear", "constant", "inverse_sqrt")
+DEFAULTS: dict[str, Any] = {  # what keys mean that are not given
+    "kind": "adamw",
+    "betas": (Fraction(9, 10), Fraction(999, 1000)),
+    "eps": Fraction(1, 10**8),
+    "weight_decay": Fraction(0),
+}
 
 
 @dataclass(frozen=True)
