@@ -208,10 +208,12 @@ def _told(now: Plan, past: Past, parting: Parting | None) -> str:
     place = _place(parting)
     if parting is None or place is None:
         return f"{now.name}: the files have changed, and no batch with them; the run goes on"
-    done = f"{format_count(past.tokens)} tokens" if past.tokens else "nothing"
+    done = "nothing is trained yet"
+    if past.tokens:
+        done = f"the {format_count(past.tokens)} tokens trained before stay as they are"
     return (
         f"{now.name}: the future has changed from batch {place[1]:,} of stage '{place[0]}' on "
-        f"({parting.why}); {done} trained before, which stays"
+        f"({parting.why}); {done}"
     )
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plan_files import TRAINER, plan_of
+from ruamel.yaml import YAML
 
 from ncamix.advice import advise
 from ncamix.errors import UserError
@@ -142,7 +142,7 @@ def walk(plan: Plan) -> list[Any]:
 
 def merged(file: Written, lines: list[str]) -> Written:
     """A curriculum with the advised lines written into it."""
-    advised = yaml.safe_load("\n".join(lines))
+    advised = YAML(typ="safe").load("\n".join(lines))
     file = copy.deepcopy(file)
     for key in ("vocabulary", "sources"):
         for name, value in advised.get(key, {}).items():
@@ -167,9 +167,7 @@ def test_an_edit_is_accepted_exactly_if_the_past_is_the_same(
     trained = min(trained, len(ours))
     tokens = 256 * trained
     change = find_change((old, new), tokens)
-    unlike = [
-        t for t in range(trained) if t >= len(theirs) or ours[t] != theirs[t]
-    ]
+    unlike = [t for t in range(trained) if t >= len(theirs) or ours[t] != theirs[t]]
     assert (change is None) == (not unlike)
     if change is None:
         return
