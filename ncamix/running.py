@@ -54,7 +54,7 @@ def run_plan(
             return {}
         return _train(_sized(plan, data, quiet), folder, data, console, first)
     with folder.hold():
-        plan = _take_over(plan, folder, data, fresh, console)
+        plan = take_folder(plan, folder, data, fresh, console)
         if _is_finished(plan, folder):
             console.print(
                 f"{plan.name} is finished: see {path}/report.html (--fresh starts over)",
@@ -72,11 +72,16 @@ def _run(plan: Plan, folder: RunFolder, data: Data | None, console: Console) -> 
     """The first rank's part, in a folder that is this plan's."""
     with WaitingIfLong(console) as say:
         plan = _sized(plan, data, say)
+    write_files(plan, folder)
+    return _train(plan, folder, data, console, first=True)
+
+
+def write_files(plan: Plan, folder: RunFolder) -> None:
+    """Write what the run is made from, and last the plan: it says that the run is under these."""
     for name, document in (("curriculum", plan.curriculum), ("trainer", plan.trainer)):
         write_whole(folder.file(f"{name}.yaml"), document.document.text.encode())
     if not plan.estimated:  # else its fingerprint is not known yet
         write_plan(decide(plan, folder.decisions()), folder)
-    return _train(plan, folder, data, console, first=True)
 
 
 def _sized(plan: Plan, data: Data | None, say: Say) -> Plan:
@@ -117,7 +122,7 @@ def _check_device(plan: Plan) -> None:
         raise UserError(problems)
 
 
-def _take_over(
+def take_folder(
     plan: Plan, folder: RunFolder, data: Data | None, fresh: bool, console: Console
 ) -> Plan:
     """Make the folder this plan's: new, resumed, edited, or moved aside; with known sizes."""
