@@ -20,7 +20,7 @@ from ncamix.export import (
     knows_text,
 )
 from ncamix.plan import Plan, PlannedStage
-from ncamix.replanning import replan
+from ncamix.replanning import read_plan, replan
 from ncamix.run_folder import RunFolder
 from ncamix.text_compilation import TextFacts, text_facts, tokenizer_file
 from ncamix.waiting import Say, quiet
@@ -58,9 +58,13 @@ def export_run(
 
 
 def find_export(run: Path, stage: str | None) -> tuple[str, Path] | None:
-    """An export of a run's text that is there already, of the last stage if it is finished."""
+    """An export of a run's text that is there already and as the run is now, of the last stage if
+    the run is finished."""
     from ncamix.hub_folder import read_mark
 
+    if not (run / "plan.json").is_file():
+        return None
+    plan = read_plan(run)["fingerprint"]
     if stage is None:
         if not (run / "summary.json").is_file():
             return None
@@ -69,7 +73,7 @@ def find_export(run: Path, stage: str | None) -> tuple[str, Path] | None:
         places = [run / f"{EXPORT}-{stage}", run / EXPORT]
     for place in places:
         mark = read_mark(place)
-        if mark is not None and mark.get("vocabulary") == TEXT:
+        if mark is not None and (mark.get("vocabulary"), mark.get("plan")) == (TEXT, plan):
             name = str(mark.get("stage"))
             if stage in (None, name):
                 return name, place

@@ -80,7 +80,7 @@ def _stages(plan: Plan, last: PlannedStage) -> str:
         entered = stage.enter.reinitialize if stage.enter is not None else ()
         rows.append(
             [
-                stage.name,
+                stage.name + (f" (from {stage.origin.name})" if stage.origin is not None else ""),
                 f"{stage.num_tokens:,}",
                 f"{stage.sequence_length:,}",
                 samples,

@@ -98,6 +98,9 @@ def test_an_export_that_is_there_is_found(tmp_path: Path) -> None:
     assert find_export(run, None) == find_export(run, "late") == ("late", run / "export")
     assert find_export(run, "text") == ("text", run / "export-text")
     assert find_export(run, "warm") is None
+    edited = json.loads((run / "plan.json").read_text())
+    (run / "plan.json").write_text(json.dumps({**edited, "fingerprint": "another"}))
+    assert find_export(run, "text") is None, "the run has been edited since"
 
 
 def test_the_card_tells_what_was_learned(tmp_path: Path) -> None:

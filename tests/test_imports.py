@@ -77,10 +77,12 @@ charts cells canvas
 drawings pictures frequencies
 plan_picture
 summary report
+replanning advice
+edits
 model_card
 export
 running
-selection spreading replanning batches decoding
+selection spreading batches decoding
 exporting
 evals
 showing batch_pictures
