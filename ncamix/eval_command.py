@@ -178,9 +178,6 @@ def eval_(
     where = device or ("cuda" if has_gpu() else "cpu")
     results: list[Result] = []
 
-    def told(line: str) -> None:
-        console.print(line, highlight=False, markup=False)
-
     if others:
         from ncamix.evals.harness import Options, evaluate, find_tasks, open_tasks
 
@@ -195,14 +192,12 @@ def eval_(
         subject = find_subject(place, stage, out, data, say)
     if HUMANEVAL in names:
         settings = {"temperature": temperature, "top_p": top_p, "seed": seed}
-        results += _humaneval(
-            subject, limit, samples, settings, ks, execute, batch_size, where, console
-        )
+        results += _humaneval(subject, limit, samples, settings, ks, execute, batch_size, where)
     if others:
-        results += evaluate(asked, subject, options, manager, told)
+        results += evaluate(asked, subject, options, manager, print)
     if results:
         print_results(results, console)
-        told(f"results: {subject.results}")
+        print(f"results: {subject.results}")
 
 
 def _check_installed(names: list[str]) -> None:
@@ -256,7 +251,6 @@ def _humaneval(
     execute: bool,
     batch_size: int,
     device: str,
-    console: Console,
 ) -> list[Result]:
     """Draw what lacks, and run it if that is asked for."""
     from ncamix.evals import humaneval
@@ -265,7 +259,7 @@ def _humaneval(
     from ncamix.evals.sandbox import Limits, find_walls
 
     if execute and (gaps := find_walls().gaps):
-        console.print(f"careful: {gaps}", highlight=False, markup=False)
+        print(f"careful: {gaps}")
     sampling = Sampling(
         float(settings["temperature"]),
         float(settings["top_p"]),
@@ -278,7 +272,7 @@ def _humaneval(
     record = humaneval.Record(subject.results, way)
     asked = {**way, "samples": samples, "k": ks, "limit": limit, "limits": vars(Limits())}
     if execute and (known := known_result(subject.results, HUMANEVAL, asked)) is not None:
-        console.print(f"{HUMANEVAL} was evaluated before", highlight=False)
+        print(f"{HUMANEVAL} was evaluated before")
         return [known]
     with WaitingIfLong(Console(stderr=True)) as say:
         humaneval.draw(
@@ -291,13 +285,12 @@ def _humaneval(
             say,
         )
         if cut := len(record.cut().intersection(problem.task_id for problem in problems)):
-            console.print(
+            print(
                 f"careful: the prompts of {cut:,} problems are longer than the model can see, "
-                "which has seen their ends alone",
-                highlight=False,
+                "which has seen their ends alone"
             )
         if not execute:
-            _say_how_to_run(record, console)
+            _say_how_to_run(record)
             return []
         outcomes = humaneval.execute(record, problems, samples, Limits(), say)
     result = humaneval.score(outcomes, ks, asked, sampling.seed, record.cut())
@@ -305,10 +298,8 @@ def _humaneval(
     return [result]
 
 
-def _say_how_to_run(record: Record, console: Console) -> None:
-    console.print(
+def _say_how_to_run(record: Record) -> None:
+    print(
         f"wrote the samples to {record.samples}\nNothing was run: they are programs that nobody "
-        "has read. To run them in a sandbox on this machine, and have pass@k, say --execute.",
-        highlight=False,
-        markup=False,
+        "has read. To run them in a sandbox on this machine, and have pass@k, say --execute."
     )

@@ -127,7 +127,7 @@ def test_tasks_from_files_end_in_results_and_go_on(
     (accuracy,) = colours_found["values"]
     assert accuracy["name"] == "acc" and 0 <= accuracy["value"] <= 1
     assert accuracy["error"] is not None
-    assert colours_found["details"]["seeds"]["fewshot_seed"] == 1234
+    assert colours_found["details"]["seeds"]["examples"] == 1234
     assert colours_found["details"]["versions"]["lm-eval"] and colours_found["details"]["hash"]
     assert colours_found["settings"]["task_version"] == 7
     assert [v["name"] for v in results["own_prose"]["values"]] == [

@@ -13,11 +13,14 @@ import dataclasses
 import difflib
 import hashlib
 import math
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ncamix.errors import Problem, UserError, fail, nearest
 from ncamix.evals.humaneval import TASK as HUMANEVAL
@@ -186,7 +189,7 @@ def evaluate(
         if name in built:
             told(f"evaluating {name} ({len(results) + 1} of {len(leaves)})")
             task = built.pop(name)
-            results[name] = _evaluate(leaf, task, model, settings[name], options, manager)
+            results[name] = _evaluate(leaf, task, model, settings[name], options)
             write_result(subject.results, results[name])
     for item in asked:
         if item.group is not None:
@@ -245,22 +248,23 @@ def _evaluate(
     model: Any,
     settings: dict[str, Any],
     options: Options,
-    manager: TaskManager,
 ) -> Result:
-    from lm_eval import simple_evaluate
+    from lm_eval.evaluator import evaluate as run_lm_eval
+    from lm_eval.utils import set_torch_seed
 
-    found: Any = simple_evaluate(
-        model=model,
-        tasks=[task],
-        num_fewshot=options.shots,
-        limit=options.limit,
-        gen_kwargs=_shortened(task, model),
-        task_manager=manager,  # or it reads all tasks again
-        random_seed=options.seed,
-        numpy_random_seed=options.seed,
-        torch_random_seed=options.seed,
-        fewshot_random_seed=options.seed,
-    )
+    # As lm-eval's own command does it, which would ask git and the machine about themselves, too.
+    random.seed(options.seed)
+    np.random.seed(options.seed)
+    set_torch_seed(options.seed)
+    if options.shots is not None and task.get_config("num_fewshot") != 0:
+        task.set_config(key="num_fewshot", value=options.shots)
+    elif task.get_config("num_fewshot") is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=options.seed)
+    if (shortened := _shortened(task, model)) is not None:
+        task.set_config(key="generation_kwargs", value=shortened, update=True)
+    tasks: Any = {"tasks": {leaf.name: task}}
+    found: Any = run_lm_eval(model, tasks, limit=options.limit)
     held, samples = found["results"][leaf.name], found["samples"][leaf.name]
     values = []
     for key, value in held.items():
@@ -281,7 +285,7 @@ def _evaluate(
         "problems": found["n-samples"].get(leaf.name),
         "higher_is_better": found["higher_is_better"].get(leaf.name),
         "config": found["configs"].get(leaf.name),
-        "seeds": {k: v for k, v in found["config"].items() if k.endswith("_seed")},
+        "seeds": dict.fromkeys(("python", "numpy", "torch", "examples"), options.seed),
         "versions": {
             name: version(name) for name in ("ncamix", "lm-eval", "torch", "transformers")
         },
