@@ -49,8 +49,6 @@ def untrained(plan: Plan) -> list[Problem]:
 
 def _of_source(spec: LeafSource) -> Iterator[tuple[Path, str, str]]:
     """(path below the source, what, remedy) of everything that is not trained yet."""
-    if spec.loss_weight != 1:
-        yield ("loss_weight",), "a loss weight other than 1", "remove it"
     if isinstance(spec, MdsSource) and spec.transform is not None:
         yield ("transform",), "a transform of samples that exist already", "remove it"
 

@@ -34,11 +34,11 @@ cache tokenization
 hashing
 bands
 sources
-omissions keeping
+omissions keeping model_files
 containers
 rows sizes
 documents encoding
-splits
+splits models
 validation
 evidence entry optimizer
 trainer

@@ -15,7 +15,7 @@ import torch
 from ncamix.plan import Plan, PlannedStage
 from ncamix.run_folder import RunFolder
 from ncamix.training.checkpoints import checkpoint_path
-from ncamix.training.model import build_llama
+from ncamix.training.model import build_model
 from ncamix.training.transitions import reinitialize
 
 
@@ -30,7 +30,8 @@ def enter_stage(plan: Plan, stage: PlannedStage, folder: RunFolder, resumed: boo
     resumed: the stage has a checkpoint of its own, which will be loaded over it.
     """
     trainer = plan.trainer.trainer
-    model = build_llama(trainer.model, plan.vocabulary.rows, stage.sequence_length, plan.seeds.init)  # type: ignore[arg-type]
+    rows, kept = plan.vocabulary.rows, plan.kept_rows
+    model = build_model(trainer.model, rows, stage.sequence_length, plan.seeds.init, kept)
     if resumed:
         return model
     if stage.index:
@@ -62,8 +63,8 @@ def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:
 def final_model(plan: Plan, folder: RunFolder) -> Any:
     """The model after the last stage, on the CPU."""
     last = plan.stages[-1]
-    model = build_llama(
+    model = build_model(
         plan.trainer.trainer.model, plan.vocabulary.rows, last.sequence_length, plan.seeds.init
-    )  # type: ignore[arg-type]
+    )
     load_weights(model, final_checkpoint(folder, last))
     return model
