@@ -1,11 +1,11 @@
 """A run's folder -> its plan, made again.
 
-    curriculum.yaml, as if it stood where it was read + trainer.yaml + sizes of texts -> Plan
+    curriculum.yaml, trainer.yaml, as if they stood where they were read + sizes of texts -> Plan
     decisions.json -> which stages evidence ended, and so the plan as it was trained
     plan.json -> whether that is the plan of the run, and if not, what differs
 
 The texts are the run's own, so later edits of the original files do not matter. The place matters:
-a curriculum's paths are relative to the file that holds them.
+paths are relative to the file that holds them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ncamix.planning import decide, make_plan
 from ncamix.reading import Document, parse_document, read_document
 from ncamix.run_folder import DECISIONS, RunFolder
 from ncamix.running import difference
-from ncamix.trainer import load_trainer
+from ncamix.trainer import LoadedTrainer, check_trainer
 from ncamix.tree import SETTING
 from ncamix.waiting import Say, quiet
 
@@ -39,6 +39,7 @@ def replan(run: Path, say: Say = quiet) -> tuple[Plan, str]:
     try:
         before = json.loads((run / "plan.json").read_text())
         fingerprint, written = str(before["fingerprint"]), str(before["curriculum_file"])
+        trainer_file = str(before["trainer"]["file"])
         sizes = {name: source["num_samples"] for name, source in before["sources"].items()}
     except (ValueError, LookupError, TypeError, AttributeError):
         what = "this is not the plan of a run, or it is damaged"
@@ -49,10 +50,10 @@ def replan(run: Path, say: Say = quiet) -> tuple[Plan, str]:
         what = "these are not the decisions of a run, or they are damaged"
         raise fail(what, file=str(run / DECISIONS)) from None
     text = read_document(run / "curriculum.yaml").text
-    trainer = load_trainer(run / "trainer.yaml")
+    trainer = _trainer(run, trainer_file)
     found: list[tuple[Plan, str]] = []
     errors: list[UserError] = []
-    for document in _documents(run, written, text):
+    for document in _documents(run, "curriculum.yaml", written, text):
         try:
             plan = decide(make_plan(check_curriculum(document), trainer, say, sizes=sizes), ended)
         except UserError as error:
@@ -66,18 +67,34 @@ def replan(run: Path, say: Say = quiet) -> tuple[Plan, str]:
     return found[0]
 
 
-def _documents(run: Path, written: str, text: str) -> Iterator[Document]:
-    """A run's curriculum at each of its likely places.
+def _trainer(run: Path, written: str) -> LoadedTrainer:
+    """A run's trainer; the path of its model starts from where it stood.
+
+    Raises:
+        UserError: it has none, or the model's files are gone.
+    """
+    text, errors = read_document(run / "trainer.yaml").text, []
+    for document in _documents(run, "trainer.yaml", written, text):
+        try:
+            return check_trainer(document)
+        except UserError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _documents(run: Path, name: str, written: str, text: str) -> Iterator[Document]:
+    """A run's curriculum or trainer, by the name of its file, at each of its likely places.
 
     Where it was composed of several files, and still can be, it is composed again: only then is it
     known which of them its relative paths start from.
     """
     head = f"# {SETTING} "
     settings = [line.removeprefix(head) for line in text.splitlines() if line.startswith(head)]
-    for place in _places(run, written):
+    sort = "trainers" if name == "trainer.yaml" else "curricula"
+    for place in _places(run, name, written):
         recorded = parse_document(text, str(place))
         try:
-            composed = compose(place, settings)
+            composed = compose(place, settings, sort)
         except UserError:
             yield recorded
             continue
@@ -85,8 +102,8 @@ def _documents(run: Path, written: str, text: str) -> Iterator[Document]:
         yield composed if same else recorded
 
 
-def _places(run: Path, written: str) -> Iterator[Path]:
-    """Where a run's curriculum may have stood, the likeliest first.
+def _places(run: Path, name: str, written: str) -> Iterator[Path]:
+    """Where a run's file `name` may have stood, the likeliest first.
 
     `written` is how the user named it, who may have been in another folder then: most often one
     above the run's.
@@ -97,4 +114,4 @@ def _places(run: Path, written: str) -> Iterator[Path]:
         if place.is_file() and place.resolve() not in known:
             known.add(place.resolve())
             yield place
-    yield run / "curriculum.yaml"
+    yield run / name
