@@ -25,20 +25,6 @@ def test_samples_that_exist_already_are_not_transformed(tmp_path: Path) -> None:
     assert found.path == "sources.new.transform" and "that exist already" in found.what
 
 
-def test_what_happens_on_entering(tmp_path: Path) -> None:
-    enter = ", enter: {freeze: [attention], from: runs/old/one, optimizer_state: keep}"
-    plan = plan_of(tmp_path, curriculum(stage("{hiss: 1}", more=enter)))
-    found = problems(refuse_untrained, plan)
-    assert [p.path for p in found] == [
-        "stages.one.enter.freeze",
-        "stages.one.enter.from",
-        "stages.one.enter.optimizer_state",
-    ]
-    assert [p.value for p in found] == ["", "runs/old/one", "keep"]
-    trained = ", enter: {keep_only: [head], initializer: torch, optimizer_state: fresh}"
-    refuse_untrained(plan_of(tmp_path, curriculum(stage("{hiss: 1}", more=trained))))
-
-
 def test_what_is_trained_passes(tmp_path: Path) -> None:
     more = ", attention: document, duplicates: keep, loss_weight: 0.5, max_share: 100%"
     refuse_untrained(text_plan(tmp_path, more + ", transform: shuffle_tokens"))

@@ -171,7 +171,7 @@ def reference(plan: Plan, cache: Path, num_batches: int) -> list[float | None]:
 def test_losses_are_those_of_a_plain_loop_over_whole_batches(
     mixed: MixedRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Microbatches of 3, 3 and 2 samples, targets masked unevenly among them, weights of sources."""
+    """Microbatches of 3, 3 and 2 samples, their targets masked unevenly, weights of sources."""
     monkeypatch.setenv("NCAMIX_CACHE", str(mixed.cache))
     wanted = reference(mixed.planned(), tmp_path, 16)
     found = [row["loss"] for row in mixed.rows()][: len(wanted)]

@@ -1,4 +1,4 @@
-"""A run that begins with weights of Hugging Face, with dropout: real processes, killed and resumed."""
+"""A run that begins with weights of Hugging Face, with dropout: killed and resumed."""
 
 from __future__ import annotations
 
