@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from ncamix.plan import Plan, PlannedStage
 from ncamix.run_folder import RunFolder
-from ncamix.training.checkpoints import checkpoint_path
+from ncamix.training.checkpoints import WEIGHTS, checkpoint_path
 from ncamix.training.model import build_llama
 from ncamix.training.transitions import reinitialize
 
@@ -22,6 +23,11 @@ from ncamix.training.transitions import reinitialize
 def final_checkpoint(folder: RunFolder, stage: PlannedStage) -> Path:
     """The checkpoint after the last batch of a stage."""
     return checkpoint_path(folder.checkpoints(stage.index, stage.name), stage.num_batches)
+
+
+def final_weights(folder: RunFolder, stage: PlannedStage) -> Path:
+    """The weights that a stage hands over."""
+    return folder.checkpoints(stage.index, stage.name) / WEIGHTS
 
 
 def enter_stage(plan: Plan, stage: PlannedStage, folder: RunFolder, resumed: bool) -> Any:
@@ -34,7 +40,7 @@ def enter_stage(plan: Plan, stage: PlannedStage, folder: RunFolder, resumed: boo
     if resumed:
         return model
     if stage.index:
-        load_weights(model, final_checkpoint(folder, plan.stages[stage.index - 1]))
+        load_weights(model, final_weights(folder, plan.stages[stage.index - 1]))
     if stage.enter is not None:
         way = stage.enter.initializer
         reinitialize(
@@ -48,12 +54,9 @@ def enter_stage(plan: Plan, stage: PlannedStage, folder: RunFolder, resumed: boo
     return model
 
 
-def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:
-    """Load the weights of a stage's checkpoint into a model, strictly."""
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["state"]["model"]
-    weights = {
-        name.removeprefix("module.").removeprefix("model."): w for name, w in weights.items()
-    }
+def load_weights(model: torch.nn.Module, file: Path) -> None:
+    """Load the weights of a stage into a model, strictly."""
+    weights = load_file(file)
     if getattr(model.config, "tie_word_embeddings", False):
         weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
     model.load_state_dict(weights)
@@ -65,5 +68,5 @@ def final_model(plan: Plan, folder: RunFolder) -> Any:
     model = build_llama(
         plan.trainer.trainer.model, plan.vocabulary.rows, last.sequence_length, plan.seeds.init
     )  # type: ignore[arg-type]
-    load_weights(model, final_checkpoint(folder, last))
+    load_weights(model, final_weights(folder, last))
     return model
