@@ -203,7 +203,10 @@ def write_weights(model: nn.Module, folder: Path, metadata: Mapping[str, str]) -
     def write() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         try:
+            temporary.touch()
+            mode = temporary.stat().st_mode
             save_file({n: w.contiguous() for n, w in weights.items()}, temporary, dict(metadata))
+            temporary.chmod(mode)  # safetensors lets nobody else read it
             _sync(temporary)
             os.replace(temporary, folder / WEIGHTS)
         except Exception as error:  # of safetensors, or the disk
