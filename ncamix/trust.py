@@ -11,8 +11,9 @@ import os
 _VARIABLE = "NCAMIX_TRUST"
 
 TRUST_HELP = (
-    "Let files that others made run code of their own, where they cannot be read without: pickled "
-    "checkpoints and columns, and a model's own code. Say so only of files whose makers you trust."
+    "Let files that others made run code of their own where they cannot be read without it: "
+    "pickled columns of data sets, checkpoints that hold more than numbers, a model's own code. "
+    "Otherwise they are refused. NCAMIX_TRUST=1 in the environment says so to every command."
 )
 
 
@@ -21,6 +22,6 @@ def trusted() -> bool:
     return os.environ.get(_VARIABLE) == "1"
 
 
-def trust() -> None:
+def trust_files() -> None:
     """Trust it, from now on."""
     os.environ[_VARIABLE] = "1"

@@ -222,7 +222,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Reader(FileSystemReader):
-    """Torch's reader of shards, of tensors alone: it would read anything else by any pickle."""
+    """Torch's reader of shards, of tensors alone: it would unpickle anything else."""
 
     def read_metadata(self) -> Metadata:
         path = Path(self.path) / METADATA
@@ -237,7 +237,7 @@ class _Reader(FileSystemReader):
             raise Damaged(f"{METADATA} is not what was written")
         for key, found in metadata.state_dict_metadata.items():
             if not isinstance(found, TensorStorageMetadata):
-                raise unsafe(path, [f"'{key}' is pickled"])
+                raise Damaged(f"{METADATA} knows '{key}', which is no tensor")
         return metadata
 
 
