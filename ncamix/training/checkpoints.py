@@ -10,6 +10,7 @@ stage stays for good; of the others the newest few.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ from torch.distributed.checkpoint import CheckpointException
 
 from ncamix.disk import free_bytes
 from ncamix.errors import Problem, UserError, fail
+from ncamix.origins import WEIGHTS
 from ncamix.quantities import format_bytes
 from ncamix.training.parallelism import is_sharded
 from ncamix.training.state_files import (
@@ -39,7 +41,6 @@ from ncamix.training.state_files import (
 )
 from ncamix.training.states import put_back, put_back_random, state_of, weights_of
 
-WEIGHTS = "weights.safetensors"  # of a stage, at its end
 _FULL_BELOW = 1 << 16  # bytes free: what failed to write has met a full disk
 _NAME = re.compile(r"ba(\d{6,})(\.pt)?\Z")
 _SAVING, _DAMAGED = ".saving-", ".damaged"
@@ -192,7 +193,7 @@ def write_weights(model: nn.Module, folder: Path, metadata: Mapping[str, str]) -
 
     They are whole, by the model's own names and in its number formats; one that stands under two
     names, such as a tied head, stands there under the first. All ranks call it; the first holds a
-    copy of all. metadata: what they are of.
+    copy of all. metadata: what they are of. The same weights and metadata give the same bytes.
 
     Raises (on all ranks):
         UserError: there is no room for them.
@@ -207,12 +208,26 @@ def write_weights(model: nn.Module, folder: Path, metadata: Mapping[str, str]) -
             mode = temporary.stat().st_mode
             save_file({n: w.contiguous() for n, w in weights.items()}, temporary, dict(metadata))
             temporary.chmod(mode)  # safetensors lets nobody else read it
-            _sync(temporary)
+            _sort_metadata(temporary)
             os.replace(temporary, folder / WEIGHTS)
         except Exception as error:  # of safetensors, or the disk
             raise _unwritten(temporary, error, "stage's weights") from None
 
     _first_rank(write)
+
+
+def _sort_metadata(file: Path) -> None:
+    """Sort the metadata of a safetensors file, which its library writes in a random order."""
+    with file.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length, "the library writes no shorter JSON"
+        stream.seek(8)
+        stream.write(text.ljust(length))
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def optimizer_state(path: Path) -> dict[str, dict[str, Tensor]]:

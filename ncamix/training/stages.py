@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import traceback
+from contextlib import nullcontext
 
 import torch
 from composer import Trainer
@@ -30,8 +31,9 @@ from ncamix.planning import decide
 from ncamix.quantities import format_seconds
 from ncamix.run_folder import RunFolder
 from ncamix.streams import make_dataset
+from ncamix.training.averaging import Averages
 from ncamix.training.checkpoints import Checkpointer, sound_checkpoint, write_weights
-from ncamix.training.handover import enter_stage, final_checkpoint
+from ncamix.training.handover import enter_stage, final_checkpoint, keep_optimizer_state
 from ncamix.training.loss import ActiveIds
 from ncamix.training.model import CurriculumModel
 from ncamix.training.optimizers import make_optimizer
@@ -40,6 +42,7 @@ from ncamix.training.progress import RunProgress
 from ncamix.training.recorder import Recorder
 from ncamix.training.stopping import StopSignal
 from ncamix.training.texts import Texts
+from ncamix.training.transitions import Freezer
 from ncamix.training.workers import LoaderContext, deaths_untold, ignore_signals
 
 RENDEZVOUS_SECONDS = 24 * 3600.0  # the first rank may be tokenizing for hours
@@ -129,6 +132,9 @@ def _train_stage(
         if plan.vocabulary.softmax == "active"
         else [(0, plan.vocabulary.rows)]
     )
+    model.z_loss = float(trainer.z_loss)
+    drawn = [plan.dataset_of(name, stage) for name in stage.sources]
+    model.source_weights = [float(source.spec.loss_weight) for source in drawn]
     ranks = dist.get_world_size()
     cache = folder.path / "data" / f"{stage.index}-{stage.name}"
     cache.mkdir(parents=True, exist_ok=True)
@@ -138,7 +144,6 @@ def _train_stage(
         plan, stage, cache, data, ranks, folder.add_prefix if leader else lambda prefix: None
     )
     share = stage.batch_size // ranks
-    drawn = [plan.dataset_of(name, stage) for name in stage.sources]
     end_of_text_id = texts.end_of_text_id(plan, drawn)
     workers = LoaderContext()
     loader = DataLoader(
@@ -152,9 +157,12 @@ def _train_stage(
         worker_init_fn=ignore_signals if trainer.workers else None,
         persistent_workers=False,
     )
+    averages = _averages(plan, stage, model)
+    in_place = averages.in_place if averages is not None else nullcontext
 
     def hand_over() -> None:
-        write_weights(model.model, home, _facts(plan, stage))
+        with in_place():
+            write_weights(model.model, home, _facts(plan, stage))
 
     checkpointer = Checkpointer(
         home,
@@ -165,7 +173,9 @@ def _train_stage(
         model.model,
         begin,
     )
-    recorder = Recorder(plan, stage, folder, model, texts, progress, stop)
+    recorder = Recorder(plan, stage, folder, model, texts, progress, stop, averages)
+    freezer = Freezer(model.model, stage.frozen, trainer.model.layers) if stage.frozen else None
+    callbacks = [c for c in (freezer, averages, recorder, checkpointer) if c is not None]
     clip = stage.optimizer.clip
     runner: Trainer | None = None
     try:
@@ -178,12 +188,14 @@ def _train_stage(
             precision=composer_precision(stage.precision, device),
             device_train_microbatch_size=microbatch(trainer, share, device),
             algorithms=[GradientClipping("norm", float(clip))] if clip else [],
-            callbacks=[recorder, checkpointer],
+            callbacks=callbacks,
             run_name=f"{plan.name}-{stage.index}",
             seed=plan.seeds.init,
             progress_bar=False,
             log_to_console=False,
         )
+        if begin is None:
+            keep_optimizer_state(plan, stage, folder, model.model, runner.state.optimizers[0])
         runner.fit()
         runner.close()
     except BaseException as error:
@@ -208,6 +220,11 @@ def _train_stage(
     if dist.get_global_rank() == 0:
         shutil.rmtree(cache, ignore_errors=True)
     return recorder.ended
+
+
+def _averages(plan: Plan, stage: PlannedStage, model: CurriculumModel) -> Averages | None:
+    how = plan.trainer.trainer.averaging
+    return Averages(model.model, how, how.first_batch(stage.clock_batches)) if how else None
 
 
 def _facts(plan: Plan, stage: PlannedStage) -> dict[str, str]:
