@@ -19,6 +19,7 @@ from rich.console import Console
 from ncamix import cache_command, compile_command, looking, measure_command
 from ncamix.errors import UserError, fail, nearest
 from ncamix.options import CurriculumArgument, SetOption, TrainerOption, plan_of
+from ncamix.trust import TRUST_HELP, trust_files
 
 app = typer.Typer(
     name="ncamix",
@@ -59,6 +60,7 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over: the old run is moved aside, not deleted.")
     ] = False,
+    trust: Annotated[bool, typer.Option("--trust", help=TRUST_HELP)] = False,
 ) -> None:
     """Train a curriculum; run it again to resume.
 
@@ -71,6 +73,8 @@ def run(
     from ncamix.plan_output import plan_line, summary_lines
     from ncamix.running import run_plan
 
+    if trust:
+        trust_files()
     console = Console()
     made, why = plan_of(curriculum, trainer, settings)
     folder = out if out is not None else Path("runs") / made.name
