@@ -26,6 +26,7 @@ from ncamix import (
 )
 from ncamix.errors import UserError, fail, nearest
 from ncamix.options import CurriculumArgument, SetOption, TrainerOption, plan_of
+from ncamix.trust import TRUST_HELP, trust_files
 
 app = typer.Typer(
     name="ncamix",
@@ -66,6 +67,7 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over: the old run is moved aside, not deleted.")
     ] = False,
+    trust: Annotated[bool, typer.Option("--trust", help=TRUST_HELP)] = False,
 ) -> None:
     """Train a curriculum; run it again to resume.
 
@@ -78,6 +80,8 @@ def run(
     from ncamix.plan_output import plan_line, summary_lines
     from ncamix.running import run_plan
 
+    if trust:
+        trust_files()
     console = Console()
     made, why = plan_of(curriculum, trainer, settings)
     folder = out if out is not None else Path("runs") / made.name

@@ -161,7 +161,7 @@ class RunFolder:
 
     def forget_unbegun(self) -> None:
         """Remove what a run wrote that has not trained a batch, so that it may be planned anew."""
-        if read_rows(self.file("metrics.jsonl")) or any(self.path.glob("checkpoints/*/ba*.pt")):
+        if read_rows(self.file("metrics.jsonl")) or any(self.path.glob("checkpoints/*/ba*")):
             return
         for entry in self.path.iterdir():
             if entry.is_dir():

@@ -18,7 +18,6 @@ from ncamix.edits import go_on, take_over, with_known_sizes
 from ncamix.errors import UserError
 from ncamix.files import write_whole
 from ncamix.library import has_gpu
-from ncamix.limits import refuse_untrained
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
 from ncamix.planning import decide
@@ -45,7 +44,6 @@ def run_plan(
     Raises:
         UserError: something that the user can mend. Stopped: a signal came, the state is saved.
     """
-    refuse_untrained(plan)
     _check_device(plan)
     first = int(os.environ.get("RANK", "0")) == 0
     folder = RunFolder(path)
@@ -98,26 +96,20 @@ def write_plan(plan: Plan, folder: RunFolder) -> None:
 
 
 def _check_device(plan: Plan) -> None:
+    """See that this machine trains in the number formats of a plan: a CPU has no fast fp16, nor
+    what keeps its small numbers from vanishing."""
     trainer = plan.trainer
     if has_gpu():
         return
+    what = "this machine has no GPU, and fp16 is for GPUs"
+    remedy = "write precision: bf16 or fp32, or choose another trainer: --trainer cpu"
     problems = []
-    what = "this machine has no GPU, and Composer trains on CPUs in fp32 only"
-    remedy = "write precision: fp32, or choose another trainer: --trainer cpu"
-    if trainer.trainer.precision != "fp32":
+    if trainer.trainer.precision == "fp16":
         problems.append(trainer.document.problem(("precision",), what, remedy))
     for stage in plan.stages:
-        if stage.spec.precision not in (None, "fp32"):
+        if stage.spec.precision == "fp16":
             path = ("stages", stage.index, "precision")
             problems.append(plan.curriculum.document.problem(path, what, remedy))
-    if trainer.trainer.parallelism != "ddp":
-        problems.append(
-            trainer.document.problem(
-                ("parallelism",),
-                "this machine has no GPU to shard the model over",
-                "write parallelism: ddp, or choose another trainer: --trainer cpu",
-            )
-        )
     if problems:
         raise UserError(problems)
 

@@ -10,75 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema, field_validator
 from pydantic import model_validator as check
 
 from ncamix import forms
 from ncamix.composition import Setting, compose
+from ncamix.errors import UserError
+from ncamix.models import AnyModel
 from ncamix.optimizer import Averaging, LearningRate, Optimizer, Scaled, peaks
-from ncamix.quantities import AboveZero, Positive, Quantity, Whole, positive, quantity_of, refuse
+from ncamix.quantities import NotNegative, Positive, Quantity, Whole, positive, quantity_of, refuse
 from ncamix.reading import Document
 from ncamix.schedule import is_name
 from ncamix.sources.base import Spec
 from ncamix.validation import validate
 
 Precision = Literal["fp32", "bf16", "fp16"]
-
-
-class Model(Spec):
-    """A Llama-style decoder. Widths in units, `mlp_width` is of the gated MLP."""
-
-    later: ClassVar[tuple[str, ...]] = ("path", "config")
-
-    kind: Annotated[Literal["llama"], Field(description="The architecture.")] = "llama"
-    layers: Annotated[Positive, Field(description="Number of decoder layers.")]
-    heads: Annotated[Positive, Field(description="Attention heads of a layer.")]
-    kv_heads: Annotated[
-        Positive | None,
-        Field(description="Heads of keys and values: as many as `heads` by default."),
-    ] = None
-    width: Annotated[Positive, Field(description="Width of the hidden states.")]
-    mlp_width: Annotated[
-        Positive | None, Field(description="Width of the gated MLP: 4 x width by default.")
-    ] = None
-    rope_theta: Annotated[AboveZero, Field(description="Base of the rotary positions.")] = Fraction(
-        10_000
-    )
-    tie_embeddings: Annotated[
-        bool, Field(description="Whether the output head is the embedding.")
-    ] = False
-
-    @check(mode="after")
-    def _check(self) -> Model:
-        if self.width % self.heads or (self.width // self.heads) % 2:
-            raise refuse(
-                f"the width {self.width} does not split into {self.heads} heads of even size",
-                "choose a width that is a multiple of 2 x heads",
-            )
-        if self.kv_heads and self.heads % self.kv_heads:
-            raise refuse(
-                "heads is not a multiple of kv_heads",
-                "choose kv_heads that divides it",
-                ("kv_heads",),
-            )
-        return self
-
-    @property
-    def attention(self) -> str:
-        return "sdpa"
-
-    @property
-    def dropout(self) -> float:
-        return 0.0
-
-    def num_parameters(self, rows: int) -> int:
-        """Trained numbers of the model with `rows` vocabulary rows."""
-        mlp = self.mlp_width or 4 * self.width
-        kv = self.width * (self.kv_heads or self.heads) // self.heads
-        layer = 2 * self.width**2 + 2 * self.width * kv + 3 * self.width * mlp + 2 * self.width
-        return self.layers * layer + self.width + rows * self.width * (2 - self.tie_embeddings)
 
 
 def _budget(written: Any) -> Quantity:
@@ -162,13 +110,11 @@ class Trainer(Spec):
     are made; no batch depends on them. None is auto.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("compile", "activation_checkpointing")
-
     ncamix: Annotated[
         Whole, WithJsonSchema(forms.VERSION), Field(description="The version of the language.")
     ]
     name: Annotated[str, WithJsonSchema(forms.WORD), Field(description="Letters, digits, _ and -.")]
-    model: Annotated[Model, Field(description="The model that is trained.")]
+    model: Annotated[AnyModel, Field(description="The model that is trained.")]
     sequence_length: Annotated[
         SequenceLength, Field(description="Tokens that a sample is trained on.")
     ]
@@ -182,7 +128,7 @@ class Trainer(Spec):
         Field(description="Tokens of a whole run, such as 1Mtok."),
     ]
     precision: Annotated[
-        Precision, Field(description="The number format of training; CPUs do fp32.")
+        Precision, Field(description="The number format of training; fp16 needs GPUs.")
     ] = "fp32"
     microbatch: Annotated[
         int | None,
@@ -194,6 +140,15 @@ class Trainer(Spec):
         Literal["ddp", "fsdp"],
         Field(description="Whether devices hold the whole model or share it."),
     ] = "ddp"
+    activation_checkpointing: Annotated[
+        bool,
+        Field(
+            description="Whether layers compute their activations again instead of keeping them."
+        ),
+    ] = False
+    compile: Annotated[bool, Field(description="Whether layers are compiled by torch.compile.")] = (
+        False
+    )
     workers: Annotated[Whole, Field(description="Processes that load data, of each rank.")] = 0
     cache_limit: Annotated[
         Quantity | None,
@@ -219,6 +174,10 @@ class Trainer(Spec):
         Positive, Field(description="Owners that the samples of endless sources are split over.")
     ] = 1
     optimizer: Annotated[Optimizer, Field(description="The optimizer; stages override its parts.")]
+    z_loss: Annotated[
+        NotNegative,
+        Field(description="Factor of the squared log of the softmax's denominator in the loss."),
+    ] = Fraction(0)
     averaging: Annotated[
         Averaging | None,
         Field(description="Averages the weights of each stage: {ema: 0.999} or {last: 10%}."),
@@ -285,5 +244,18 @@ class LoadedTrainer:
 def load_trainer(file: str | Path, settings: Sequence[str | Setting] = ()) -> LoadedTrainer:
     """Read and check a trainer, with `--set trainer...` applied. Raises UserError with everything
     that is wrong."""
-    document = compose(file, settings, "trainers")
-    return LoadedTrainer(validate(Trainer, document), document)
+    return check_trainer(compose(file, settings, "trainers"))
+
+
+def check_trainer(document: Document) -> LoadedTrainer:
+    """Check a trainer that was read, and find the files of its model. Raises UserError with
+    everything that is wrong."""
+    trainer = validate(Trainer, document)
+    key = "path" if "path" in trainer.model.model_fields_set else "config"
+    try:
+        model = trainer.model.located(document.folder_of(("model", key)))
+    except UserError as error:
+        problem = error.problems[0]
+        where = document.problem(("model", key), problem.what, problem.remedy)
+        raise UserError(where) from None
+    return LoadedTrainer(trainer.model_copy(update={"model": model}), document)

@@ -18,7 +18,7 @@ PACKAGE = Path(ncamix.__file__).parent
 # Each row may import rows above it and its own.
 RANKS = """
 ncamix
-errors keys packing random rerouting
+errors keys packing random rerouting trust
 files formats globs library locks processes stores threads tree waiting
 words
 duplicates gram_index
@@ -34,11 +34,11 @@ cache tokenization
 hashing
 bands
 sources
-omissions keeping
+omissions keeping model_files
 containers
 rows sizes
 documents encoding
-splits
+splits models
 validation
 evidence entry optimizer
 trainer
@@ -51,7 +51,7 @@ apportionment rates durations entering origins
 planned_source
 plan
 stored_layout
-forecast limits remarks parting corpora stored cache_limits
+forecast remarks parting corpora stored cache_limits
 inventory
 planning
 plans
