@@ -40,9 +40,10 @@ def model_card(
     plan: Plan, stage: PlannedStage, folder: RunFolder, whole: bool, has_tokenizer: bool
 ) -> str:
     """The text of README.md, in Markdown, for the model as it is after `stage`."""
+    kind = plan.trainer.trainer.model.kind
     parts = [
         _HEAD + f"# {plan.name}, after stage {stage.index + 1} of {len(plan.stages)}: {stage.name}",
-        f"A {plan.trainer.trainer.model.kind} that ncamix {versions()['ncamix']} trained on the "
+        f"A model of the kind `{kind}` that ncamix {versions()['ncamix']} trained on the "
         f"curriculum `{plan.name}` with the trainer `{plan.trainer.trainer.name}`. "
         f"FOLDER is where this file lies; nothing of ncamix is needed to load it.",
         _LOAD_TEXT if has_tokenizer else _LOAD_ROWS,
