@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -193,7 +194,7 @@ def test_muons_settings_may_go_through_json() -> None:
     optimizers = [optimizer_of(model, **MUON) for model in models]
     for model, optimizer in zip(models, optimizers, strict=True):
         step(model, optimizer, 0)
-    known = optimizers[0].state_dict()
+    known = copy.deepcopy(optimizers[0].state_dict())
     groups = json.loads(json.dumps(known["param_groups"]))
     optimizers[1].load_state_dict({"state": known["state"], "param_groups": groups})
     one, other = (step(model, o, 1) for model, o in zip(models, optimizers, strict=True))
