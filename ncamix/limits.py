@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from ncamix.errors import Problem, UserError
 from ncamix.plan import Plan
-from ncamix.sources import LeafSource, MdsSource
+from ncamix.sources import LeafSource
 from ncamix.validation import in_order
 
 Path = tuple[str | int, ...]
@@ -47,5 +47,3 @@ def _of_source(spec: LeafSource) -> Iterator[tuple[Path, str, str]]:
     """(path below the source, what, remedy) of everything that is not trained yet."""
     if spec.loss_weight != 1:
         yield ("loss_weight",), "a loss weight other than 1", "remove it"
-    if isinstance(spec, MdsSource) and spec.transform is not None:
-        yield ("transform",), "a transform of samples that exist already", "remove it"

@@ -77,8 +77,10 @@ export charts cells canvas
 drawings pictures frequencies
 plan_picture
 summary report
+replanning advice
+edits
 running
-selection spreading replanning batches decoding
+selection spreading batches decoding
 showing batch_pictures
 inspection
 batch_output

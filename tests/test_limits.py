@@ -44,13 +44,6 @@ def test_all_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
     ]
 
 
-def test_samples_that_exist_already_are_not_transformed(tmp_path: Path) -> None:
-    sources = SOURCES + "  new: {kind: mds, remote: s3://b/a, transform: shuffle_tokens}\n"
-    plan = plan_of(tmp_path, curriculum(stage("{new: 1, hiss: 1}"), sources, BYTES))
-    (found,) = problems(refuse_untrained, plan)
-    assert found.path == "sources.new.transform" and "that exist already" in found.what
-
-
 def test_a_source_is_refused_once_however_many_lengths_it_has(tmp_path: Path) -> None:
     sources = SOURCES.replace("symbols: 100", "symbols: 100, loss_weight: 2")
     stages = stage("{hiss: 1}", "50%") + stage("{hiss: 1}", name="b", more=", sequence_length: 32")
