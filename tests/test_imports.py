@@ -24,7 +24,8 @@ words
 duplicates gram_index
 shards slots
 shard_log
-quantities reading
+quantities reading slurm
+ranks
 disk rendering
 composition stores
 schedule
@@ -78,7 +79,7 @@ drawings pictures frequencies
 plan_picture
 summary report
 running
-selection spreading replanning batches decoding
+launching selection spreading replanning batches decoding
 showing batch_pictures
 inspection
 batch_output
