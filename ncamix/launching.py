@@ -35,6 +35,7 @@ _TICK = 0.1
 _PATIENCE = 30.0  # for other ranks to end after one has failed
 _CONSEQUENCE = 1  # the status of a rank that failed since another did
 _PARENT_DEATH = 1  # PR_SET_PDEATHSIG
+_parents: list[int] = []  # of this process, if `launch` has started it
 
 
 def num_ranks(asked: int | None, ranks: Ranks) -> int:
@@ -46,7 +47,7 @@ def num_ranks(asked: int | None, ranks: Ranks) -> int:
         UserError: that many cannot be, or a launcher has decided already.
     """
     if "RANK" in os.environ:
-        if asked is not None:
+        if asked is not None and not _parents:
             raise fail(
                 f"--ranks {asked}: a launcher has started {counted(ranks.size, 'rank')} already",
                 "leave out --ranks, or the launcher",
@@ -183,6 +184,7 @@ def begin_rank() -> list[str] | None:
             _end_with_parent(signal.SIGTERM)
         return None
     facts = json.loads(told)
+    _parents.append(facts["parent"])
     os.setpgrp()  # the terminal speaks to the parent, which speaks to all ranks
     _end_with_parent(signal.SIGKILL)
     if os.getppid() != facts["parent"]:  # it was dead before
