@@ -70,6 +70,7 @@ def _model(plan: Plan) -> dict[str, Any]:
         "model": plan.trainer.trainer.model,
         "number of vocabulary rows": plan.vocabulary.rows,
         "seed of the weights": plan.seeds.init,
+        "average of the weights": plan.trainer.trainer.averaging,
     }
 
 
@@ -111,7 +112,7 @@ def _conditions(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
         "set of groups drawn anew": redrawn,
         "way of drawing them": (enter.initializer, stage.spared) if redrawn else None,
         "name, which keys what is drawn anew": stage.name if redrawn else None,
-        "run to start from": enter.from_run,
+        "run to start from": stage.origin.meaning() if stage.origin is not None else None,
         "state of the optimizer": enter.optimizer_state,
         **{f"{key} of the optimizer": v for key, v in optimizer_of(stage).items()},
         "softmax": plan.active_ranges(stage) if active else None,
@@ -120,7 +121,8 @@ def _conditions(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
 
 def optimizer_of(stage: PlannedStage) -> dict[str, Any]:
     """A stage's optimizer, without its rate."""
-    return {key: value for key, value in stage.optimizer if key not in ("lr", "cycle")}
+    keys = {key: value for key, value in stage.optimizer if key not in ("lr", "cycle")}
+    return {**keys, "kind": stage.optimizer.algorithm}
 
 
 def _first_unlike_counts(plans: Plans, stages: Stages) -> int:
