@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 from streaming.base import constant
 
@@ -279,7 +279,7 @@ def test_a_last_row_that_lacks_its_end_of_line_gets_it(tmp_path: Path) -> None:
     assert path.read_text() == written([{"batch": 0}, {"batch": 1}])
 
 
-@given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 200), st.integers(0, 60))
+@hypothesis.given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 200), st.integers(0, 60))
 def test_what_stays_is_not_read(length: int, cut: int, block: int, torn: int) -> None:
     cut = min(cut, length)
     rows = [{"batch": i, "x": "y" * (i * 7 % 50)} for i in range(length)]
