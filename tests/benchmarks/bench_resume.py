@@ -10,13 +10,11 @@ more batches are behind it, counts held against the plan, is timed beside it, at
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,7 +31,8 @@ tokenizer: bytes
 sources:
   rich: {{kind: nca, alphabet: 4, grid: 6, band: {{gzip: [0, 1]}}}}
   static: {{kind: noise, distribution: zipf, symbols: 50}}
-stages: [{{name: one, duration: {NUM_BATCHES}ba, mixture: {{0%: {{rich: 1}}, 100%: {{static: 1}}}}}}]
+stages:
+  - {{name: one, duration: {NUM_BATCHES}ba, mixture: {{0%: {{rich: 1}}, 100%: {{static: 1}}}}}}
 """
 TRAINER = f"""\
 ncamix: 1
@@ -130,8 +129,9 @@ def advance(run: Path, plan: Any) -> None:
     factor = LATE // EARLY
     state["timestamp"] = scaled(state["timestamp"], factor)
     state["dataset_state"] = scaled(state["dataset_state"], factor)
-    recorder = next(facts for name, facts in state["callbacks"] if name == "Recorder")
-    recorder["realised"] = stage.apportionment.counts[:LATE].sum(axis=0).tolist()
+    state["callbacks"]["Recorder"]["realised"] = (
+        stage.apportionment.counts[:LATE].sum(axis=0).tolist()
+    )
     torch.save(held, home / f"ba{LATE:06}.pt")
     (home / f"ba{EARLY:06}.pt").unlink()
     row = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
@@ -139,18 +139,15 @@ def advance(run: Path, plan: Any) -> None:
     (run / "metrics.jsonl").write_text("".join(rows))
 
 
-def scaled(facts: Any, factor: int) -> Any:
+def scaled(facts: dict[str, Any], factor: int) -> dict[str, Any]:
     """Every count of batches, samples and tokens in a state, so many times as large."""
-    if isinstance(facts, dict):
-        found = copy.copy(facts)
-        for key, value in facts.items():
-            grows = any(word in key for word in ("batch", "sample", "token", "train", "num_"))
-            if isinstance(value, dict):
-                found[key] = scaled(value, factor)
-            elif grows and type(value) is int:
-                found[key] = value * factor
-        return found
-    return facts
+    found = dict(facts)
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            found[key] = scaled(value, factor)
+        elif type(value) is int and key.startswith(("batch", "sample", "token")):
+            found[key] = value * factor
+    return found
 
 
 if __name__ == "__main__":
