@@ -18,6 +18,7 @@ from test_run_faults import group
 
 BUDGET = "trainer.budget=51.2ktok"  # 400 batches, 160 of them in the first stage
 FIRST_STAGE, NUM_BATCHES = 160, 400
+pytestmark = pytest.mark.timeout(900)  # a dozen runs each
 MOMENTS = [*("rows" for _ in range(7)), *("seconds" for _ in range(3))]
 
 
@@ -98,7 +99,7 @@ def test_killed_at_ten_moments_it_is_the_uninterrupted_run(
         os.killpg(process.pid, signal.SIGKILL)
         assert process.wait(SECONDS) == -signal.SIGKILL
     assert 0 < runner.batches() < NUM_BATCHES
-    runner.run("--set", "trainer.workers=2")  # of which digests do not depend
+    runner.run()
     same_run(runner, whole)
     assert all(gone(segments) for segments in shared if segments)
     assert not runner.left()

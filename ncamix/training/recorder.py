@@ -65,16 +65,20 @@ class Recorder(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         seen = [vars(observation) for observation in self.seen]
+        names = self.stage.sources  # an edit of the future may add to them
         return {
-            "realised": self.realised,
-            "loss_tokens": self.loss_tokens,
+            "realised": dict(zip(names, self.realised, strict=True)),
+            "loss_tokens": dict(zip(names, self.loss_tokens, strict=True)),
             "seconds": self.seconds,
             "seen": seen,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.realised, self.seconds = list(state["realised"]), float(state["seconds"])
-        self.loss_tokens = list(state["loss_tokens"])
+        self.realised, self.loss_tokens = (
+            [int(state[key].get(name, 0)) for name in self.stage.sources]
+            for key in ("realised", "loss_tokens")
+        )
+        self.seconds = float(state["seconds"])
         self.seen = [Observation(**observation) for observation in state["seen"]]
 
     def fit_start(self, state: State, logger: Logger) -> None:
