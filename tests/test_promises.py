@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from forked_runs import Child, Server
 from processes import SECONDS, output_of, started, wait_until
-from test_run import Runner, gone, same_run
+from test_run import CURRICULUM, Runner, gone, same_run
 from test_run_faults import group
 
 BUDGET = "trainer.budget=51.2ktok"  # 400 batches, 160 of them in the first stage
@@ -134,6 +134,31 @@ def test_sigterm_saves_wherever_it_comes(whole: Fast, server: Server, tmp_path: 
             saved = f"checkpoints/*-{stages[-1]}/ba{stages.count(stages[-1]):06}.pt"
             assert list((runner.folder / "runs/tiny").glob(saved))
         assert not runner.left()
+    runner.run()
+    same_run(runner, whole)
+
+
+def test_an_evaluation_is_broken_off_and_made_up_for(server: Server, tmp_path: Path) -> None:
+    runners = [Fast(tmp_path / name, server) for name in ("whole", "work")]
+    for runner in runners:
+        (runner.folder / "tiny.yaml").write_text(
+            CURRICULUM.split("stages:")[0].replace("{bpe: 300, train_on: [words]}", "bytes")
+            + "stages: [{name: one, duration: 20ba, mixture: {static: 1, lively: 1}}]\n"
+            "evaluate: {every: 10ba, sources: [static], samples: 8000}\n"
+        )
+    whole, runner = runners
+    whole.run()
+    process = runner.start()
+    wait_until(lambda: runner.batches() == 10, process)
+    os.kill(process.pid, signal.SIGTERM)
+    output = output_of(process)
+    assert process.returncode == 143, output
+    assert [row["when"] for row in runner.rows(name="evaluations.jsonl")] == ["start"]
+    assert list((runner.folder / "runs/tiny").glob("checkpoints/0-one/ba000010*"))
+    again = runner.start()
+    wait_until(lambda: len(runner.rows(name="evaluations.jsonl")) == 2, again)
+    os.killpg(again.pid, signal.SIGKILL)  # before the next checkpoint, perhaps
+    again.wait(SECONDS)
     runner.run()
     same_run(runner, whole)
 
