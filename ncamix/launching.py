@@ -31,6 +31,7 @@ from ncamix.threads import count_threads
 
 _LAUNCHED = "NCAMIX_LAUNCHED"  # to a rank of ours: its parent's number, its arguments
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTSTP, signal.SIGCONT)
+_STOPPING = (signal.SIGTERM, signal.SIGINT)  # of which the first rank tells
 _TICK = 0.1
 _PATIENCE = 30.0  # for other ranks to end after one has failed
 _CONSEQUENCE = 1  # the status of a rank that failed since another did
@@ -104,7 +105,7 @@ def launch(num_ranks: int, arguments: Sequence[str]) -> int:
             status = _watch(ranks, asked)
         finally:
             _end(ranks)
-        if status:
+        if status and status - 128 not in _STOPPING:
             for rank in range(1, num_ranks):
                 print(Path(words, f"{rank}.err").read_text(), end="", file=sys.stderr)
     return status
@@ -121,6 +122,11 @@ def _watch(ranks: dict[int, subprocess.Popen[str]], asked: list[int]) -> int:
             if process.returncode and rank not in failed:
                 status = process.returncode
                 failed[rank] = 128 - status if status < 0 else status
+                if status < 0 and -status not in _STOPPING:
+                    killed = f"rank {rank} was killed by {signal.Signals(-status).name}"
+                    print(
+                        f"ncamix: {killed}; run the same command again to resume", file=sys.stderr
+                    )
         if not running or time.monotonic() > patient_until:
             break
         if failed or interrupts > 1:

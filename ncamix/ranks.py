@@ -15,6 +15,7 @@ import itertools
 import os
 import pickle
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -32,12 +33,18 @@ class Ranks:
     """This process's rank, from 0, and how many there are.
 
     Raises:
-        UserError: SLURM has dealt out its tasks in a way that ranks cannot be.
+        UserError: SLURM has dealt out its tasks in a way that ranks cannot be; in the first task.
     """
 
     def __init__(self) -> None:
         if "RANK" not in os.environ:
-            os.environ.update(ranks_of_step(os.environ))
+            try:
+                os.environ.update(ranks_of_step(os.environ))
+            except UserError:
+                if os.environ["SLURM_PROCID"] == "0":
+                    raise
+                time.sleep(_FAREWELL.seconds)  # the first task tells it, before srun ends them all
+                sys.exit(2)
         if "GROUP_RANK" in os.environ:  # torchrun's name; Streaming and Composer know the other
             os.environ.setdefault("NODE_RANK", os.environ["GROUP_RANK"])
         self.rank = int(os.environ.get("RANK", "0"))
