@@ -13,11 +13,9 @@ from pathlib import Path
 import pytest
 from forked_runs import Child, Server
 from processes import SECONDS, output_of, started, wait_until
-from test_run import CURRICULUM, Runner, gone, same_run
+from test_run import CURRICULUM, FIRST_STAGE, NUM_BATCHES, Runner, gone, same_run
 from test_run_faults import group
 
-BUDGET = "trainer.budget=51.2ktok"  # 400 batches, 160 of them in the first stage
-FIRST_STAGE, NUM_BATCHES = 160, 400
 pytestmark = pytest.mark.timeout(900)  # a dozen runs each
 MOMENTS = [*("rows" for _ in range(7)), *("seconds" for _ in range(3))]
 
@@ -31,9 +29,6 @@ class Fast(Runner):
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
         self.env["TMPDIR"] = str(self.temporary)
-
-    def command(self, *extra: str) -> list[str]:
-        return super().command("--set", BUDGET, *extra)
 
     def start(self, *extra: str) -> Child:  # type: ignore[override]
         self.runs += 1
