@@ -560,7 +560,7 @@ def test_ranks_may_meet_again_at_one_store(tmp_path: Path) -> None:
     """As under torchrun, whose store outlives a command."""
     script = """
 import sys, time
-from ncamix.compilation.ranks import Ranks
+from ncamix.ranks import Ranks
 for turn in range(3):
     ranks = Ranks()
     ranks.join()

@@ -24,7 +24,8 @@ words
 duplicates gram_index
 shards slots
 shard_log
-quantities reading
+quantities reading slurm
+ranks
 disk rendering
 composition stores
 schedule
@@ -80,7 +81,7 @@ summary report
 replanning advice
 edits
 running
-selection spreading batches decoding
+launching selection spreading batches decoding
 showing batch_pictures
 inspection
 batch_output

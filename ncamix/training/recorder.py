@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 import torch
@@ -32,7 +33,7 @@ from ncamix.training.evaluation import evaluate
 from ncamix.training.model import CurriculumModel
 from ncamix.training.optimizers import set_rate
 from ncamix.training.progress import RunProgress
-from ncamix.training.stopping import StopSignal
+from ncamix.training.stopping import Stopped, StopSignal
 from ncamix.training.texts import Texts
 
 
@@ -58,6 +59,7 @@ class Recorder(Callback):
         self.loss_tokens = [0] * len(stage.sources)  # unmasked targets
         self.seconds = 0.0
         self.seen: list[Observation] = []  # evaluations of this stage, for what it waits for
+        self.owed = False  # the evaluation after the last batch, broken off by a signal
         self.ended: int | None = None  # batches after which evidence ended the stage
         self.evaluate_after = set(stage.evaluations)
         self._metrics: TextIO | None = None
@@ -71,6 +73,7 @@ class Recorder(Callback):
             "loss_tokens": dict(zip(names, self.loss_tokens, strict=True)),
             "seconds": self.seconds,
             "seen": seen,
+            "owed": self.owed,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -80,15 +83,19 @@ class Recorder(Callback):
         )
         self.seconds = float(state["seconds"])
         self.seen = [Observation(**observation) for observation in state["seen"]]
+        self.owed = bool(state.get("owed", False))
 
     def fit_start(self, state: State, logger: Logger) -> None:
         batch = state.timestamp.batch.value
         if dist.get_global_rank() == 0:
-            cut_to(self.plan, self.folder, self.stage.index, batch)
+            cut_to(self.plan, self.folder, self.stage.index, batch, self.owed)
             self._metrics = self.folder.file("metrics.jsonl").open("a")
         dist.barrier()
         if batch == 0:
-            self._write(self._evaluate(state, "start"))
+            self._write(self._evaluate(state, "start", self._look))
+        elif self.owed:
+            self._write(self._evaluate(state, "every", self._look))
+            self.owed = False
 
     def batch_start(self, state: State, logger: Logger) -> None:
         if not self._began:  # the first batch after a pause; later ones count their wait for data
@@ -153,11 +160,29 @@ class Recorder(Callback):
         if done == stage.num_batches:
             self._finish(state)
         elif done in self.evaluate_after:
-            rows, until = self._evaluate(state, "every"), stage.spec.until
-            if until is not None and has_ended(until, self.seen):
+            until = stage.spec.until
+            if until is None:
+                try:
+                    self._write(self._evaluate(state, "every", self._look))
+                except Stopped:  # raised again once the state is saved
+                    self.owed = True
+                return
+            rows = self._evaluate(state, "every")
+            if has_ended(until, self.seen):
                 self._end(state, until)
             else:
                 self._write(rows)
+
+    def _look(self) -> None:
+        """Break off what may be broken off, if a signal has come to any rank.
+
+        Raises:
+            Stopped: one has.
+        """
+        self.stop.agree(self._device(), None)
+        stop = self.stop.wanted()
+        if stop is not None:
+            raise stop
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Planned equals realised, at every checkpoint."""
@@ -210,8 +235,11 @@ class Recorder(Callback):
             facts = {"realised": realised, "loss_tokens": loss_tokens, "seconds": self.seconds}
             write_whole(folder / "stage.json", json.dumps(facts).encode())
 
-    def _evaluate(self, state: State, when: str) -> list[dict[str, Any]]:
-        """Evaluate every held-out set: a row each, the same on every rank."""
+    def _evaluate(
+        self, state: State, when: str, look: Callable[[], None] = lambda: None
+    ) -> list[dict[str, Any]]:
+        """Evaluate every held-out set: a row each, the same on every rank. look: as `evaluate`
+        takes it."""
         self.progress.pause()
         self._began = 0.0
         stage, done = self.stage, state.timestamp.batch.value
@@ -224,6 +252,7 @@ class Recorder(Callback):
                 self.plan.vocabulary.rows,
                 when != "every",
                 self._device(),
+                look,
             )
             rows.append(
                 {"stage": stage.name, "batch": done, "tokens": tokens, "when": when, **result}
@@ -244,8 +273,9 @@ class Recorder(Callback):
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def cut_to(plan: Plan, folder: RunFolder, stage: int, batch: int) -> None:
-    """Cut metrics and evaluations back to `batch` batches of a stage."""
+def cut_to(plan: Plan, folder: RunFolder, stage: int, batch: int, owed: bool = False) -> None:
+    """Cut metrics and evaluations back to `batch` batches of a stage. owed: the evaluation behind
+    them is still to come."""
     index = {s.name: s.index for s in plan.stages}
 
     def before(row: dict[str, Any], limit: int) -> bool:
@@ -253,5 +283,6 @@ def cut_to(plan: Plan, folder: RunFolder, stage: int, batch: int) -> None:
         return at < stage or (at == stage and row["batch"] < limit)
 
     cut_rows(folder.file("metrics.jsonl"), lambda row: before(row, batch))
+    limit = batch + 1 if batch and not owed else batch
     # evaluations count the batches behind them, so those after `batch` batches stay
-    cut_rows(folder.file("evaluations.jsonl"), lambda row: before(row, batch + 1 if batch else 0))
+    cut_rows(folder.file("evaluations.jsonl"), lambda row: before(row, limit))
