@@ -26,6 +26,7 @@ from ncamix.slurm import ranks_of_step
 _PATIENCE = datetime.timedelta(days=7)  # if one dies, the launcher ends all
 _joined = itertools.count()  # a launcher's store may outlive a command
 _FAREWELL = datetime.timedelta(seconds=10)
+_HEAD_START = 1.0  # seconds
 _met: list[Any] = []  # stores at which this process has met others
 
 
@@ -116,8 +117,12 @@ class Ranks:
 
 def is_first_to_fail() -> bool:
     """Whether none of the ranks has called this before: when one fails, the others do since it
-    has."""
+    has. Where all fail alike it is the first one, whose words are sure to be seen."""
+    if not _met:
+        return True
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(_HEAD_START)
     try:
-        return not _met or _met[-1].add("failed", 1) == 1
+        return bool(_met[-1].add("failed", 1) == 1)
     except RuntimeError:  # the store went with its owner
         return True
