@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from composer import Trainer
-from composer.algorithms import GradientClipping
 from composer.core import DataSpec
 from composer.utils import dist
 from torch.utils.data import DataLoader
@@ -151,7 +150,6 @@ def _train_stage(
     )
     checkpointer = Checkpointer(home, _interval(plan, stage), trainer.checkpoint.keep, stop.wanted)
     recorder = Recorder(plan, stage, folder, model, texts, progress, stop)
-    clip = stage.optimizer.clip
     runner: Trainer | None = None
     try:
         runner = Trainer(
@@ -162,7 +160,6 @@ def _train_stage(
             device=device,
             precision=_PRECISIONS[stage.precision],
             device_train_microbatch_size=_microbatch(trainer.microbatch, share, device),
-            algorithms=[GradientClipping("norm", float(clip))] if clip else [],
             callbacks=[recorder, checkpointer],
             run_name=f"{plan.name}-{stage.index}",
             seed=plan.seeds.init,
