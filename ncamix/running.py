@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,10 @@ from ncamix.background import Compiler, start_compiler
 from ncamix.compilation.compiled import Data, check_data
 from ncamix.errors import UserError, fail
 from ncamix.files import write_whole
+from ncamix.following import following
 from ncamix.library import has_gpu
 from ncamix.limits import refuse_untrained
+from ncamix.loggers import check_packages
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
 from ncamix.planning import decide
@@ -46,6 +49,7 @@ def run_plan(
     """
     refuse_untrained(plan)
     _check_device(plan)
+    check_packages(plan.trainer.trainer.loggers, plan.trainer.document)
     first = int(os.environ.get("RANK", "0")) == 0
     folder = RunFolder(path)
     if not first:
@@ -231,7 +235,10 @@ def _train_beside(
                 plan, _ = texts.ready(plan, plan.stages[0], waiting.say)
         plan = decide(plan, held[0])
         if not is_finished(plan, folder):
-            with RunProgress(plan.num_tokens, console, first) as progress:
+            with (
+                RunProgress(plan.num_tokens, console, first) as progress,
+                following(plan, folder, progress.say) if first else nullcontext(),
+            ):
                 plan = train(plan, folder, data, texts, device, progress, stop)
     if not first:
         return {}

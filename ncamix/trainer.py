@@ -17,6 +17,7 @@ from pydantic import model_validator as check
 
 from ncamix import forms
 from ncamix.composition import Setting, compose
+from ncamix.loggers import Loggers
 from ncamix.optimizer import LearningRate, Optimizer, Scaled, peaks
 from ncamix.quantities import AboveZero, Positive, Quantity, Whole, positive, quantity_of, refuse
 from ncamix.reading import Document
@@ -222,6 +223,9 @@ class Trainer(Spec):
     checkpoint: Annotated[
         Checkpoint, Field(description="How often state is saved, and how much is kept.")
     ] = Checkpoint()
+    loggers: Annotated[Loggers, Field(description="Who else is told of a run while it trains.")] = (
+        Loggers()
+    )
 
     @field_validator("name", mode="after")
     @classmethod

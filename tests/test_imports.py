@@ -40,7 +40,7 @@ rows sizes
 documents encoding
 splits
 validation
-evidence entry optimizer
+evidence entry loggers optimizer
 trainer
 curriculum study
 references
@@ -70,7 +70,8 @@ text_compilation
 collation
 compilation background
 streams
-run_folder
+run_folder run_log
+following
 training
 run_record
 export charts cells canvas
