@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -93,15 +93,17 @@ def add_panel(
     title: str,
     last: bool = True,
     margin: float = 0.0,
+    labels: Iterable[str] = (),
 ) -> Axes:
     """A panel `top` points below the figure's edge, over the run's tokens, with stage bounds.
 
     The first panel of a figure carries the stages' names, the `last` one the axis of tokens.
+    `labels` may stand at the ends of lines; names of sources always may.
     """
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     width, total = (72 * float(v) for v in fig.get_size_inches())
-    names = {name for stage in stages for name in (*stage.mixture, *stage.counts)}
+    names = {name for stage in stages for name in (*stage.mixture, *stage.counts)} | {*labels}
     inner = (
         width - 2 * margin - LEFT - min(0.25 * width, 18 + max(map(text_width, names), default=0))
     )

@@ -97,15 +97,18 @@ def _start(plan: Plan, folder: RunFolder, wanted: dict[str, Any]) -> subprocess.
     safe = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]  # ncamix is found as by the run
     # Its temporary files are none of the run's, which are removed with it.
     env = {k: v for k, v in os.environ.items() if k not in (*_RANKS, "TMPDIR")}
-    child = subprocess.Popen(
-        [sys.executable, *safe, "-m", "ncamix.following"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=env,
-        process_group=0,  # Ctrl-C is for the run
-    )
+    home = folder.path / "loggers"
+    home.mkdir(exist_ok=True)
+    with (home / "output.txt").open("a") as output:  # what libraries print
+        child = subprocess.Popen(
+            [sys.executable, *safe, "-m", "ncamix.following"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            text=True,
+            env=env,
+            process_group=0,  # Ctrl-C is for the run
+        )
     assert child.stdin is not None
     child.stdin.write(json.dumps(work) + "\n")
     child.stdin.flush()
@@ -125,7 +128,7 @@ def main() -> None:
     """The child: `python -m ncamix.following`, its work the first line of standard input."""
     for number in (signal.SIGTERM, signal.SIGINT):  # whoever ends the run ends this, too
         signal.signal(number, signal.SIG_IGN)
-    os.nice(10)
+    os.nice(5)
     told = os.fdopen(os.dup(1), "w", buffering=1)
     sys.stdout = sys.stderr  # what libraries print is not for readers
     work = json.loads(sys.stdin.readline())
@@ -162,7 +165,6 @@ class Follower:
     ) -> None:
         self.name, self.keys, self.work, self.tell, self.ended = name, keys, work, tell, ended
         self.home = Path(work["folder"]) / "loggers"
-        self.home.mkdir(exist_ok=True)
         self._place = self.home / f"{name}.json"
         known = json.loads(self._place.read_text()) if self._place.is_file() else {}
         self.id: str | None = known.get("id")

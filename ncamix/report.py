@@ -188,7 +188,8 @@ def _charts(record: RunRecord, colours: dict[str, str]) -> dict[str, Any]:
             svgs["accuracy"] = charts.to_svg(fig, "Next-frame accuracy by frames seen", "accuracy")
         if any(stage.norms for stage in stages):
             fig = charts.new_figure(358)
-            ax = add(fig, 48, 270, stages, theme, "norm of the gradient (logarithmic axis)")
+            title = "norm of the gradient (logarithmic axis)"
+            ax = add(fig, 48, 270, stages, theme, title, labels=GROUPS)
             drawings.draw_norms(ax, stages, GROUP_COLOURS, theme)
             svgs["norms"] = charts.to_svg(fig, "Gradient norms by group over tokens", "norms")
         if any(stage.speed.size for stage in stages):
@@ -212,7 +213,9 @@ def _over_tokens(
     top = 48.0
     for title, height, series in panels:
         last = title == panels[-1][0]
-        ax = charts.add_panel(fig, top, height, stages, charts.PAGE, title, last=last)
+        ax = charts.add_panel(
+            fig, top, height, stages, charts.PAGE, title, last=last, labels=colours
+        )
         drawings.draw_evaluations(ax, series, colours, charts.PAGE)
         top += height + 34
     return fig

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from ncamix.files import write_whole
@@ -55,7 +55,9 @@ def write_summary(plan: Plan, folder: RunFolder, device: str) -> dict[str, Any]:
             for row in probes
             if row["stage"] == stage.name and row["when"] in ("start", "end")
         }
-        used = [(r["mfu"], r["seconds"]) for r in times if r["stage"] == stage.name and "mfu" in r]
+        timed = [r for r in times if r["stage"] == stage.name]
+        waits = [r["data_wait"] / max(r["seconds"], 1e-9) for r in timed]
+        used = [(r["mfu"], r["seconds"]) for r in timed if "mfu" in r]
         stages.append(
             {
                 "name": stage.name,
@@ -69,6 +71,7 @@ def write_summary(plan: Plan, folder: RunFolder, device: str) -> dict[str, Any]:
                 "seconds": facts["seconds"],
                 "tokens_per_second": stage.num_tokens / max(facts["seconds"], 1e-9),
                 "data_wait_seconds": facts["data_wait"],
+                "data_wait_share": median(waits) if waits else None,  # of a step
                 "mfu": fmean([u for u, _ in used], [s for _, s in used]) if used else None,
                 "evaluation": evaluation,
                 "induction": induction,

@@ -31,6 +31,15 @@ loggers:
 """
 
 
+PATIENCE = 250.0  # seconds: Composer alone takes ten to import, on a machine of one's own
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ncamix.following.PATIENCE", PATIENCE)
+    monkeypatch.setattr("ncamix.following.HURRY", PATIENCE)
+
+
 def write(folder: Path, batches: range) -> None:
     """More rows of a run of 8 x 32 tokens a batch."""
     for name in ("metrics.jsonl", "speed.jsonl"):
@@ -44,7 +53,7 @@ def write(folder: Path, batches: range) -> None:
 def wait_for(folder: Path, rows: int) -> None:
     """Until all three loggers have been told of so many batches."""
     places = [folder / f"loggers/{name}.json" for name in ("tensorboard", "wandb", "mlflow")]
-    until = time.monotonic() + 120
+    until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         if all(
             p.is_file() and json.loads(p.read_text())["told"]["metrics.jsonl"] >= rows
@@ -55,6 +64,7 @@ def wait_for(folder: Path, rows: int) -> None:
     raise AssertionError("loggers did not follow")
 
 
+@pytest.mark.timeout(600)
 def test_a_run_and_its_resumption_are_one_logged_run(tmp_path: Path, plan_of: Planner) -> None:
     plan = plan_of(BODY, TRAINER + ALL.replace("MLRUNS", str(tmp_path / "mlruns")))
     folder, said = RunFolder(tmp_path / "run"), list[str]()
@@ -120,6 +130,7 @@ def mlflow(store: Path, run_id: str) -> list[tuple[int, float]]:
     return sorted((metric.step, metric.value) for metric in history)
 
 
+@pytest.mark.timeout(600)
 def test_servers_that_cannot_be_reached_hold_nobody_up(
     tmp_path: Path, plan_of: Planner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
