@@ -70,7 +70,7 @@ def write_summary(plan: Plan, folder: RunFolder, device: str) -> dict[str, Any]:
                 "train_loss": fmean(found) if found else None,
                 "seconds": facts["seconds"],
                 "tokens_per_second": stage.num_tokens / max(facts["seconds"], 1e-9),
-                "data_wait_seconds": facts["data_wait"],
+                "data_wait_seconds": facts.get("data_wait"),
                 "data_wait_share": median(waits) if waits else None,  # of a step
                 "mfu": fmean([u for u, _ in used], [s for _, s in used]) if used else None,
                 "evaluation": evaluation,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from processes import output_of, started
+from processes import free_port, output_of, started
 from test_model import small
 
 from ncamix.training.gradients import Gradients, norms_of
@@ -80,6 +81,7 @@ import sys
 import torch
 from composer.utils import dist
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import distribute_tensor
 
 sys.path.insert(0, {tests!r})
 from test_gradients import expected, measured, trained
@@ -95,7 +97,6 @@ for layer in model.model.model.layers:
     fully_shard(layer)
 fully_shard(model.model)
 for name, parameter in model.model.named_parameters():
-    from torch.distributed.tensor import distribute_tensor
     parameter.grad = distribute_tensor(values[name], parameter.device_mesh, parameter.placements)
 gradients.measure()
 found = measured(gradients)
@@ -114,7 +115,16 @@ print("sharded alike")
 def test_shards_have_the_norms_of_the_whole(tmp_path: Path) -> None:
     script = tmp_path / "sharded.py"
     script.write_text(SHARDED.format(tests=str(Path(__file__).parent)))
-    composer = str(Path(sys.executable).with_name("composer"))
-    process = started([composer, "-n", "2", str(script)], tmp_path, None)
-    output = output_of(process)
-    assert process.returncode == 0 and "sharded alike" in output, output
+    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "NODE_RANK": "0"}
+    group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "OMP_NUM_THREADS": "1"}
+    ranks = [
+        started(
+            [sys.executable, str(script)],
+            tmp_path,
+            {**os.environ, **group, "RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in "01"
+    ]
+    for process in ranks:
+        output = output_of(process)
+        assert process.returncode == 0 and "sharded alike" in output, output
