@@ -200,11 +200,12 @@ class CurriculumDataset(StreamingDataset):
         sample = super().__getitem__(at)
         shard, _ = self.spanner[at]
         source = int(self.stream_per_shard[shard])
+        number = int(at - self.sample_offset_per_stream[source])
         layout = self.streams[source].layout
         if layout is not None:
-            sample = layout.sample(sample)
+            sample = layout.sample(sample, number)
         sample["source"] = source
-        sample["sample"] = int(at - self.sample_offset_per_stream[source])
+        sample["sample"] = number
         return sample
 
     def get_item(self, sample_id: int, retry: int = 7) -> Any:

@@ -24,6 +24,8 @@ from ncamix.groups import Group, parts
 from ncamix.keys import derive_key, fingerprint
 from ncamix.loading import LoadedCurriculum
 from ncamix.mixture import Mixture
+from ncamix.optimizer import MUON_KEYS
+from ncamix.origins import Origin
 from ncamix.planned_source import Benchmark, PlannedSource, dataset_name
 from ncamix.proportions import proportional_shares
 from ncamix.rates import RateCurve
@@ -69,7 +71,8 @@ class PlannedStage:
     leaf sources that it draws from, in a fixed order. first_sample: where each source's sample
     counter stands. replayed: sources that deal again what was drawn before, and how many samples
     that is. spared: vocabulary rows [first, last) that re-initialising leaves alone. frozen: groups
-    that are not trained, and for how many batches.
+    that are not trained, and for how many batches. origin: another run's weights that it begins
+    with, in place of the stage before.
     """
 
     index: int
@@ -85,6 +88,7 @@ class PlannedStage:
     replayed: dict[str, int]
     spared: tuple[tuple[int, int], ...]
     frozen: tuple[tuple[Group, int], ...]
+    origin: Origin | None
     mixture: Mixture
     optimizer: Optimizer
     rate: RateCurve
@@ -152,6 +156,15 @@ class Plan:
                 return place.tokenizer
         return None
 
+    @property
+    def kept_rows(self) -> int:
+        """Rows of the vocabulary that begin with the model's own values: those of the text, if its
+        tokenizer is the pretrained model's."""
+        files = self.trainer.trainer.model.files
+        known = files.tokenizers if files is not None else ()
+        own = self.tokenizer is not None and self.tokenizer.get("content") in known
+        return min(self.vocabulary.text_rows, files.rows) if own and files is not None else 0
+
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that decides which samples are trained on, and how."""
@@ -161,7 +174,8 @@ class Plan:
         evaluate = plain(self.curriculum.curriculum.evaluate)
         return fingerprint(
             {
-                "model": plain(trainer.model),
+                "model": trainer.model.meaning(),
+                "averaging": plain(trainer.averaging) if trainer.averaging else None,
                 "canonical_nodes": trainer.canonical_nodes,
                 "rows": self.vocabulary.rows,
                 "ranges": self.vocabulary.ranges,
@@ -173,6 +187,8 @@ class Plan:
                     for name, source in self.sources.items()
                 },
                 "stages": [_stage_meaning(self, stage) for stage in self.stages],
+                **({"z_loss": str(trainer.z_loss)} if trainer.z_loss else {}),
+                **({"kept_rows": self.kept_rows} if trainer.model.pretrained else {}),
             }
         )
 
@@ -288,8 +304,8 @@ def _stage_meaning(plan: Plan, stage: PlannedStage) -> Any:
     """Everything that decides over a stage's training, as plain JSON."""
     drawn = [plan.dataset_of(name, stage) for name in stage.sources]
     optimizer = {
-        k: str(getattr(stage.optimizer, k))
-        for k in ("kind", "betas", "eps", "weight_decay", "clip")
+        k: str(stage.optimizer.meant(k))
+        for k in ("kind", "betas", "eps", *MUON_KEYS, "weight_decay", "clip")
     }
     layers = plan.trainer.trainer.model.layers
     enter = stage.enter or Enter()
@@ -307,7 +323,8 @@ def _stage_meaning(plan: Plan, stage: PlannedStage) -> Any:
         sorted(map(str, enter.redrawn(layers))),
         stage.spared,
         sorted([sorted(map(str, parts([group], layers))), n] for group, n in stage.frozen),
-        [str(enter.initializer), enter.optimizer_state, str(enter.from_run)],
+        [str(enter.initializer), enter.optimizer_state],
+        stage.origin.meaning() if stage.origin is not None else None,
         str(stage.spec.until),
         hashlib.blake2b(stage.apportionment.counts.tobytes(), digest_size=16).hexdigest(),
         stage.rate.meaning(),

@@ -14,7 +14,6 @@ from ncamix.documents import package_of
 from ncamix.entry import Enter
 from ncamix.forecast import even_batches
 from ncamix.groups import parts
-from ncamix.limits import untrained
 from ncamix.optimizer import peaks
 from ncamix.plan import Plan
 from ncamix.quantities import counted
@@ -34,6 +33,8 @@ def remarks(plan: Plan) -> list[str]:
         *unsampled_sources(plan),
         *wasted_sources(plan),
         *absolute_rates(plan),
+        *rates_of_other_kinds(plan),
+        *moments_of_other_weights(plan),
         *short_rollouts(plan),
         *dominant_alphabets(plan),
         *frozen_noise(plan),
@@ -41,7 +42,7 @@ def remarks(plan: Plan) -> list[str]:
         *unseen_evidence(plan),
         *unseen_cycles(plan),
         *empty_holdouts(plan),
-        *(f"{problem.path}: {problem.what}" for problem in untrained(plan)),
+        *pretrained_rows(plan),
     ]
 
 
@@ -78,6 +79,31 @@ def absolute_rates(plan: Plan) -> Iterator[str]:
             yield (
                 f"stage '{stage.name}': the peak rate {float(peak):g} is absolute; for trainers "
                 f"of other sizes, write it relative to the trainer's: {times:.4g}x"
+            )
+
+
+def rates_of_other_kinds(plan: Plan) -> Iterator[str]:
+    """Stages that change between Muon and Adam, and keep a rate that was meant for the other."""
+    trainer = plan.trainer.trainer.optimizer
+    for stage in plan.stages:
+        kinds = trainer.algorithm, stage.optimizer.algorithm
+        if "muon" in kinds and kinds[0] != kinds[1] and stage.spec.optimizer.lr is None:
+            yield (
+                f"stage '{stage.name}' is trained with {kinds[1]} at the rate that the trainer has "
+                f"for {kinds[0]}, and they lie far apart; give the stage an `lr`"
+            )
+
+
+def moments_of_other_weights(plan: Plan) -> Iterator[str]:
+    """Stages that begin with an average of weights, and with the moments of the last ones."""
+    if plan.trainer.trainer.averaging is None:
+        return
+    for stage in plan.stages:
+        if stage.enter is not None and stage.enter.optimizer_state == "keep":
+            yield (
+                f"stage '{stage.name}' keeps an optimizer's state, which is of the last weights, "
+                "and begins with their average; write optimizer_state: fresh, or remove the "
+                "trainer's averaging"
             )
 
 
@@ -199,6 +225,30 @@ def empty_holdouts(plan: Plan) -> Iterator[str]:
                 f"{counted(len(packages), 'package')} comes into the {_listed(empty)} split; hold "
                 "out by document, or raise the share"
             )
+
+
+def pretrained_rows(plan: Plan) -> Iterator[str]:
+    """What becomes of a pretrained model's rows, where they are not all the text's."""
+    model = plan.trainer.trainer.model
+    text, kept, files = plan.vocabulary.text_rows, plan.kept_rows, model.files
+    if files is None or not model.pretrained:
+        return
+    if not kept:
+        why = "its tokenizer is not the curriculum's" if text else "the curriculum has no text"
+        yield (
+            f"all rows of the pretrained model's embedding and head are drawn anew, for {why}; to "
+            "keep those of text, write its own `tokenizer: {pretrained: ...}`"
+        )
+    elif files.rows > text:
+        yield (
+            f"the pretrained model has {files.rows:,} rows and its tokenizer {text:,} ids: rows "
+            f"from {text:,} on, which no text trains, are dropped"
+        )
+    elif files.rows < text:
+        yield (
+            f"the tokenizer has {text:,} ids and the pretrained model {files.rows:,} rows: those "
+            "of the ids beyond are drawn anew"
+        )
 
 
 def _listed(names: list[str]) -> str:

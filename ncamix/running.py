@@ -15,21 +15,21 @@ from rich.console import Console
 
 from ncamix.background import Compiler, start_compiler
 from ncamix.compilation.compiled import Data, check_data
-from ncamix.errors import UserError, fail
+from ncamix.edits import go_on, take_over, with_known_sizes
+from ncamix.errors import UserError
 from ncamix.files import write_whole
 from ncamix.following import following
 from ncamix.library import has_gpu
-from ncamix.limits import refuse_untrained
 from ncamix.loggers import check_packages
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
 from ncamix.planning import decide
-from ncamix.quantities import counted
+from ncamix.replanning import read_plan
 from ncamix.run_folder import RunFolder
 from ncamix.sources import NcaSource
 from ncamix.sources.nca import NcaGenerator
 from ncamix.stored import stored_sizes
-from ncamix.text_compilation import report_lines, tokenizer_file, with_sizes
+from ncamix.text_compilation import prepare_text, report_lines, tokenizer_file, with_sizes
 from ncamix.waiting import Say, Waiting, WaitingIfLong, quiet
 
 if TYPE_CHECKING:
@@ -47,24 +47,22 @@ def run_plan(
     Raises:
         UserError: something that the user can mend. Stopped: a signal came, the state is saved.
     """
-    refuse_untrained(plan)
     _check_device(plan)
     check_packages(plan.trainer.trainer.loggers, plan.trainer.document)
     first = int(os.environ.get("RANK", "0")) == 0
     folder = RunFolder(path)
     if not first:
-        if folder.file("summary.json").is_file() and not fresh:
+        if not fresh and _is_finished(with_known_sizes(plan, folder), folder):
             return {}
         return _train(_sized(plan, data, quiet), folder, data, console, first)
     with folder.hold():
-        _take_over(plan, folder, fresh, console)
-        finished = folder.file("summary.json")
-        if finished.is_file():
+        plan = take_folder(plan, folder, data, fresh, console)
+        if _is_finished(plan, folder):
             console.print(
                 f"{plan.name} is finished: see {path}/report.html (--fresh starts over)",
                 markup=False,
             )
-            return dict(json.loads(finished.read_text()))
+            return dict(json.loads(folder.file("summary.json").read_text()))
         try:
             return _run(plan, folder, data, console)
         except UserError:
@@ -76,11 +74,16 @@ def _run(plan: Plan, folder: RunFolder, data: Data | None, console: Console) -> 
     """The first rank's part, in a folder that is this plan's."""
     with WaitingIfLong(console) as say:
         plan = _sized(plan, data, say)
+    write_files(plan, folder)
+    return _train(plan, folder, data, console, first=True)
+
+
+def write_files(plan: Plan, folder: RunFolder) -> None:
+    """Write what the run is made from, and last the plan: it says that the run is under these."""
     for name, document in (("curriculum", plan.curriculum), ("trainer", plan.trainer)):
         write_whole(folder.file(f"{name}.yaml"), document.document.text.encode())
     if not plan.estimated:  # else its fingerprint is not known yet
         write_plan(decide(plan, folder.decisions()), folder)
-    return _train(plan, folder, data, console, first=True)
 
 
 def _sized(plan: Plan, data: Data | None, say: Say) -> Plan:
@@ -121,63 +124,39 @@ def _check_device(plan: Plan) -> None:
         raise UserError(problems)
 
 
-def _take_over(plan: Plan, folder: RunFolder, fresh: bool, console: Console) -> None:
-    """Make the folder this plan's: new, resumed, or moved aside."""
+def take_folder(
+    plan: Plan, folder: RunFolder, data: Data | None, fresh: bool, console: Console
+) -> Plan:
+    """Make the folder this plan's: new, resumed, edited, or moved aside; with known sizes."""
     if fresh:
         aside = folder.move_aside()
         if aside is not None:
             console.print(f"moved the old run to {aside}", markup=False)
-    known = folder.file("plan.json")
-    if known.is_file():
-        try:
-            before = json.loads(known.read_text())
-            same = before["fingerprint"] == plan.fingerprint
-        except (ValueError, LookupError, TypeError):
-            raise fail(f"{known} is damaged", "start over with --fresh") from None
-        if not same:
-            raise fail(
-                f"the run in {folder.path} was planned differently: "
-                f"{difference(before, decide(plan, folder.decisions()))}",
-                "go on with the curriculum and trainer it was started with, start over with "
-                "--fresh (the old run is moved aside), or choose another folder with --out",
-            )
-        begun = any((folder.path / "checkpoints").glob("*/ba*.pt"))
-        if begun and not folder.file("summary.json").is_file():
-            console.print(f"resuming the run in {folder.path}", markup=False)
+    if not folder.file("plan.json").is_file():
+        return plan
+    plan = with_known_sizes(plan, folder)
+    if read_plan(folder.path)["fingerprint"] != plan.fingerprint:
+        with WaitingIfLong(console) as say:
+
+            def exact(plan: Plan) -> Plan:
+                sized = _sized(plan, data, say)
+                return prepare_text(sized, say) if sized.estimated else sized
+
+            return take_over(plan, folder, exact, console, say)
+    go_on(plan, folder)
+    begun = any((folder.path / "checkpoints").glob("*/ba*"))
+    if begun and not _is_finished(plan, folder):
+        console.print(f"resuming the run in {folder.path}", markup=False)
+    return plan
 
 
-def difference(before: dict[str, Any], plan: Plan) -> str:
-    """The first thing in which two plans differ, in words."""
-    now = json.loads(json.dumps(plan_json(plan)))
-    for key in ("trainer", "seeds", "vocabulary", "evaluate"):
-        for item, value in now[key].items():
-            if item != "file" and before.get(key, {}).get(item) != value:
-                return f"{key}.{item} was {before.get(key, {}).get(item)}, is {value}"
-    for name in sorted({*before["sources"], *now["sources"]}):
-        then, is_now = (p["sources"].get(name, {}) for p in (before, now))
-        old, new = then.get("fingerprint"), is_now.get("fingerprint")
-        if old != new:
-            return f"the source '{name}' is not the same ({_why_unlike(then, is_now)})"
-        old, new = then.get("limit"), is_now.get("limit")
-        if old != new:
-            return f"of the source '{name}' {old:,} samples were read, now {new:,} are"
-    for old_stage, new_stage in zip(before["stages"], now["stages"], strict=False):
-        for key, value in new_stage.items():
-            if old_stage.get(key) != value:
-                return f"stage '{new_stage['name']}' differs in {key}"
-    if len(before["stages"]) != len(now["stages"]):
-        return f"it had {counted(len(before['stages']), 'stage')}, now {len(now['stages'])}"
-    return "an optimizer setting differs"
-
-
-def _why_unlike(then: dict[str, Any], now: dict[str, Any]) -> str:
-    """Why a source in two plans has not the same fingerprint, as far as the plans tell."""
-    for key in ("kind", "summary", "sequence_length"):
-        if then.get(key) != now.get(key):
-            return f"{key.replace('_', ' ')}: {then.get(key)} then, {now.get(key)} now"
-    if now.get("kind") in ("text", "pairs", "mds"):
-        return "its files, or those of its tokenizer, have changed, gone or been added since"
-    return f"{then.get('fingerprint')} then, {now.get('fingerprint')} now"
+def _is_finished(plan: Plan, folder: RunFolder) -> bool:
+    """Whether the folder has the summary of this plan."""
+    try:
+        summary = json.loads(folder.file("summary.json").read_text())
+        return bool(summary["plan_fingerprint"] == plan.fingerprint)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _train(
@@ -207,14 +186,20 @@ def _train_beside(
         from composer.utils import dist
 
         from ncamix.training.progress import RunProgress
+        from ncamix.training.recorder import cut_to
         from ncamix.training.stages import is_finished, set_up_ranks, share_temporary, train
         from ncamix.training.stopping import StopSignal
         from ncamix.training.texts import Texts
 
         set_up_ranks(device)
         share_temporary()
-        held = [folder.decisions() if first else {}]
+        sizes = {name: s.num_samples for name, s in plan.sources.items() if s.num_samples}
+        held = [(folder.decisions(), sizes if not plan.estimated else {}) if first else None]
         dist.broadcast_object_list(held)
+        assert held[0] is not None, "it came from the first rank"
+        ended, sizes = held[0]
+        if plan.estimated and sizes:  # known to the first rank, from what the run was before
+            plan = with_sizes(plan, sizes)
 
     begun, told = plan, set[str]()
 
@@ -233,7 +218,7 @@ def _train_beside(
         if plan.estimated:
             with Waiting(console if first else None, "compiling text") as waiting:
                 plan, _ = texts.ready(plan, plan.stages[0], waiting.say)
-        plan = decide(plan, held[0])
+        plan = decide(plan, ended)
         if not is_finished(plan, folder):
             with (
                 RunProgress(plan.num_tokens, console, first) as progress,
@@ -243,6 +228,7 @@ def _train_beside(
     if not first:
         return {}
     write_plan(plan, folder)
+    cut_to(plan, folder, len(plan.stages), 0)  # of stages that were taken out of the plan
     with Waiting(console, "exporting and drawing the report") as waiting:
         facts = texts.facts(plan)
         if facts is not None and data is None:

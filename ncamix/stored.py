@@ -26,7 +26,7 @@ from ncamix.errors import Problem, UserError, fail
 from ncamix.files import replace_link, write_whole
 from ncamix.hashing import file_hashes
 from ncamix.keeping import begin_keeping, check_free
-from ncamix.keys import fingerprint
+from ncamix.keys import derive_key, fingerprint
 from ncamix.loading import LoadedCurriculum
 from ncamix.plan import Plan
 from ncamix.planned_source import PlannedSource, StoredPlan
@@ -197,7 +197,11 @@ def layout_of(source: PlannedSource) -> Layout:
     stored, index = _stored(source), index_of(source)
     assert index.length is not None
     what, length = stored.described(source.name), source.sequence_length
-    return Layout(what, index.length, length, stored.dtype, source.num_ids, index.masked)
+    key, transform = None, source.spec.transform
+    if transform is not None:  # of the same data set as without it
+        own = {name: value for name, value in source.meaning.items() if name != "transform"}
+        key = derive_key(transform, fingerprint(own))
+    return Layout(what, index.length, length, stored.dtype, source.num_ids, index.masked, key)
 
 
 def kept_as(source: PlannedSource) -> str:

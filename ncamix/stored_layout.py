@@ -2,6 +2,7 @@
 
     first shard -> its first sample            -> ids a sample, where the index does not say
     a row: an array or bytes, perhaps a mask   -> tokens [L + 1], loss mask [L + 1]
+    its number, where ids are shuffled         -> the order of the ids, which their mask moves with
 
 A sample of L ids has L - 1 targets. FILL stands at its last place, which is masked: it is neither
 an input nor a target, and the same on every path, so that digests agree. Every row is checked.
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from ncamix.containers import opened, readable
 from ncamix.errors import fail
 from ncamix.shards import MASK
+from ncamix.sources.base import shuffle
 from ncamix.sources.mds import BYTES, COLUMN, MdsIndex
 
 FILL = 0  # an id of every tokenizer
@@ -32,6 +34,7 @@ class Layout:
 
     what: the data set in words. length: ids of a row, sequence_length or one more. dtype: of ids
     stored as bytes. num_ids: of the tokenizer. masked: whether a loss mask is beside the ids.
+    shuffle_key: of the order of the ids in a sample; None leaves them as they lie.
     """
 
     what: str
@@ -40,15 +43,16 @@ class Layout:
     dtype: str
     num_ids: int
     masked: bool
+    shuffle_key: int | None = None
 
     @property
     def makes_masks(self) -> bool:
         """Whether a loss mask comes with the samples that are made."""
         return self.masked or self.length == self.sequence_length
 
-    def sample(self, row: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """The columns of the sample that a row holds: `tokens`, uint32 [L + 1], and, where there
-        are masks, `loss_mask`, bool [L + 1].
+    def sample(self, row: Mapping[str, Any], number: int) -> dict[str, NDArray[Any]]:
+        """The columns of the sample of that number, which a row holds: `tokens`, uint32 [L + 1],
+        and, where there are masks, `loss_mask`, bool [L + 1].
 
         Raises:
             UserError: the row holds another number of ids than the first one, no integers, or an
@@ -62,8 +66,9 @@ class Layout:
                 f"write all samples as {self.length:,} integers, or name another data set",
             )
         check_ids(self.what, ids, self.num_ids)
+        order = self._order(number)
         tokens = np.full(self.sequence_length + 1, FILL, np.uint32)
-        tokens[: self.length] = ids
+        tokens[: self.length] = ids[order]
         if not self.makes_masks:
             return {COLUMN: tokens}
         mask = np.zeros(tokens.shape, np.bool_)
@@ -76,8 +81,17 @@ class Layout:
                     f"{len(ids):,} ids",
                     "write a mask of one integer for each id",
                 )
-            mask[: self.length] = own != 0
+            mask[: self.length] = (own != 0)[order]
         return {COLUMN: tokens, MASK: mask}
+
+    def _order(self, number: int) -> NDArray[np.uint32] | slice:
+        """Where each id of a sample comes from: uint32 [length], or all as they lie."""
+        if self.shuffle_key is None:
+            return slice(None)
+        order = np.arange(self.length, dtype=np.uint32)[None]
+        shuffle(order, number, self.shuffle_key, num_threads=1)
+        found: NDArray[np.uint32] = order[0]
+        return found
 
     def _ids(self, value: Any) -> NDArray[Any]:
         if not isinstance(value, bytes):

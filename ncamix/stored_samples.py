@@ -81,7 +81,8 @@ class StoredSamples:
             first = int(self._ends[shard]) - self._index.shards[shard][1]
             with self._held(shard) as reader:
                 for i in np.flatnonzero(shards == shard).tolist():
-                    sample = self._layout.sample(reader[int(numbers[i]) - first])
+                    number = int(numbers[i])
+                    sample = self._layout.sample(reader[number - first], number)
                     tokens[i] = sample[COLUMN]
                     if mask is not None:
                         mask[i] = sample[MASK]

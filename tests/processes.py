@@ -31,14 +31,19 @@ _started: list[subprocess.Popen[str]] = []
 
 
 def started(
-    command: Sequence[str], folder: Path, env: Mapping[str, str] | None = None
+    command: Sequence[str],
+    folder: Path,
+    env: Mapping[str, str] | None = None,
+    talks: bool = False,
 ) -> subprocess.Popen[str]:
-    """A process in a folder; `env` is all of its environment, like this process's if left out."""
+    """A process in a folder; `env` is all of its environment, like this process's if left out.
+    talks: it is told what to do on its standard input."""
     process = subprocess.Popen(
         command,
         cwd=folder,
         env={**(os.environ if env is None else env), "PYTHONFAULTHANDLER": "1"},
         text=True,
+        stdin=subprocess.PIPE if talks else None,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,

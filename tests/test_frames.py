@@ -40,7 +40,7 @@ class Decoder(torch.nn.Module):
         self.samples, self.guess = torch.from_numpy(held.samples.astype(np.int64)), guess
         self.config = SimpleNamespace(vocab_size=rows)
 
-    def forward(self, input_ids: torch.Tensor) -> Any:
+    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
         assert not self.training
         whole = [next(s for s in self.samples if torch.equal(s[:-1], row)) for row in input_ids]
         guessed = self.guess(torch.stack(whole))

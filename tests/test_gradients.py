@@ -11,8 +11,9 @@ import torch
 from processes import free_port, output_of, started
 from test_model import small
 
+from ncamix.training.architectures import parameter_groups
 from ncamix.training.gradients import Gradients, norms_of
-from ncamix.training.model import CurriculumModel, parameter_groups
+from ncamix.training.model import CurriculumModel
 
 
 def trained(rows: int = 40) -> CurriculumModel:

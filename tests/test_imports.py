@@ -34,11 +34,11 @@ cache tokenization
 hashing
 bands
 sources
-omissions keeping
+omissions keeping model_files
 containers
 rows sizes
 documents encoding
-splits
+splits models
 validation
 evidence entry loggers optimizer
 trainer
@@ -47,11 +47,11 @@ references
 loading schema
 variants
 counting mixture proportions
-apportionment rates durations entering
+apportionment rates durations entering origins
 planned_source
 plan
 stored_layout
-forecast limits remarks parting corpora stored cache_limits
+forecast remarks parting corpora stored cache_limits
 inventory
 planning
 plans
@@ -78,8 +78,10 @@ export charts cells canvas
 drawings pictures frequencies
 plan_picture
 summary report
+replanning advice
+edits
 running
-selection spreading replanning batches decoding
+selection spreading batches decoding
 showing batch_pictures
 inspection
 batch_output

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ncamix.collation import labels_of
 from ncamix.errors import UserError
-from ncamix.sources.base import MASKED
+from ncamix.sources.base import MASKED, shuffle
 from ncamix.stored_layout import FILL, Layout
 
 WHAT = "the data set x of the source 'mine'"
@@ -38,7 +38,7 @@ def test_targets_are_the_ids_that_follow(
     row: dict[str, Any] = {"tokens": stored.tobytes() if as_bytes else stored, "extra": "x"}
     if mask is not None:
         row["loss_mask"] = np.array(mask, np.uint8)
-    sample = pickle.loads(pickle.dumps(layout)).sample(row)
+    sample = pickle.loads(pickle.dumps(layout)).sample(row, 0)
     assert layout.makes_masks == ("loss_mask" in sample) == (short or mask is not None)
     assert sample["tokens"].dtype == np.uint32
     assert sample["tokens"].tolist() == ids + [FILL] * short
@@ -59,7 +59,7 @@ def test_ids_that_the_tokenizer_lacks_are_told(ids: list[int], dtype: Any, wrong
     for row in (np.array(ids, dtype), np.array(ids, dtype).tobytes()):
         layout = replace(LAYOUT, dtype=np.dtype(dtype).name)
         with pytest.raises(UserError, match=f"{WHAT} holds the id {wrong}, .* are 0 to 256"):
-            layout.sample({"tokens": row})
+            layout.sample({"tokens": row}, 0)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,25 @@ def test_ids_that_the_tokenizer_lacks_are_told(ids: list[int], dtype: Any, wrong
 )
 def test_rows_of_another_form_are_told(tokens: Any, mask: np.ndarray, said: str) -> None:
     with pytest.raises(UserError) as caught:
-        replace(LAYOUT, masked=True).sample({"tokens": tokens, "loss_mask": mask})
+        replace(LAYOUT, masked=True).sample({"tokens": tokens, "loss_mask": mask}, 0)
     (problem,) = caught.value.problems
     assert f"{WHAT} holds {said}" in problem.what and problem.remedy
+
+
+@given(st.lists(st.integers(0, 127), min_size=2, max_size=12), st.integers(0, 2**40), st.booleans())
+def test_shuffled_ids_take_their_mask_along(ids: list[int], number: int, short: bool) -> None:
+    """In the order of the other sources' shuffled samples; what fills up stays at its place."""
+    length = len(ids) if short else len(ids) - 1
+    layout = Layout(WHAT, len(ids), length, "int64", 257, masked=False, shuffle_key=9)
+    row = {"tokens": np.array(ids), "loss_mask": np.array([i % 2 for i in ids], np.uint8)}
+    wanted = np.array([ids], np.uint32)
+    shuffle(wanted, number, 9)
+    sample = layout.sample(row, number)
+    assert sample["tokens"].tolist() == wanted[0].tolist() + [FILL] * short
+    assert not short or sample["loss_mask"].tolist() == [False, *[True] * (length - 1), False]
+    masked = replace(layout, masked=True).sample(row, number)
+    assert masked["tokens"].tolist() == sample["tokens"].tolist()
+    targets = [bool(i % 2) for i in wanted[0].tolist()] + [False] * short
+    assert masked["loss_mask"].tolist() == targets
+    other = layout.sample(row, number + 1)["tokens"].tolist()
+    assert sorted(other) == sorted(sample["tokens"].tolist())

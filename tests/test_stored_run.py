@@ -14,10 +14,12 @@ from streaming import MDSWriter
 from test_run import MODEL, Runner
 
 from ncamix.cli import main
+from ncamix.keys import derive_key, fingerprint
 from ncamix.loading import load_curriculum
 from ncamix.order import stage_order
 from ncamix.planning import make_plan
 from ncamix.shards import sample_digest
+from ncamix.sources.base import shuffle
 from ncamix.trainer import load_trainer
 
 LENGTH = 32
@@ -38,8 +40,8 @@ tokenizer: bytes
 sources:
   newer: {kind: mds, local: newer, repeat: free}
   longer: {kind: mds, local: longer, repeat: free}
-  free: {kind: mds, remote: free, repeat: free}
-  frees: {kind: mds, remote: frees, local: kept, repeat: free}
+  free: {kind: mds, remote: free, repeat: free, transform: shuffle_tokens}
+  frees: {kind: mds, remote: frees, local: kept, repeat: free, transform: shuffle_tokens}
   older: {kind: mds, local: older, repeat: free}
   small: {kind: mds, local: small, dtype: int32, repeat: free}
 stages:
@@ -94,6 +96,12 @@ def test_every_path_gives_the_batches_that_were_written(
         return out
 
     plan = make_plan(load_curriculum(folder / "tiny.yaml"), load_trainer(folder / "small.yaml"))
+    for name in ("free", "frees"):
+        meaning = dict(plan.sources[name].meaning)
+        samples = runner.ids[name].astype(np.uint32)
+        shuffle(samples, 0, derive_key(meaning.pop("transform"), fingerprint(meaning)))
+        assert (samples != runner.ids[name]).any()
+        runner.ids[name] = samples
     (stage,) = plan.stages
     order, batches = stage_order(plan, stage), []
     for t in range(stage.num_batches):

@@ -65,7 +65,7 @@ def next_frame_accuracy(
             some = part.start < part.stop  # sharded models move in step
             ids = samples[part if some else slice(1)]
             inputs = torch.from_numpy(ids[:, :-1]).to(device)
-            logits = model.model(input_ids=inputs).logits
+            logits = model.model(input_ids=inputs, use_cache=False).logits
             own = logits[..., source.first_id : source.first_id + source.num_ids]
             guessed = own.argmax(-1).cpu().numpy() + source.first_id
             if not some:

@@ -20,7 +20,8 @@ from composer.utils import dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from ncamix.training.model import CurriculumModel, parameter_groups
+from ncamix.training.architectures import parameter_groups
+from ncamix.training.model import CurriculumModel
 
 # What wrappers put into the names of parameters: replicas, compiled and recomputed modules.
 _WRAPPERS = re.compile(r"(^|(?<=\.))(module|_orig_mod|_checkpoint_wrapped_module)\.")

@@ -29,11 +29,13 @@ from ncamix.quantities import counted
 from ncamix.run_folder import RunFolder, cut_rows
 from ncamix.sources import NcaSource
 from ncamix.sources.base import MASKED
+from ncamix.training.averaging import Averages
 from ncamix.training.evaluation import evaluate
 from ncamix.training.frames import next_frame_accuracy
 from ncamix.training.gradients import Gradients, norms_of
 from ncamix.training.induction import induction_score, repeated
 from ncamix.training.model import CurriculumModel
+from ncamix.training.optimizers import set_rate
 from ncamix.training.progress import RunProgress
 from ncamix.training.speed import Stopwatch, flops_per_token, peak_flops
 from ncamix.training.stopping import StopSignal
@@ -55,7 +57,9 @@ class Recorder(Callback):
         texts: Texts,
         progress: RunProgress,
         stop: StopSignal,
+        averages: Averages | None = None,
     ) -> None:
+        self.averages = averages
         self.plan, self.stage, self.folder, self.model = plan, stage, folder, model
         self.texts, self.progress, self.stop = texts, progress, stop
         self.sets = texts.sets(plan, stage)
@@ -75,19 +79,22 @@ class Recorder(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         seen = [vars(observation) for observation in self.seen]
+        names = self.stage.sources  # an edit of the future may add to them
         return {
-            "realised": self.realised,
-            "loss_tokens": self.loss_tokens,
+            "realised": dict(zip(names, self.realised, strict=True)),
+            "loss_tokens": dict(zip(names, self.loss_tokens, strict=True)),
             "seconds": self.stopwatch.seconds,
             "waited": self.stopwatch.waited,
             "seen": seen,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.realised = list(state["realised"])
+        self.realised, self.loss_tokens = (
+            [int(state[key].get(name, 0)) for name in self.stage.sources]
+            for key in ("realised", "loss_tokens")
+        )
         self.stopwatch.seconds = float(state["seconds"])
         self.stopwatch.waited = float(state.get("waited", 0.0))  # not in older checkpoints
-        self.loss_tokens = list(state["loss_tokens"])
         self.seen = [Observation(**observation) for observation in state["seen"]]
 
     def fit_start(self, state: State, logger: Logger) -> None:
@@ -118,8 +125,7 @@ class Recorder(Callback):
         self._rank_samples = len(batch["source"])
         # Set here and not by a Composer scheduler, which lags one batch behind its timestamp.
         self._rate = self.stage.rate.at(state.timestamp.batch.value)
-        for group in state.optimizers[0].param_groups:
-            group["lr"] = self._rate
+        set_rate(state.optimizers[0], self._rate)
         for i, count in enumerate(found):
             self.realised[i] += count
         self.model.reset_sums(num_sources)
@@ -225,7 +231,12 @@ class Recorder(Callback):
 
     def _finish(self, state: State) -> None:
         """What must stand before the stage's last checkpoint says that it is done."""
-        self._write(self._evaluate(state, "end"))
+        if self.averages is not None and self.averages.number:
+            self._write(self._evaluate(state, "raw"))
+            with self.averages.in_place():
+                self._write(self._evaluate(state, "end"))
+        else:
+            self._write(self._evaluate(state, "end"))
         if dist.get_global_rank() == 0:
             folder = self.folder.checkpoints(self.stage.index, self.stage.name)
             folder.mkdir(parents=True, exist_ok=True)

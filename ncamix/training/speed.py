@@ -19,9 +19,9 @@ import re
 import time
 from typing import Any
 
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
-from ncamix.training.model import parameter_groups
+from ncamix.training.architectures import parameter_groups
 
 # Dense bf16 or fp16 FLOP/s with tensor cores, by names as CUDA gives them; the first that fits.
 # From NVIDIA's data sheets; of what those give with sparsity alone, half.
@@ -58,7 +58,7 @@ def peak_flops(device_name: str) -> float | None:
     )
 
 
-def flops_per_token(model: LlamaForCausalLM, sequence_length: int, active_ids: int) -> int:
+def flops_per_token(model: PreTrainedModel, sequence_length: int, active_ids: int) -> int:
     """Operations that training on one token takes, forward and backward. Counted while the model
     is whole."""
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}

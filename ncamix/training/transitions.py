@@ -1,6 +1,7 @@
-"""Entering a stage: chosen parts of the model are drawn anew, all others stay as they are.
+"""Entering a stage: chosen parts of the model are drawn anew or held still, all others go on.
 
     parts of the model -> parameter names -> values keyed by (seed, stage, name) -> model, in place
+    frozen groups -> no gradient for so many batches -> neither clipped, nor moved, nor decayed
 
 Values are drawn on the CPU in float32 and then take the parameter's type and device, so that they
 are the same on every device and rank. The model must be whole: this happens before it is sharded.
@@ -13,17 +14,21 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
+from composer.core import Callback, State
+from composer.loggers import Logger
 from torch import Tensor
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
-from ncamix.groups import Part
-from ncamix.training.model import initial_values, is_norm, parameter_groups, random_stream
+from ncamix.groups import Group, Part, parts
+from ncamix.training.architectures import constant_of, fan_in, layer_of, parameter_groups
+from ncamix.training.model import fresh_values, initial_values, random_stream
+from ncamix.training.optimizers import complete_state
 
 Initializer = str | tuple[str, float]
 """`model` (normal(0, 0.02), norms one), `torch` (torch's defaults), or `("normal", std)`."""
 
 
-def select_parameters(model: LlamaForCausalLM, parts: Collection[Part]) -> list[str]:
+def select_parameters(model: PreTrainedModel, parts: Collection[Part]) -> list[str]:
     """Names of the parameters of `model` in any of `parts`, in the model's order.
 
     The head of a model with tied embeddings is no parameter, so the group is empty.
@@ -32,18 +37,24 @@ def select_parameters(model: LlamaForCausalLM, parts: Collection[Part]) -> list[
         name
         for group, names in parameter_groups(model).items()
         for name in names
-        if (group, _layer(name)) in parts
+        if (group, layer_of(name)) in parts
     }
     return [name for name, _ in model.named_parameters() if name in chosen]
 
 
-def _layer(name: str) -> int | None:
-    return int(name.split(".")[2]) if name.startswith("model.layers.") else None
+def vocabulary_parameters(model: PreTrainedModel) -> list[str]:
+    """Names of the parameters that have a row for every id: embedding, and head if it is not tied.
+
+    Other parameters of those groups, such as learned positions, have none.
+    """
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    tables = {id(parameter) for module in modules for parameter in module.parameters()}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in tables]
 
 
 @torch.no_grad()
 def reinitialize(
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     parts: Collection[Part],
     initializer: Initializer,
     seed: int,
@@ -58,17 +69,17 @@ def reinitialize(
     vocabulary, before anything is changed.
     """
     _check_initializer(initializer)
-    rows = model.config.vocab_size
+    rows = int(model.config.vocab_size)
     for first, last in spare:
         if not 0 <= first < last <= rows:
             raise ValueError(
                 f"spare rows {first} to {last} lie outside the {rows} rows of the model"
             )
     names = select_parameters(model, parts)
-    embeddings = set(select_parameters(model, {("embedding", None), ("head", None)}))
+    embeddings = set(vocabulary_parameters(model))
     for name in names:
         parameter = model.get_parameter(name)
-        values = _draw(name, parameter.shape, initializer, (seed, stage, name))
+        values = _draw(model, name, initializer, (seed, stage, name))
         values = values.to(device=parameter.device, dtype=parameter.dtype)
         for first, last in spare if name in embeddings else ():
             values[first:last] = parameter[first:last]
@@ -77,17 +88,18 @@ def reinitialize(
 
 
 def _draw(
-    name: str, shape: Sequence[int], initializer: Initializer, key: Sequence[int | str]
+    model: PreTrainedModel, name: str, initializer: Initializer, key: Sequence[int | str]
 ) -> Tensor:
-    """New values of one parameter: float32 `shape`, on the CPU."""
+    """New values of one parameter: float32, on the CPU."""
     if isinstance(initializer, tuple):
-        return initial_values(name, shape, key, std=initializer[1])
-    if initializer == "model" or is_norm(name):
-        return initial_values(name, shape, key)
-    if name == "model.embed_tokens.weight":
+        return fresh_values(model, name, key, std=initializer[1])
+    if initializer == "model" or constant_of(model, name) is not None:
+        return fresh_values(model, name, key)
+    shape = model.get_parameter(name).shape
+    if name in parameter_groups(model)["embedding"]:
         return initial_values(name, shape, key, std=1.0)
     # torch's Linear, Kaiming-uniform with a = sqrt(5), comes to 1 / sqrt(fan_in) either side of 0.
-    bound = np.float32(1 / math.sqrt(shape[1]))
+    bound = np.float32(1 / math.sqrt(fan_in(model, name)))
     uniform = random_stream(key).random(tuple(shape), dtype=np.float32)
     return torch.from_numpy((2 * uniform - 1) * bound)
 
@@ -102,3 +114,32 @@ def _check_initializer(initializer: Initializer) -> None:
     raise ValueError(
         f"unknown initializer {initializer!r}, known: 'model', 'torch', ('normal', std above 0)"
     )
+
+
+class Freezer(Callback):
+    """Keeps groups of parameters still, each for a number of batches from the stage's begin.
+
+    Their gradients are computed, which keeps ranks in step, and dropped before they are clipped or
+    used: optimizers pass over what has no gradient, weight decay and step count included. `model`
+    is whole here, and may be sharded in place later.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, frozen: Sequence[tuple[Group, int]], num_layers: int
+    ) -> None:
+        self.model = model
+        until: dict[str, int] = {}
+        for group, num_batches in frozen:
+            for name in select_parameters(model, parts([group], num_layers)):
+                until[name] = num_batches
+        self.until = [until.get(name, 0) for name, _ in model.named_parameters()]
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        for optimizer in state.optimizers:  # a checkpoint holds the state of every parameter
+            complete_state(optimizer)
+
+    def after_backward(self, state: State, logger: Logger) -> None:
+        batch = state.timestamp.batch.value
+        for parameter, until in zip(self.model.parameters(), self.until, strict=True):
+            if batch < until:
+                parameter.grad = None
