@@ -239,6 +239,7 @@ class Follower:
         return logger
 
     def _wandb(self) -> Any:
+        os.environ["WANDB_SILENT"] = "true"
         import wandb
         from composer.loggers import WandBLogger
 
