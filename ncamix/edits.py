@@ -93,7 +93,7 @@ def take_over(
     pending = bool(rows) and rows[-1]["checkpoint"] == newest  # nothing was trained since
     origin = folder.path / EDITS / str(rows[-1]["edit"]) if pending else folder.path
     ended = decisions_of(folder.path)
-    own = recall(origin, ended, say)
+    own = recall(origin, ended, plan.curriculum.document, say)
     past = past_of(own, folder)
     finished = {stage.name for stage in own.stages[: past.stage]}
     kept = {name: batches for name, batches in ended.items() if name in finished}
@@ -222,10 +222,11 @@ def _refused(own: Plan, now: Plan, past: Past, parting: Parting, folder: RunFold
     place = parting.places[0]
     assert place is not None, "what was trained was planned"
     stage, batches = _reached(own, past)
+    why = f"{parting.why} (then and now)" if parting.places[1] else "it is planned no more"
     what = (
         f"the run in {folder.path} has trained {counted(batches, 'batch', 'batches')} of stage "
         f"'{stage}', {format_count(past.tokens)} tokens in all, and this would change its past "
-        f"from batch {place[1] - 1:,} of stage '{place[0]}' on: {parting.why} (then and now)"
+        f"from batch {place[1] - 1:,} of stage '{place[0]}' on: {why}"
     )
     lines = advise(own, now, past.stage, past.batches, past.tokens)
     ways = (

@@ -257,9 +257,14 @@ def _other_samples(plans: Plans, stages: Stages, batch: int, by_name: bool) -> s
     pairs = list(zip(plans, stages, strict=True))
     names = [n for n in counts[0] if counts[0][n]]
     names = [n for n in names if len({identity(*pair, n, by_name) for pair in pairs}) > 1]
-    moved = []
+    reasons = []
     for name in names:
-        first, second = (plan.dataset_of(name, stage).first_id for plan, stage in pairs)
-        if first != second:
-            moved.append(f" (ids of {name} begin at {first:,} and {second:,})")
-    return f"other samples of {', '.join(names)}{''.join(moved)}"
+        one, other = (plan.dataset_of(name, stage) for plan, stage in pairs)
+        if one.first_id != other.first_id:
+            reasons.append(f" (its ids begin at {one.first_id:,} and {other.first_id:,})")
+        elif one.limit != other.limit:
+            reasons.append(f" (of which {one.limit:,} and {other.limit:,} samples are read)")
+        else:
+            reasons.append("")
+    told = [name + reason for name, reason in zip(names, reasons, strict=True)]
+    return f"other samples of {', '.join(told)}"

@@ -314,6 +314,8 @@ def test_once_trained_under_new_files_the_old_ones_are_one_more_edit(begun: Fold
     begun.save("0-warm", 30)
     begun.save("1-main", 10)
     assert "from batch 0 of stage 'main' on: other samples" in begun.refused(begun.plan())
+    alone = LATER.split("  - name: main")[0].replace("50%", "30ba")
+    assert "of stage 'main' on: it is planned no more" in begun.refused(begun.plan(alone))
 
 
 def test_a_stage_that_is_to_end_at_a_checkpoint_is_ended_again(begun: Folder) -> None:
@@ -350,6 +352,23 @@ def test_a_text_that_was_mended_before_anything_was_drawn_of_it(tmp_path: Path) 
     told = found.refused(found.plan(TEXTS))
     assert "from batch 0 of stage 'text' on: other samples of words" in told
     assert "leave 'words' as it is, and declare what differs under another name" in told
+
+
+def test_paths_start_from_the_file_that_holds_them(tmp_path: Path) -> None:
+    """Also where the curriculum that extends that file has changed since."""
+    base = tmp_path / "elsewhere/base.yaml"
+    base.parent.mkdir()
+    base.write_text(TEXTS)
+    for name in ("words", "more"):
+        (base.parent / f"{name}.txt").write_text("some words\n" * 400)
+    extends = "ncamix: 1\nextends: elsewhere/base.yaml\nname: tiny\n"
+    found = Folder(tmp_path)
+    found.begin(prepare_text(found.plan(extends)))
+    found.save("0-warm", 10)
+    longer = extends + "stages:\n  text: {duration: 3ep}\n"
+    assert "of stage 'text' on" in found.begin(found.plan(longer))
+    shorter = extends + "stages:\n  warm: {duration: 5ba}\n"
+    assert "duration: 10ba" in found.refused(found.plan(shorter))
 
 
 def test_lengths_in_epochs_are_known_without_the_cache(
@@ -395,9 +414,9 @@ def test_what_cannot_be_compared_is_said_plainly(begun: Folder) -> None:
         ("seed: 3", "seed: 4", "keeps its model and its seeds"),
         ("width: 16", "width: 32", "keeps its model and its seeds"),
         ("name: warm", "name: hot", "the name of the stage, 'warm' and 'hot'"),
-        ("hiss", "noise", "hiss"),
+        ("hiss", "noise", "other samples"),
         ("hiss: {kind: noise,", "hiss: {kind: noise, distribution: zipf,", "under another name"),
-        ("symbols: 10,", "symbols: 12,", "ids of hiss begin at 20 and 24"),
+        ("symbols: 10,", "symbols: 12,", "hiss (its ids begin at 20 and 24)"),
         ("batch_size: 4", "batch_size: 8", "batch_size: 4"),
         ("lr: 1e-2", "lr: 2e-2", "{at: 30ba, to: 0}"),
     ],
