@@ -1,4 +1,4 @@
-"""Entering a stage, planned: rows that are spared, groups that are frozen, runs to start from.
+"""Entering a stage, planned: rows that are spared, groups that are frozen, states that go on.
 
     enter + vocabulary -> rows;  enter + the stage's clock -> batches;  what cannot be -> faults
 
@@ -7,14 +7,12 @@ Faults are (path below `enter`, what, the way out).
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import ceil
-from pathlib import Path
 
 from ncamix.curriculum import Curriculum, Stage
-from ncamix.entry import RunStage
 from ncamix.groups import Group
+from ncamix.optimizer import Optimizer
 from ncamix.quantities import Refusal
 from ncamix.schedule import Clock
 
@@ -56,7 +54,26 @@ def frozen_batches(
     return tuple(found), faults
 
 
-def is_there(origin: RunStage, folder: Path) -> bool:
-    """Whether the stage of another run is finished; paths are relative to `folder`."""
-    run = folder / os.path.expanduser(origin.run)
-    return any((run / "checkpoints").glob(f"*-{origin.stage}/stage.json"))
+def state_to_keep(
+    stage: Stage, optimizer: Optimizer, before: Optimizer | None
+) -> Iterator[Refusal]:
+    """Why a stage cannot go on with the state of an optimizer, if it wants to.
+
+    optimizer: the stage's own. before: that of the stage before it, if there is one.
+    """
+    enter = stage.enter
+    if enter is None or enter.optimizer_state != "keep":
+        return
+    where, fresh = ("optimizer_state",), "write optimizer_state: fresh"
+    if enter.from_run is not None:
+        what = "the weights come from another run, and the state of its optimizer is not read"
+        yield where, what, fresh
+    elif before is None:
+        yield where, "there is no stage before this one whose optimizer could go on", fresh
+    elif before.algorithm != optimizer.algorithm:
+        yield (
+            where,
+            f"the stage before is trained with {before.algorithm}, this one with "
+            f"{optimizer.algorithm}, which makes nothing of that state",
+            f"{fresh}, or optimizer: {{kind: {before.algorithm}}}",
+        )

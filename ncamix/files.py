@@ -19,18 +19,18 @@ RUN_LOCK, DATA_LOCK = ".lock", ".data.lock"  # of a run's folder, and of compile
 
 def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Write a file so that it appears whole or not at all."""
-    with _replaced(path) as temporary:
+    with replaced(path) as temporary:
         temporary.write_bytes(data)
 
 
 def replace_link(link: Path, target: Path) -> None:
     """Make `link` a symbolic link to `target`, at once; other ranks do the same."""
-    with _replaced(link) as temporary:
+    with replaced(link) as temporary:
         temporary.symlink_to(target)
 
 
 @contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
+def replaced(path: Path) -> Iterator[Path]:
     """Where to make, within the block, what is at `path` after it; nothing is left if it fails."""
     temporary = beside(path)
     try:

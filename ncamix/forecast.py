@@ -17,7 +17,7 @@ from ncamix.planned_source import PlannedSource
 from ncamix.schedule import Curve
 
 WEIGHT_BYTES = 4  # checkpoints hold fp32 weights, whatever the precision of training
-COPIES = 3  # the weights and Adam's two moments
+COPIES = 3  # the weights and Adam's two moments; Muon has one of most
 
 
 def drawn_samples(plan: Plan) -> dict[str, int]:
@@ -114,12 +114,14 @@ class Disk:
     generated: of the shards that a run's folder holds at once of the stage that generates most,
         within the cache limit.
     checkpoint: of one. num_checkpoints: that a run's folder holds at once, at most.
+    weights: of the files that all stages hand over, one each.
     """
 
     compiled: dict[str, int | None]
     generated: int
     checkpoint: int
     num_checkpoints: int
+    weights: int
 
 
 def disk(plan: Plan) -> Disk:
@@ -136,7 +138,9 @@ def disk(plan: Plan) -> Disk:
     )
     # Each finished stage keeps its last; the newest is written before the oldest is deleted.
     kept = len(plan.stages) - 1 + trainer.checkpoint.keep + 1
-    return Disk(compiled, generated, COPIES * WEIGHT_BYTES * parameters, kept)
+    one = WEIGHT_BYTES * parameters
+    copies = COPIES + (trainer.averaging is not None)
+    return Disk(compiled, generated, copies * one, kept, one * len(plan.stages))
 
 
 def samples_to_compile(source: PlannedSource) -> int:

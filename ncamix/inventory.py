@@ -19,6 +19,7 @@ from ncamix.corpora import Corpora, find_benchmarks
 from ncamix.errors import Problem, UserError
 from ncamix.keys import canonical, fingerprint
 from ncamix.loading import LoadedCurriculum
+from ncamix.origins import Vocabulary, tokenizer_fingerprint
 from ncamix.plan import PlannedStage, VocabularyPlan
 from ncamix.planned_source import (
     Benchmark,
@@ -210,6 +211,12 @@ class Inventory:
         }
         rows = wanted.rows or needed
         return VocabularyPlan(wanted.layout, wanted.softmax, rows, ranges, special)
+
+    def known_vocabulary(self) -> Vocabulary:
+        """The vocabulary as another run's is held against it."""
+        known = self.vocabulary
+        tokenizer = tokenizer_fingerprint(self.tokenizer)
+        return Vocabulary(known.rows, known.layout, known.ranges, tokenizer)
 
     def source(self, name: str, length: int, needed: int) -> PlannedSource | None:
         """A source in samples of `length` tokens, of which the run needs so many; None if it cannot

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ncamix.entry import Enter
 from ncamix.errors import Problem, UserError
 from ncamix.plan import Plan
 from ncamix.sources import LeafSource
@@ -41,9 +40,6 @@ def untrained(plan: Plan) -> list[Problem]:
     for name, spec in {source.name: source.spec for source in plan.sources.values()}.items():
         for path, what, remedy in _of_source(spec):
             bad(("sources", name, *path), what, remedy)
-    for stage in plan.stages:
-        for path, what, remedy in _on_entering(stage.enter or Enter()):
-            bad(("stages", stage.index, "enter", *path), what, remedy)
     return problems
 
 
@@ -51,14 +47,3 @@ def _of_source(spec: LeafSource) -> Iterator[tuple[Path, str, str]]:
     """(path below the source, what, remedy) of everything that is not trained yet."""
     if spec.loss_weight != 1:
         yield ("loss_weight",), "a loss weight other than 1", "remove it"
-
-
-def _on_entering(enter: Enter) -> Iterator[tuple[Path, str, str]]:
-    """The same of what happens on entering a stage."""
-    if enter.freeze:
-        yield ("freeze",), "`freeze`", "remove it"
-    if enter.from_run is not None:
-        yield ("from",), "`from`", "remove it"
-    if enter.optimizer_state == "keep":
-        what = "keeping the optimizer's state"
-        yield ("optimizer_state",), what, "write optimizer_state: fresh"

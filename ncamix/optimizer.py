@@ -1,4 +1,6 @@
-"""Optimizers: the grammar of `optimizer:`, in trainers and, for the parts replaced, in stages."""
+"""Optimizers: the grammar of `optimizer:`, in trainers and, for the parts replaced, in stages; and
+that of `averaging:`, which makes one model of the weights that they pass through.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,15 @@ from pydantic import model_validator as check
 
 from ncamix import forms
 from ncamix.errors import nearest
-from ncamix.quantities import AboveZero, NotNegative, Quantity, Refusals, quantity_of, refuse
+from ncamix.quantities import (
+    AboveZero,
+    NotNegative,
+    Quantity,
+    Refusal,
+    Refusals,
+    quantity_of,
+    refuse,
+)
 from ncamix.reading import unknown_key
 from ncamix.schedule import Schedule, is_name, parse_number
 from ncamix.sources.base import Spec
@@ -24,6 +34,8 @@ DEFAULTS: dict[str, Any] = {  # what keys mean that are not given
     "betas": (Fraction(9, 10), Fraction(999, 1000)),
     "eps": Fraction(1, 10**8),
     "weight_decay": Fraction(0),
+    "momentum": Fraction(95, 100),
+    "adam_ratio": Fraction(15, 1000),
 }
 
 
@@ -154,11 +166,22 @@ def _betas(written: Any) -> tuple[Fraction, Fraction]:
 _BETA: forms.Form = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
 
 
+def _momentum(written: Any) -> Fraction:
+    if isinstance(written, bool) or not isinstance(written, int | Decimal) or not 0 <= written < 1:
+        raise refuse("a momentum lies between 0 and 1", "write 0.95")
+    return Fraction(written)
+
+
+MUON_KEYS = ("momentum", "adam_ratio")
+"""Keys that only Muon has."""
+
+
 class Optimizer(Spec):
     """Optimizer keys; in a stage, those given replace the trainer's."""
 
     kind: Annotated[
-        Literal["adamw", "adam"] | None, Field(description="The optimizer: adamw unless given.")
+        Literal["adamw", "adam", "muon"] | None,
+        Field(description="The optimizer: adamw unless given. muon is AdamW beside the layers."),
     ] = None
     lr: Annotated[
         Rate | None,
@@ -174,6 +197,19 @@ class Optimizer(Spec):
         Field(description="Adam's two decay rates: [0.9, 0.999] unless given."),
     ] = None
     eps: Annotated[AboveZero | None, Field(description="Adam's epsilon: 1e-8 unless given.")] = None
+    momentum: Annotated[
+        Fraction | None,
+        PlainValidator(_momentum),
+        WithJsonSchema(_BETA),
+        Field(description="Muon's momentum: 0.95 unless given."),
+    ] = None
+    adam_ratio: Annotated[
+        AboveZero | None,
+        Field(
+            description="Under muon, the rate of what AdamW trains, as a share of `lr`: 0.015 "
+            "unless given."
+        ),
+    ] = None
     weight_decay: Annotated[
         NotNegative | None, Field(description="Weight decay of matrices: 0 unless given.")
     ] = None
@@ -190,7 +226,27 @@ class Optimizer(Spec):
                 "write lr: {0%: 1x, 100%: 0.1x}, or remove the cycle",
                 ("cycle",),
             )
+        if self.kind is not None:
+            refused = Refusals()
+            for fault in self.misplaced(self.kind):
+                refused.add(*fault)
+            refused.stop()
         return self
+
+    @property
+    def algorithm(self) -> str:
+        """The kind, where none was given: adamw."""
+        return self.kind or "adamw"
+
+    def misplaced(self, kind: str) -> list[Refusal]:
+        """The keys written here that an optimizer of `kind` does not have."""
+        if kind == "muon":
+            return []
+        return [
+            ((key,), f"{kind} has no `{key}`", "remove it, or write kind: muon beside it")
+            for key in MUON_KEYS
+            if getattr(self, key) is not None
+        ]
 
     def under(self, stage: Optimizer) -> Optimizer:
         """These values with a stage's own laid over them."""
@@ -202,6 +258,8 @@ class Optimizer(Spec):
             merged["lr"] = self._scaled(stage.lr.peak)
         elif stage.lr is not None:
             merged["cycle"] = stage.cycle  # a cycle belongs to the schedule beside it
+        if (merged["kind"] or "adamw") != "muon":  # a stage may leave a trainer's muon
+            merged |= dict.fromkeys(MUON_KEYS)
         return Optimizer.model_construct(**merged)
 
     def base_rate(self) -> Fraction:
@@ -222,3 +280,47 @@ class Optimizer(Spec):
             return replace(self.lr, peak=scaled(self.lr.peak), floor=scaled(self.lr.floor))
         assert isinstance(self.lr, tuple)
         return tuple(replace(frame, value=scaled(frame.value)) for frame in self.lr)
+
+
+def _ema(written: Any) -> Fraction:
+    if isinstance(written, bool) or not isinstance(written, int | Decimal) or not 0 < written < 1:
+        raise refuse("the decay of an average lies between 0 and 1", "write {ema: 0.999}")
+    return Fraction(written)
+
+
+def _last(written: Any) -> Quantity:
+    last = quantity_of(written, ("%", "ba"), "{last: 10%} or {last: 500ba}")
+    if last.value <= 0 or (last.unit == "%" and last.value > 100):
+        raise refuse("an average is over a part of its stage", "write {last: 10%}")
+    return last
+
+
+class Averaging(Spec):
+    """The average of a stage's weights that it hands over in place of its last ones."""
+
+    ema: Annotated[
+        Fraction | None,
+        PlainValidator(_ema),
+        WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}),
+        Field(description="An exponential average: what a batch leaves of it, such as 0.999."),
+    ] = None
+    last: Annotated[
+        Quantity | None,
+        PlainValidator(_last),
+        WithJsonSchema(forms.quantity("%", "ba")),
+        Field(description="A plain average over the end of a stage, such as 10% or 500ba."),
+    ] = None
+
+    @check(mode="after")
+    def _check(self) -> Averaging:
+        if (self.ema is None) == (self.last is None):
+            what = "an average is over all of a stage, or over its end"
+            raise refuse(what, "write {ema: 0.999} or {last: 10%}, one of them")
+        return self
+
+    def first_batch(self, num_batches: int) -> int:
+        """The batch, from 0, of a stage of `num_batches` whose weights are the first to count."""
+        if self.last is None:
+            return 0
+        share = self.last.value / 100 * num_batches if self.last.unit == "%" else self.last.value
+        return max(0, num_batches - max(1, round(share)))

@@ -70,7 +70,27 @@ def find_change(plans: Plans, tokens: int) -> Parting | None:
     """Where two plans part within the first `tokens` of a run, as its record tells batches apart;
     None if all of these are the same."""
     parting = find_parting(plans, by_name=True)
-    return parting if parting is not None and parting.tokens < tokens else None
+    if parting is not None and parting.tokens < tokens:
+        return parting
+    return _other_average(plans, tokens)
+
+
+def _other_average(plans: Plans, tokens: int) -> Parting | None:
+    """Where a stage that is trained in part has begun to average its weights, and in one plan at
+    another batch than in the other; all batches within the first `tokens` are the same."""
+    how = plans[0].trainer.trainer.averaging
+    for stages in zip(plans[0].stages, plans[1].stages, strict=False) if how is not None else ():
+        assert how is not None
+        stage = stages[0]
+        trained = (tokens - stage.first_token) // (stage.batch_size * stage.sequence_length)
+        trained = min(trained, stage.num_batches)
+        starts = [how.first_batch(each.clock_batches) for each in stages]
+        begun = starts[1]  # until then, an average that was begun is dropped
+        if starts[0] != starts[1] and begun < trained:
+            ahead = stage.first_token + begun * stage.batch_size * stage.sequence_length
+            why = f"weights averaged from batch {starts[0]:,} and from batch {starts[1]:,} on"
+            return Parting(ahead, (_place(stage, begun), _place(stages[1], begun)), why)
+    return None
 
 
 def _place(stage: PlannedStage, batch: int) -> tuple[str, int] | None:
@@ -88,6 +108,7 @@ def _model(plan: Plan) -> dict[str, Any]:
         "model": plan.trainer.trainer.model,
         "number of vocabulary rows": plan.vocabulary.rows,
         "seed of the weights": plan.seeds.init,
+        "average of the weights": plan.trainer.trainer.averaging,
     }
 
 
@@ -135,7 +156,7 @@ def conditions(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
         "set of groups drawn anew": redrawn,
         "way of drawing them": (enter.initializer, stage.spared) if redrawn else None,
         "name, which keys what is drawn anew": stage.name if redrawn else None,
-        "run to start from": enter.from_run,
+        "run to start from": stage.origin.meaning() if stage.origin is not None else None,
         "state of the optimizer": enter.optimizer_state,
         **{f"{key} of the optimizer": v for key, v in optimizer_of(stage).items()},
         "softmax": plan.active_ranges(stage) if active else None,
@@ -144,11 +165,9 @@ def conditions(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
 
 def optimizer_of(stage: PlannedStage) -> dict[str, Any]:
     """A stage's optimizer, without its rate; what is not given has its default."""
-    return {
-        key: DEFAULTS.get(key) if value is None else value
-        for key, value in stage.optimizer
-        if key not in ("lr", "cycle")
-    }
+    keys = {key: value for key, value in stage.optimizer if key not in ("lr", "cycle")}
+    given = {key: DEFAULTS.get(key) if value is None else value for key, value in keys.items()}
+    return {**given, "kind": stage.optimizer.algorithm}
 
 
 def first_unlike_counts(plans: Plans, stages: Stages, by_name: bool = False) -> int:

@@ -24,6 +24,8 @@ from ncamix.groups import Group, parts
 from ncamix.keys import derive_key, fingerprint
 from ncamix.loading import LoadedCurriculum
 from ncamix.mixture import Mixture
+from ncamix.optimizer import MUON_KEYS
+from ncamix.origins import Origin
 from ncamix.planned_source import Benchmark, PlannedSource, dataset_name
 from ncamix.proportions import proportional_shares
 from ncamix.rates import RateCurve
@@ -69,7 +71,8 @@ class PlannedStage:
     leaf sources that it draws from, in a fixed order. first_sample: where each source's sample
     counter stands. replayed: sources that deal again what was drawn before, and how many samples
     that is. spared: vocabulary rows [first, last) that re-initialising leaves alone. frozen: groups
-    that are not trained, and for how many batches.
+    that are not trained, and for how many batches. origin: another run's weights that it begins
+    with, in place of the stage before.
     """
 
     index: int
@@ -85,6 +88,7 @@ class PlannedStage:
     replayed: dict[str, int]
     spared: tuple[tuple[int, int], ...]
     frozen: tuple[tuple[Group, int], ...]
+    origin: Origin | None
     mixture: Mixture
     optimizer: Optimizer
     rate: RateCurve
@@ -162,6 +166,7 @@ class Plan:
         return fingerprint(
             {
                 "model": plain(trainer.model),
+                "averaging": plain(trainer.averaging) if trainer.averaging else None,
                 "canonical_nodes": trainer.canonical_nodes,
                 "rows": self.vocabulary.rows,
                 "ranges": self.vocabulary.ranges,
@@ -289,7 +294,7 @@ def _stage_meaning(plan: Plan, stage: PlannedStage) -> Any:
     drawn = [plan.dataset_of(name, stage) for name in stage.sources]
     optimizer = {
         k: str(getattr(stage.optimizer, k))
-        for k in ("kind", "betas", "eps", "weight_decay", "clip")
+        for k in ("algorithm", "betas", "eps", *MUON_KEYS, "weight_decay", "clip")
     }
     layers = plan.trainer.trainer.model.layers
     enter = stage.enter or Enter()
@@ -307,7 +312,8 @@ def _stage_meaning(plan: Plan, stage: PlannedStage) -> Any:
         sorted(map(str, enter.redrawn(layers))),
         stage.spared,
         sorted([sorted(map(str, parts([group], layers))), n] for group, n in stage.frozen),
-        [str(enter.initializer), enter.optimizer_state, str(enter.from_run)],
+        [str(enter.initializer), enter.optimizer_state],
+        stage.origin.meaning() if stage.origin is not None else None,
         str(stage.spec.until),
         hashlib.blake2b(stage.apportionment.counts.tobytes(), digest_size=16).hexdigest(),
         stage.rate.meaning(),

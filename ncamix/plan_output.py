@@ -19,6 +19,7 @@ from ncamix.forecast import (
     rate_batches,
 )
 from ncamix.mixture import weights_as_floats
+from ncamix.origins import tokenizer_fingerprint
 from ncamix.plan import Plan, PlannedStage
 from ncamix.planned_source import PlannedSource
 from ncamix.quantities import format_count, format_fraction
@@ -50,12 +51,14 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             "precision": trainer.precision,
             "parallelism": trainer.parallelism,
             "canonical_nodes": trainer.canonical_nodes,
+            "averaging": words(trainer.averaging) or None,
         },
         "seeds": vars(plan.seeds),
         "vocabulary": {
             "rows": vocabulary.rows,
             "layout": vocabulary.layout,
             "softmax": vocabulary.softmax,
+            "tokenizer": tokenizer_fingerprint(plan.tokenizer),
             "ranges": vocabulary.id_map(),
         },
         "evaluate": {
@@ -90,6 +93,7 @@ def _disk(plan: Plan) -> dict[str, Any]:
         "generated_bytes_at_once": forecast.generated,
         "checkpoint_bytes": forecast.checkpoint,
         "checkpoints_at_once": forecast.num_checkpoints,
+        "handed_over_bytes": forecast.weights,
     }
 
 
@@ -147,6 +151,7 @@ def _stage(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
         "replayed": stage.replayed,
         "spared_rows": stage.spared,
         "frozen_batches": {str(group): batches for group, batches in stage.frozen},
+        "origin": _origin(stage),
         "largest_deviation_samples": stage.apportionment.largest_deviation,
         "evaluate_after_batches": list(stage.evaluations),
         "evaluates": list(plan.evaluated(stage)),
@@ -164,6 +169,15 @@ def _stage(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
         },
         "enter": {key: _told(value) for key, value in enter} if enter else None,
     }
+
+
+def _origin(stage: PlannedStage) -> dict[str, Any] | None:
+    """The other run's weights that a stage begins with."""
+    origin = stage.origin
+    if origin is None:
+        return None
+    rows = [dict(zip(("first", "from", "number"), span, strict=True)) for span in origin.rows]
+    return {"stage": origin.name, "content": origin.content, "rows": rows}
 
 
 def _told(value: Any) -> Any:

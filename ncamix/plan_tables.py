@@ -45,6 +45,7 @@ def print_plan(plan: Plan, chosen: str, console: Console) -> None:
             f"{trainer.precision}; sequences of {trainer.sequence_length} tokens; "
             f"{format_count(plan.num_tokens)} tokens in all"
         ),
+        *(_quiet(line) for line in _averaging_words(plan)),
         Text("\nstages", "bold"),
         _stage_table(plan),
         *(_quiet(line) for stage in plan.stages for line in stage_words(stage)),
@@ -69,6 +70,15 @@ def print_plan(plan: Plan, chosen: str, console: Console) -> None:
     ]
     for part in parts:
         console.print(part)
+
+
+def _averaging_words(plan: Plan) -> list[str]:
+    """What stages hand over in place of their last weights, a line."""
+    how = plan.trainer.trainer.averaging
+    if how is None:
+        return []
+    over = f"with a decay of {words(how.ema)}" if how.last is None else f"of its last {how.last}"
+    return [f"each stage hands over an average of its weights, {over}"]
 
 
 def _quiet(line: str) -> Text:
@@ -158,7 +168,7 @@ def _enter_words(stage: PlannedStage) -> list[str]:
     if enter is None:
         return []
     told = {
-        "starts from": enter.from_run,
+        "starts from": _origin_words(stage),
         "re-initialises": enter.reinitialize,
         "re-initialises all but": enter.keep_only,
         "spares the rows of": enter.spare,
@@ -172,6 +182,14 @@ def _enter_words(stage: PlannedStage) -> list[str]:
     kept = enter.optimizer_state == "keep"
     parts.append("keeps the optimizer's state" if kept else "starts a fresh optimizer")
     return [f"on entering, {', '.join(parts)}"]
+
+
+def _origin_words(stage: PlannedStage) -> str:
+    """The other run whose weights a stage begins with, and their rows."""
+    if stage.origin is None:
+        return ""
+    origin = stage.origin
+    return f"{origin.name} ({'; '.join((origin.content[:12], *origin.told))})"
 
 
 def _sample_table(plan: Plan) -> Table:
@@ -289,8 +307,8 @@ def _cost_lines(plan: Plan) -> list[Text]:
         )
     lines.append(
         f"a checkpoint takes {format_bytes(forecast.checkpoint)}; a run holds up to "
-        f"{forecast.num_checkpoints} at once, "
-        f"{format_bytes(forecast.num_checkpoints * forecast.checkpoint)}"
+        f"{forecast.num_checkpoints} at once, and the weights that each stage hands over, "
+        f"{format_bytes(forecast.num_checkpoints * forecast.checkpoint + forecast.weights)} in all"
     )
     return [Text(line) for line in lines]
 

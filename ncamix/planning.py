@@ -17,7 +17,7 @@ from fractions import Fraction
 
 from ncamix.apportionment import Apportionment, apportion
 from ncamix.cache_limits import cache_limit
-from ncamix.curriculum import Stage
+from ncamix.curriculum import Enter, Stage
 from ncamix.durations import (
     MAX_EVALUATIONS,
     Lengths,
@@ -25,15 +25,17 @@ from ncamix.durations import (
     shape,
     stage_lengths,
 )
-from ncamix.entering import frozen_batches, is_there, spared_rows
+from ncamix.entering import frozen_batches, spared_rows, state_to_keep
 from ncamix.errors import UserError
 from ncamix.inventory import Inventory
 from ncamix.loading import LoadedCurriculum
 from ncamix.mixture import Mixture, MixtureError, StageShape, names_of, resolve_mixtures
+from ncamix.optimizer import Optimizer
+from ncamix.origins import Origin, find_origin
 from ncamix.plan import Plan, PlannedStage
 from ncamix.planned_source import dataset_name
 from ncamix.proportions import weighed
-from ncamix.quantities import counted
+from ncamix.quantities import Refusal, counted
 from ncamix.rates import resolve_rate
 from ncamix.remarks import remarks
 from ncamix.schedule import Clock, Schedule
@@ -88,6 +90,7 @@ class _Planner:
         self.problems, self.warnings = self.inventory.problems, self.inventory.warnings
         self.bad = self.inventory.bad
         self.planned_tokens = 0
+        self.origins: dict[int, Origin] = {}  # by stage: the weights of other runs to begin with
         self.text_bytes: Mapping[str, int] = {}  # of corpora in files, which blends may weigh by
 
     def stop_if_bad(self) -> None:
@@ -135,6 +138,7 @@ class _Planner:
     def decided(self, plan: Plan, ended: Mapping[str, int]) -> Plan:
         """A plan once evidence has ended stages. Its past stays, and its sources; they may grow."""
         self.inventory.vocabulary, self.text_bytes = plan.vocabulary, plan.text_bytes
+        self.origins = {s.index: s.origin for s in plan.stages if s.origin is not None}
         epochs, _ = self.epochs()
         planned = self.lengths(epochs, {})
         self.planned_tokens = planned.num_tokens
@@ -171,18 +175,37 @@ class _Planner:
         return {name for name in found if not isinstance(self.c.sources[name], BlendSource)}
 
     def check_entries(self) -> None:
-        """Layers that the model lacks, and runs to start from that are not there."""
+        """Layers that the model lacks, states of optimizers that cannot go on, and runs to start
+        from, which are found here."""
+        before: Optimizer | None = None
         for i, stage in enumerate(self.c.stages):
+            optimizer = self.t.optimizer.under(stage.optimizer)
+            faults = list(state_to_keep(stage, optimizer, before))
+            before = optimizer
             if stage.enter is None:
                 continue
-            for below, what, remedy in stage.enter.layers_beyond(self.t.model.layers):
+            beyond = stage.enter.layers_beyond(self.t.model.layers)
+            if not beyond:
+                faults += self.find_origin(i, stage.enter)
+            for below, what, remedy in (*beyond, *faults):
                 self.bad(("stages", i, "enter", *below), what, remedy)
-            folder = self.loaded.document.folder_of(("stages", i, "enter", "from"))
-            if stage.enter.from_run and not is_there(stage.enter.from_run, folder):
-                self.warnings.append(
-                    f"stage '{stage.name}' starts from {stage.enter.from_run}, which is not there: "
-                    f"no such stage was finished in a run of that name below {folder}"
-                )
+
+    def find_origin(self, index: int, enter: Enter) -> list[Refusal]:
+        """The run that a stage starts from, if it does; and what is wrong with that."""
+        if enter.from_run is None:
+            return []
+        parts = enter.redrawn(self.t.model.layers)
+        found, faults, remarks = find_origin(
+            enter.from_run,
+            self.loaded.document.folder_of(("stages", index, "enter", "from")),
+            self.t.model,
+            self.inventory.known_vocabulary(),
+            {("embedding", None), ("head", None)} <= parts and not enter.spare,
+        )
+        if found is not None:
+            self.origins[index] = found
+        self.warnings += [f"stage '{self.c.stages[index].name}': {line}" for line in remarks]
+        return faults
 
     # -- durations ------------------------------------------------------------------------------
 
@@ -219,7 +242,8 @@ class _Planner:
                     self.warnings.append(
                         f"stage '{stage.name}': its length is a guess until '{name}' is tokenized"
                     )
-            found[stage.name] = Fraction(size or 1) / shares[name]
+            size = size or shape(stage, self.t)[0]  # a batch, so that no other problem follows
+            found[stage.name] = Fraction(size) / shares[name]
         return found, tuple(estimated)
 
     # -- stages ---------------------------------------------------------------------------------
@@ -265,6 +289,8 @@ class _Planner:
         spec = self.c.stages[index]
         path: tuple[str | int, ...] = ("stages", index)
         optimizer = self.t.optimizer.under(spec.optimizer)
+        for below, what, remedy in spec.optimizer.misplaced(optimizer.algorithm):
+            self.bad((*path, "optimizer", *below), what, remedy)
         clock = Clock(length.clock_batches, length.tokens_per_batch)
         try:
             rate = resolve_rate(optimizer, self.t.optimizer.base_rate(), clock, left)
@@ -295,6 +321,7 @@ class _Planner:
             {},
             spared,
             frozen,
+            self.origins.get(index),
             mixture,
             optimizer,
             rate,

@@ -34,6 +34,8 @@ def remarks(plan: Plan) -> list[str]:
         *unsampled_sources(plan),
         *wasted_sources(plan),
         *absolute_rates(plan),
+        *rates_of_other_kinds(plan),
+        *moments_of_other_weights(plan),
         *short_rollouts(plan),
         *dominant_alphabets(plan),
         *frozen_noise(plan),
@@ -78,6 +80,31 @@ def absolute_rates(plan: Plan) -> Iterator[str]:
             yield (
                 f"stage '{stage.name}': the peak rate {float(peak):g} is absolute; for trainers "
                 f"of other sizes, write it relative to the trainer's: {times:.4g}x"
+            )
+
+
+def rates_of_other_kinds(plan: Plan) -> Iterator[str]:
+    """Stages that change between Muon and Adam, and keep a rate that was meant for the other."""
+    trainer = plan.trainer.trainer.optimizer
+    for stage in plan.stages:
+        kinds = trainer.algorithm, stage.optimizer.algorithm
+        if "muon" in kinds and kinds[0] != kinds[1] and stage.spec.optimizer.lr is None:
+            yield (
+                f"stage '{stage.name}' is trained with {kinds[1]} at the rate that the trainer has "
+                f"for {kinds[0]}, and they lie far apart; give the stage an `lr`"
+            )
+
+
+def moments_of_other_weights(plan: Plan) -> Iterator[str]:
+    """Stages that begin with an average of weights, and with the moments of the last ones."""
+    if plan.trainer.trainer.averaging is None:
+        return
+    for stage in plan.stages:
+        if stage.enter is not None and stage.enter.optimizer_state == "keep":
+            yield (
+                f"stage '{stage.name}' keeps an optimizer's state, which is of the last weights, "
+                "and begins with their average; write optimizer_state: fresh, or remove the "
+                "trainer's averaging"
             )
 
 

@@ -17,7 +17,7 @@ from pydantic import model_validator as check
 
 from ncamix import forms
 from ncamix.composition import Setting, compose
-from ncamix.optimizer import LearningRate, Optimizer, Scaled, peaks
+from ncamix.optimizer import Averaging, LearningRate, Optimizer, Scaled, peaks
 from ncamix.quantities import AboveZero, Positive, Quantity, Whole, positive, quantity_of, refuse
 from ncamix.reading import Document
 from ncamix.schedule import is_name
@@ -162,7 +162,7 @@ class Trainer(Spec):
     are made; no batch depends on them. None is auto.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("compile", "activation_checkpointing", "averaging")
+    later: ClassVar[tuple[str, ...]] = ("compile", "activation_checkpointing")
 
     ncamix: Annotated[
         Whole, WithJsonSchema(forms.VERSION), Field(description="The version of the language.")
@@ -219,6 +219,10 @@ class Trainer(Spec):
         Positive, Field(description="Owners that the samples of endless sources are split over.")
     ] = 1
     optimizer: Annotated[Optimizer, Field(description="The optimizer; stages override its parts.")]
+    averaging: Annotated[
+        Averaging | None,
+        Field(description="Averages the weights of each stage: {ema: 0.999} or {last: 10%}."),
+    ] = None
     checkpoint: Annotated[
         Checkpoint, Field(description="How often state is saved, and how much is kept.")
     ] = Checkpoint()
@@ -243,6 +247,8 @@ class Trainer(Spec):
             raise refuse(
                 "the trainer's optimizer has no learning rate", "add `lr: 3e-4`", ("optimizer",)
             )
+        for (key,), what, remedy in self.optimizer.misplaced(self.optimizer.algorithm):
+            raise refuse(what, remedy, ("optimizer", key))
         if self.batch_size % self.canonical_nodes:
             raise refuse(
                 f"a batch of {self.batch_size} samples does not split over "

@@ -315,6 +315,7 @@ def test_once_trained_under_new_files_the_old_ones_are_one_more_edit(begun: Fold
     begun.save("1-main", 10)
     assert "from batch 0 of stage 'main' on: other samples" in begun.refused(begun.plan())
     alone = LATER.split("  - name: main")[0].replace("50%", "30ba")
+    alone += "evaluate: {sources: [hum]}\n"  # which keeps the ids of others where they are
     assert "of stage 'main' on: it is planned no more" in begun.refused(begun.plan(alone))
 
 
@@ -386,6 +387,18 @@ def test_lengths_in_epochs_are_known_without_the_cache(
     assert "resuming" in found.begin(plan)
     longer = TEXTS.replace("2ep", "3ep")
     assert "from batch" in found.begin(found.plan(longer))
+
+
+def test_an_average_that_has_begun_keeps_its_beginning(tmp_path: Path) -> None:
+    steady = CURRICULUM.replace("{0%: {hiss: 1}, 100%: {hush: 1}}", "{hiss: 1}")
+    steady = steady.replace("    optimizer: {lr: {peak: 0.5x, warmup: 10%, decay: cosine}}\n", "")
+    trainer = TRAINER + "averaging: {last: 10%}\n"  # of 30 batches: from 27 on
+    found = Folder(tmp_path)
+    found.begin(found.plan(steady, trainer))
+    found.save("0-warm", 29)
+    slightly = found.plan(steady.replace("50%", "31ba"), trainer)
+    assert "weights averaged from batch 27 and from batch 28 on" in found.refused(slightly)
+    assert "from batch 30" in found.begin(found.plan(steady.replace("50%", "50ba"), trainer))
 
 
 def test_written_out_defaults_are_no_difference(begun: Folder) -> None:

@@ -47,7 +47,7 @@ references
 loading schema
 variants
 counting mixture proportions
-apportionment rates durations entering
+apportionment rates durations entering origins
 planned_source
 plan
 stored_layout

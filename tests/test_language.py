@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from other_runs import finish
 from plan_files import problems
 from test_schema import mistakes
 
@@ -56,6 +57,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for _, name, text in blocks():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
+    first = make_plan(load_curriculum(root / "first.yaml"), load_trainer(root / "small.yaml"))
+    finish(root / "runs/first", first, "automata")  # which other examples begin with
     return root
 
 

@@ -52,20 +52,6 @@ def test_a_source_is_refused_once_however_many_lengths_it_has(tmp_path: Path) ->
     assert len(problems(refuse_untrained, plan)) == 1
 
 
-def test_what_happens_on_entering(tmp_path: Path) -> None:
-    enter = ", enter: {freeze: [attention], from: runs/old/one, optimizer_state: keep}"
-    plan = plan_of(tmp_path, curriculum(stage("{hiss: 1}", more=enter)))
-    found = problems(refuse_untrained, plan)
-    assert [p.path for p in found] == [
-        "stages.one.enter.freeze",
-        "stages.one.enter.from",
-        "stages.one.enter.optimizer_state",
-    ]
-    assert [p.value for p in found] == ["", "runs/old/one", "keep"]
-    trained = ", enter: {keep_only: [head], initializer: torch, optimizer_state: fresh}"
-    refuse_untrained(plan_of(tmp_path, curriculum(stage("{hiss: 1}", more=trained))))
-
-
 def test_what_is_trained_passes(tmp_path: Path) -> None:
     more = ", attention: document, duplicates: keep, loss_weight: 1.0, max_share: 100%"
     refuse_untrained(text_plan(tmp_path, more + ", transform: shuffle_tokens"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 import pytest
 from plan_files import refusals_of
 
-from ncamix.optimizer import LearningRate, Optimizer, parse_learning_rate, peaks
+from ncamix.optimizer import Averaging, LearningRate, Optimizer, parse_learning_rate, peaks
 from ncamix.quantities import Quantity
 
 optimizer = Optimizer.model_validate
@@ -99,3 +100,31 @@ def test_a_peak_alone_scales_the_trainers_rate(trainer: Any, peak: str, expected
     assert scaled.lr[: len(wanted)] == wanted if isinstance(wanted, tuple) else scaled.lr == wanted
     longer = merged.under(optimizer({"lr": {"peak": peak, "warmup": "0%"}})).lr
     assert longer.decay == "constant"  # a schedule of its own
+
+
+def test_muons_keys() -> None:
+    muon = optimizer({"kind": "muon", "momentum": Decimal("0.9"), "adam_ratio": Decimal("0.015")})
+    assert (muon.momentum, muon.adam_ratio) == (Fraction(9, 10), Fraction(15, 1000))
+    assert optimizer({"momentum": 0}).momentum == 0, "the kind may be the trainer's"
+    for kind in ("adam", "adamw"):
+        ((place, what, remedy),) = refusals_of(optimizer, {"kind": kind, "momentum": 0})
+        assert (place, what) == ("momentum", f"{kind} has no `momentum`") and "muon" in remedy
+    for wrong in (1, -1, True, "0.9"):
+        ((_, what, _),) = refusals_of(optimizer, {"kind": "muon", "momentum": wrong})
+        assert "a momentum lies between 0 and 1" in what
+
+
+def test_averages() -> None:
+    assert Averaging.model_validate({"ema": Decimal("0.999")}).ema == Fraction(999, 1000)
+    assert str(Averaging.model_validate({"last": "10%"}).last) == "10%"
+    for written, said in (
+        ({"ema": 1}, "decay of an average"),
+        ({"ema": True}, "decay of an average"),
+        ({"last": "0%"}, "a part of its stage"),
+        ({"last": "101%"}, "a part of its stage"),
+        ({"last": "1Mtok"}, "not understood"),
+        ({}, "over all of a stage, or over its end"),
+        ({"ema": Decimal("0.9"), "last": "10%"}, "over all of a stage, or over its end"),
+    ):
+        ((_, what, remedy),) = refusals_of(Averaging.model_validate, written)
+        assert said in what and ("{ema: 0.999}" in remedy or "{last: 10%}" in remedy), what

@@ -163,7 +163,6 @@ def test_twins_are_told_apart(tmp_path: Path) -> None:
             "another way of drawing them",
         ),
         ("initializer: torch", "initializer: model", None, ""),
-        ("from: a/one", "from: b/one", 0, "another run to start from"),
         ("optimizer_state: keep", "optimizer_state: fresh", 0, "another state of the optimizer"),
         ("freeze: {mlp: 0}", "freeze: mlp", None, ""),  # of one layer
         ("freeze: mlp", "freeze: head", 0, "other frozen groups"),

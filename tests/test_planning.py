@@ -168,13 +168,31 @@ def test_entries_planned(tmp_path: Path) -> None:
     )
 
 
-def test_a_run_to_start_from_is_looked_for(tmp_path: Path) -> None:
-    stages = stage("{hiss: 1}", more=", enter: {from: runs/first/warm}")
-    plan = plan_of(tmp_path, curriculum(stages))
-    assert any("starts from runs/first/warm, which is not there" in w for w in plan.warnings)
-    (tmp_path / "runs/first/checkpoints/0-warm").mkdir(parents=True)
-    (tmp_path / "runs/first/checkpoints/0-warm/stage.json").write_text("{}")
-    assert not any("starts from" in w for w in plan_of(tmp_path, curriculum(stages)).warnings)
+def test_states_of_optimizers_that_cannot_go_on(tmp_path: Path) -> None:
+    keep = ", enter: {optimizer_state: keep}"
+    found = problem(plan_of, tmp_path, curriculum(stage("{hiss: 1}", more=keep)))
+    assert found.path == "stages.one.enter.optimizer_state"
+    assert "no stage before" in found.what and "fresh" in found.remedy
+    more = f", optimizer: {{kind: adam}}{keep}"
+    stages = stage("{hiss: 1}", "50%") + stage("{hiss: 1}", name="two", more=more)
+    found = problem(plan_of, tmp_path, curriculum(stages))
+    assert found.path == "stages.two.enter.optimizer_state"
+    assert "with adamw, this one with adam" in found.what and "{kind: adamw}" in found.remedy
+    plan_of(tmp_path, curriculum(stages.replace("{kind: adam}", "{kind: adamw, lr: 0.1x}")))
+
+
+def test_keys_of_another_optimizer(tmp_path: Path) -> None:
+    more = ", optimizer: {momentum: 0.9}"
+    found = problem(plan_of, tmp_path, curriculum(stage("{hiss: 1}", more=more)))
+    assert found.path == "stages.one.optimizer.momentum"
+    assert found.what == "adamw has no `momentum`" and "kind: muon" in found.remedy
+    muon = TRAINER.replace("{lr: 1e-3}", "{kind: muon, lr: 1e-3, adam_ratio: 0.1}")
+    plan = plan_of(tmp_path, curriculum(stage("{hiss: 1}", more=more)), muon)
+    chosen = plan.stages[0].optimizer
+    assert (float(chosen.momentum or 0), float(chosen.adam_ratio or 0)) == (0.9, 0.1)
+    left = ", optimizer: {kind: adamw, lr: 0.1x}"
+    plan = plan_of(tmp_path, curriculum(stage("{hiss: 1}", more=left)), muon)
+    assert plan.stages[0].optimizer.adam_ratio is None, "the trainer's is muon's alone"
 
 
 def test_mistakes_of_all_stages_are_found_at_once(tmp_path: Path) -> None:

@@ -203,3 +203,22 @@ def test_held_out_splits_that_no_package_comes_into(
         assert (
             f"none of its {len(packages.split())} packages comes into the {empty} split" in remark
         )
+
+
+def test_rates_of_other_optimizers(tmp_path: Path) -> None:
+    muon = ", optimizer: {kind: muon}"
+    plan = plan_of(tmp_path, curriculum(stage("{hiss: 1}", more=muon)))
+    (found,) = remarks.rates_of_other_kinds(plan)
+    assert "with muon at the rate that the trainer has for adamw" in found and "`lr`" in found
+    for fine in (", optimizer: {kind: muon, lr: 20x}", ", optimizer: {kind: adam}"):
+        plan = plan_of(tmp_path, curriculum(stage("{hiss: 1}", more=fine)))
+        assert not list(remarks.rates_of_other_kinds(plan))
+
+
+def test_moments_of_weights_that_were_averaged(tmp_path: Path) -> None:
+    keep = ", enter: {optimizer_state: keep}"
+    text = curriculum(stage("{hiss: 1}", "50%") + stage("{hiss: 1}", name="two", more=keep))
+    assert not list(remarks.moments_of_other_weights(plan_of(tmp_path, text)))
+    averaged = plan_of(tmp_path, text, TRAINER + "averaging: {last: 9%}\n")
+    (found,) = remarks.moments_of_other_weights(averaged)
+    assert "'two' keeps an optimizer's state" in found and "fresh" in found

@@ -13,7 +13,12 @@ from torch import Tensor
 from ncamix.entry import Enter
 from ncamix.groups import Group, Part, all_parts, parts
 from ncamix.training.model import LossLlama, build_llama, parameter_groups
-from ncamix.training.transitions import reinitialize, select_parameters
+from ncamix.training.transitions import (
+    Freezer,
+    reinitialize,
+    select_parameters,
+    vocabulary_parameters,
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -183,3 +188,25 @@ def test_other_mistakes_change_nothing() -> None:
     with pytest.raises(ValueError, match="spare rows 50 to 61"):
         reinitialize(model, of("embeddings"), "model", 1, "s", spare=[(50, 61)])
     assert all(torch.equal(value, before[name]) for name, value in values(model).items())
+
+
+def test_tables_are_the_parameters_with_a_row_for_every_id() -> None:
+    head = ["model.embed_tokens.weight", "lm_head.weight"]
+    assert vocabulary_parameters(small()) == head
+    assert vocabulary_parameters(small(tied=True)) == head[:1]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_frozen_groups_have_no_gradient_until_they_thaw(tied: bool) -> None:
+    model = small(tied)
+    frozen = [(Group("attention"), 3), (Group("mlp", (1, 1)), 5), (Group("head"), 2)]
+    freezer, groups = Freezer(model, frozen, 3), parameter_groups(model)
+    until = dict.fromkeys(groups["attention"], 3) | dict.fromkeys(groups["head"], 2)
+    until |= {name: 5 for name in groups["mlp"] if ".layers.1." in name}
+    for batch in range(6):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        state = SimpleNamespace(timestamp=SimpleNamespace(batch=SimpleNamespace(value=batch)))
+        freezer.after_backward(state, None)  # type: ignore[arg-type]
+        still = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+        assert still == {name for name, end in until.items() if batch < end}

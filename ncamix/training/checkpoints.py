@@ -6,17 +6,24 @@ last one of a stage stays for good; of the others the newest few.
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import checkpoint, dist
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from ncamix.disk import free_bytes
 from ncamix.errors import fail
+from ncamix.files import replaced
+from ncamix.origins import WEIGHTS
 from ncamix.quantities import format_bytes
 
 _FULL_BELOW = 1 << 16  # bytes free: what failed to write has met a full disk
@@ -42,6 +49,8 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 class Checkpointer(Callback):
     """Saves at every `every`-th batch, at the stage's last one, and whenever `wanted` says so.
 
+    hand_over: writes down what the stage hands over; called before its last checkpoint is there.
+
     Raises (through Composer):
         Stopped: after the checkpoint that `wanted` asked for.
     """
@@ -52,9 +61,10 @@ class Checkpointer(Callback):
         every: int,
         keep: int,
         wanted: Callable[[], BaseException | None],
+        hand_over: Callable[[], None],
     ) -> None:
         self.folder, self.every, self.keep = folder, every, keep
-        self.wanted = wanted
+        self.wanted, self.hand_over = wanted, hand_over
 
     def fit_start(self, state: State, logger: Logger) -> None:
         if dist.get_global_rank() == 0:
@@ -76,6 +86,8 @@ class Checkpointer(Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".saving-{batch:06}.pt"
         try:
+            if last:
+                self.hand_over()
             checkpoint.save_checkpoint(state, str(temporary))
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             left = free_bytes(self.folder)
@@ -101,3 +113,39 @@ class Checkpointer(Callback):
             for _, old in checkpoints(self.folder)[:-keep]:
                 old.unlink()
         dist.barrier()
+
+
+def write_weights(model: PreTrainedModel, folder: Path, metadata: Mapping[str, str]) -> None:
+    """Write a model's weights whole, by Hugging Face's names and without a tied head, into
+    `folder`: `weights.safetensors`, whole or not at all. metadata: what they are of.
+
+    The same weights and metadata give the same bytes.
+    """
+    if dist.get_global_rank():
+        return
+    weights = {name: value.detach().cpu() for name, value in model.named_parameters()}
+    folder.mkdir(parents=True, exist_ok=True)
+    with replaced(folder / WEIGHTS) as temporary:
+        save_file(weights, temporary, dict(metadata))
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(file: Path) -> None:
+    """Sort the metadata of a safetensors file, which its library writes in a random order."""
+    with file.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length, "the library writes no shorter JSON"
+        stream.seek(8)
+        stream.write(text.ljust(length))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def optimizer_state(path: Path) -> dict[str, dict[str, Tensor]]:
+    """What the optimizer of a checkpoint knows of each parameter, whole, by its usual name."""
+    saved = torch.load(path, map_location="cpu", weights_only=False)["state"]["optimizers"]
+    (optimizer,) = saved.values()
+    return {name.removeprefix("model."): state for name, state in optimizer["state"].items()}

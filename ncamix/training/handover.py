@@ -1,7 +1,11 @@
 """Weights, handed over: into a stage, and out of a run.
 
-last checkpoint of the stage before, or fresh values -> parts drawn anew -> the stage's model
-last checkpoint of a stage -> its model, for export
+    weights of the stage before, or of another run's, or fresh ones -> parts drawn anew -> model
+    last checkpoint of the stage before -> the optimizer's moments, those of such parts at zero
+    weights of the last stage -> the model of the run, for export
+
+Weights are read from safetensors, which run no code. A vocabulary of other rows lends those that
+both have; all others are a fresh model's.
 """
 
 from __future__ import annotations
@@ -11,12 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
+from ncamix.errors import fail
+from ncamix.hashing import file_hashes
+from ncamix.origins import WEIGHTS, Origin, Rows
 from ncamix.plan import Plan, PlannedStage
 from ncamix.run_folder import RunFolder
-from ncamix.training.checkpoints import checkpoint_path
+from ncamix.training.checkpoints import checkpoint_path, optimizer_state
 from ncamix.training.model import build_llama
-from ncamix.training.transitions import reinitialize
+from ncamix.training.optimizers import keep_state
+from ncamix.training.transitions import reinitialize, select_parameters, vocabulary_parameters
 
 
 def final_checkpoint(folder: RunFolder, stage: PlannedStage) -> Path:
@@ -24,17 +33,27 @@ def final_checkpoint(folder: RunFolder, stage: PlannedStage) -> Path:
     return checkpoint_path(folder.checkpoints(stage.index, stage.name), stage.num_batches)
 
 
+def final_weights(folder: RunFolder, stage: PlannedStage) -> Path:
+    """The weights that a stage hands over."""
+    return folder.checkpoints(stage.index, stage.name) / WEIGHTS
+
+
 def enter_stage(plan: Plan, stage: PlannedStage, folder: RunFolder, resumed: bool) -> Any:
     """The model as it stands when a stage begins: fresh, or handed over and partly re-drawn.
 
     resumed: the stage has a checkpoint of its own, which will be loaded over it.
+
+    Raises:
+        UserError: the weights to begin with cannot be read, or are not those that were planned.
     """
-    trainer = plan.trainer.trainer
-    model = build_llama(trainer.model, plan.vocabulary.rows, stage.sequence_length, plan.seeds.init)  # type: ignore[arg-type]
+    model = _fresh(plan, stage)
     if resumed:
         return model
-    if stage.index:
-        load_weights(model, final_checkpoint(folder, plan.stages[stage.index - 1]))
+    if stage.origin is not None:
+        _check(stage.origin)
+        load_weights(model, stage.origin.file, stage.origin.rows)
+    elif stage.index:
+        load_weights(model, final_weights(folder, plan.stages[stage.index - 1]))
     if stage.enter is not None:
         way = stage.enter.initializer
         reinitialize(
@@ -48,22 +67,81 @@ def enter_stage(plan: Plan, stage: PlannedStage, folder: RunFolder, resumed: boo
     return model
 
 
-def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:
-    """Load the weights of a stage's checkpoint into a model, strictly."""
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["state"]["model"]
-    weights = {
-        name.removeprefix("module.").removeprefix("model."): w for name, w in weights.items()
-    }
-    if getattr(model.config, "tie_word_embeddings", False):
-        weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
-    model.load_state_dict(weights)
+@torch.no_grad()
+def load_weights(model: Any, file: Path, rows: Rows | None = None) -> None:
+    """Load a safetensors file into a model, parameters and saved buffers, in place.
+
+    rows: vocabulary rows (first here, first there, number) to take of a model whose vocabulary is
+    another; None demands one of the same size. What stands under two names, as a tied head does, is
+    read under the first.
+
+    Raises:
+        UserError: the file cannot be read, or its parameters are not the model's.
+    """
+    tables = vocabulary_parameters(model) if rows is not None else []
+    found = {id(v): (name, v) for name, v in reversed(model.state_dict(keep_vars=True).items())}
+    known = dict(found.values())
+    try:
+        with safe_open(file, framework="pt") as weights:
+            unlike = set(weights.keys()) ^ set(known)
+            for name in [] if unlike else known:
+                value = weights.get_tensor(name)
+                if name in tables and value.shape[1:] == known[name].shape[1:]:
+                    for here, there, number in rows or ():
+                        known[name][here : here + number] = value[there : there + number]
+                elif value.shape == known[name].shape:
+                    known[name].copy_(value)
+                else:
+                    unlike.add(name)
+    except (OSError, SafetensorError) as error:
+        raise fail(
+            f"the weights {file} cannot be read: {error}", "train that stage again"
+        ) from None
+    if unlike:
+        what = f"the weights {file} are another model's: {', '.join(sorted(unlike)[:3])}"
+        raise fail(f"{what} differ", "choose the trainer that they were trained with")
+
+
+def keep_optimizer_state(
+    plan: Plan, stage: PlannedStage, folder: RunFolder, model: Any, optimizer: torch.optim.Optimizer
+) -> None:
+    """Go on with the state of the optimizer of the stage before, if the stage says so.
+
+    model: the stage's, as its optimizer sees it, sharded or not.
+    """
+    enter = stage.enter
+    if enter is None or enter.optimizer_state != "keep":
+        return
+    known = optimizer_state(final_checkpoint(folder, plan.stages[stage.index - 1]))
+    tables = vocabulary_parameters(model)
+    drawn = select_parameters(model, enter.redrawn(model.config.num_hidden_layers))
+    keep_state(
+        optimizer,
+        dict(model.named_parameters()),
+        known,
+        {name: stage.spared if name in tables else () for name in drawn},
+    )
 
 
 def final_model(plan: Plan, folder: RunFolder) -> Any:
     """The model after the last stage, on the CPU."""
     last = plan.stages[-1]
-    model = build_llama(
-        plan.trainer.trainer.model, plan.vocabulary.rows, last.sequence_length, plan.seeds.init
-    )  # type: ignore[arg-type]
-    load_weights(model, final_checkpoint(folder, last))
+    model = _fresh(plan, last)
+    load_weights(model, final_weights(folder, last))
     return model
+
+
+def _fresh(plan: Plan, stage: PlannedStage) -> Any:
+    spec = plan.trainer.trainer.model
+    return build_llama(spec, plan.vocabulary.rows, stage.sequence_length, plan.seeds.init)  # type: ignore[arg-type]
+
+
+def _check(origin: Origin) -> None:
+    """See that another run's weights are still those that were planned."""
+    if not origin.file.is_file():
+        raise fail(f"the weights of {origin.name} are gone: {origin.file}", "put them back")
+    if file_hashes([origin.file])[0].digest.hex() != origin.content:
+        raise fail(
+            f"the weights of {origin.name} have changed since this run was planned: {origin.file}",
+            "start this run again; --fresh, if it has trained a stage already",
+        )

@@ -27,8 +27,10 @@ from ncamix.plan import Plan, PlannedStage
 from ncamix.quantities import counted
 from ncamix.run_folder import RunFolder, cut_rows
 from ncamix.sources.base import MASKED
+from ncamix.training.averaging import Averages
 from ncamix.training.evaluation import evaluate
 from ncamix.training.model import CurriculumModel
+from ncamix.training.optimizers import set_rate
 from ncamix.training.progress import RunProgress
 from ncamix.training.stopping import StopSignal
 from ncamix.training.texts import Texts
@@ -46,7 +48,9 @@ class Recorder(Callback):
         texts: Texts,
         progress: RunProgress,
         stop: StopSignal,
+        averages: Averages | None = None,
     ) -> None:
+        self.averages = averages
         self.plan, self.stage, self.folder, self.model = plan, stage, folder, model
         self.texts, self.progress, self.stop = texts, progress, stop
         self.sets = texts.sets(plan, stage)
@@ -100,8 +104,7 @@ class Recorder(Callback):
         self._rank_samples = len(batch["source"])
         # Set here and not by a Composer scheduler, which lags one batch behind its timestamp.
         self._rate = self.stage.rate.at(state.timestamp.batch.value)
-        for group in state.optimizers[0].param_groups:
-            group["lr"] = self._rate
+        set_rate(state.optimizers[0], self._rate)
         for i, count in enumerate(found):
             self.realised[i] += count
         self.model.reset_sums(num_sources)
@@ -193,7 +196,12 @@ class Recorder(Callback):
 
     def _finish(self, state: State) -> None:
         """What must stand before the stage's last checkpoint says that it is done."""
-        self._write(self._evaluate(state, "end"))
+        if self.averages is not None and self.averages.number:
+            self._write(self._evaluate(state, "raw"))
+            with self.averages.in_place():
+                self._write(self._evaluate(state, "end"))
+        else:
+            self._write(self._evaluate(state, "end"))
         if dist.get_global_rank() == 0:
             folder = self.folder.checkpoints(self.stage.index, self.stage.name)
             folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import traceback
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from composer.core import DataSpec
 from composer.utils import dist
 from torch.utils.data import DataLoader
 
+from ncamix import __version__
 from ncamix.collation import Collate, rows_of
 from ncamix.compilation.compiled import Data
 from ncamix.errors import fail
@@ -30,8 +32,9 @@ from ncamix.planning import decide
 from ncamix.quantities import format_seconds
 from ncamix.run_folder import RunFolder
 from ncamix.streams import make_dataset
-from ncamix.training.checkpoints import Checkpointer, latest_checkpoint
-from ncamix.training.handover import enter_stage, final_checkpoint
+from ncamix.training.averaging import Averages
+from ncamix.training.checkpoints import Checkpointer, latest_checkpoint, write_weights
+from ncamix.training.handover import enter_stage, final_checkpoint, keep_optimizer_state
 from ncamix.training.loss import ActiveIds
 from ncamix.training.model import CurriculumModel
 from ncamix.training.optimizers import make_optimizer
@@ -39,6 +42,7 @@ from ncamix.training.progress import RunProgress
 from ncamix.training.recorder import Recorder
 from ncamix.training.stopping import StopSignal
 from ncamix.training.texts import Texts
+from ncamix.training.transitions import Freezer
 from ncamix.training.workers import LoaderContext, deaths_untold, ignore_signals
 
 RENDEZVOUS_SECONDS = 24 * 3600.0  # the first rank may be tokenizing for hours
@@ -149,8 +153,19 @@ def _train_stage(
         worker_init_fn=ignore_signals if trainer.workers else None,
         persistent_workers=False,
     )
-    checkpointer = Checkpointer(home, _interval(plan, stage), trainer.checkpoint.keep, stop.wanted)
-    recorder = Recorder(plan, stage, folder, model, texts, progress, stop)
+    averages = _averages(plan, stage, model)
+    in_place = averages.in_place if averages is not None else nullcontext
+
+    def hand_over() -> None:
+        with in_place():
+            write_weights(model.model, home, _facts(plan, stage))
+
+    checkpointer = Checkpointer(
+        home, _interval(plan, stage), trainer.checkpoint.keep, stop.wanted, hand_over
+    )
+    recorder = Recorder(plan, stage, folder, model, texts, progress, stop, averages)
+    freezer = Freezer(model.model, stage.frozen, trainer.model.layers) if stage.frozen else None
+    callbacks = [c for c in (freezer, averages, recorder, checkpointer) if c is not None]
     clip = stage.optimizer.clip
     runner: Trainer | None = None
     try:
@@ -163,7 +178,7 @@ def _train_stage(
             precision=_PRECISIONS[stage.precision],
             device_train_microbatch_size=_microbatch(trainer.microbatch, share, device),
             algorithms=[GradientClipping("norm", float(clip))] if clip else [],
-            callbacks=[recorder, checkpointer],
+            callbacks=callbacks,
             run_name=f"{plan.name}-{stage.index}",
             seed=plan.seeds.init,
             progress_bar=False,
@@ -172,6 +187,8 @@ def _train_stage(
             load_progress_bar=False,
             parallelism_config=_parallelism(trainer.parallelism, device),
         )
+        if found is None:
+            keep_optimizer_state(plan, stage, folder, model.model, runner.state.optimizers[0])
         runner.fit()
         runner.close()
     except BaseException as error:
@@ -196,6 +213,21 @@ def _train_stage(
     if dist.get_global_rank() == 0:
         shutil.rmtree(cache, ignore_errors=True)
     return recorder.ended
+
+
+def _averages(plan: Plan, stage: PlannedStage, model: CurriculumModel) -> Averages | None:
+    how = plan.trainer.trainer.averaging
+    return Averages(model.model, how, how.first_batch(stage.clock_batches)) if how else None
+
+
+def _facts(plan: Plan, stage: PlannedStage) -> dict[str, str]:
+    """What is written beside a stage's weights."""
+    return {
+        "ncamix": __version__,
+        "plan": plan.fingerprint,
+        "stage": stage.name,
+        "rows": str(plan.vocabulary.rows),
+    }
 
 
 def _interval(plan: Plan, stage: PlannedStage) -> int:

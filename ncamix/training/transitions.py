@@ -1,6 +1,7 @@
-"""Entering a stage: chosen parts of the model are drawn anew, all others stay as they are.
+"""Entering a stage: chosen parts of the model are drawn anew or held still, all others go on.
 
     parts of the model -> parameter names -> values keyed by (seed, stage, name) -> model, in place
+    frozen groups -> no gradient for so many batches -> neither clipped, nor moved, nor decayed
 
 Values are drawn on the CPU in float32 and then take the parameter's type and device, so that they
 are the same on every device and rank. The model must be whole: this happens before it is sharded.
@@ -13,11 +14,14 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
+from composer.core import Callback, State
+from composer.loggers import Logger
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from ncamix.groups import Part
+from ncamix.groups import Group, Part, parts
 from ncamix.training.model import initial_values, is_norm, parameter_groups, random_stream
+from ncamix.training.optimizers import complete_state
 
 Initializer = str | tuple[str, float]
 """`model` (normal(0, 0.02), norms one), `torch` (torch's defaults), or `("normal", std)`."""
@@ -35,6 +39,16 @@ def select_parameters(model: LlamaForCausalLM, parts: Collection[Part]) -> list[
         if (group, _layer(name)) in parts
     }
     return [name for name, _ in model.named_parameters() if name in chosen]
+
+
+def vocabulary_parameters(model: LlamaForCausalLM) -> list[str]:
+    """Names of the parameters that have a row for every id: embedding, and head if it is not tied.
+
+    Other parameters of those groups, such as learned positions, have none.
+    """
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    tables = {id(parameter) for module in modules for parameter in module.parameters()}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in tables]
 
 
 def _layer(name: str) -> int | None:
@@ -65,7 +79,7 @@ def reinitialize(
                 f"spare rows {first} to {last} lie outside the {rows} rows of the model"
             )
     names = select_parameters(model, parts)
-    embeddings = set(select_parameters(model, {("embedding", None), ("head", None)}))
+    embeddings = set(vocabulary_parameters(model))
     for name in names:
         parameter = model.get_parameter(name)
         values = _draw(name, parameter.shape, initializer, (seed, stage, name))
@@ -102,3 +116,32 @@ def _check_initializer(initializer: Initializer) -> None:
     raise ValueError(
         f"unknown initializer {initializer!r}, known: 'model', 'torch', ('normal', std above 0)"
     )
+
+
+class Freezer(Callback):
+    """Keeps groups of parameters still, each for a number of batches from the stage's begin.
+
+    Their gradients are computed, which keeps ranks in step, and dropped before they are clipped or
+    used: optimizers pass over what has no gradient, weight decay and step count included. `model`
+    is whole here, and may be sharded in place later.
+    """
+
+    def __init__(
+        self, model: LlamaForCausalLM, frozen: Sequence[tuple[Group, int]], num_layers: int
+    ) -> None:
+        self.model = model
+        until: dict[str, int] = {}
+        for group, num_batches in frozen:
+            for name in select_parameters(model, parts([group], num_layers)):
+                until[name] = num_batches
+        self.until = [until.get(name, 0) for name, _ in model.named_parameters()]
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        for optimizer in state.optimizers:  # a checkpoint holds the state of every parameter
+            complete_state(optimizer)
+
+    def after_backward(self, state: State, logger: Logger) -> None:
+        batch = state.timestamp.batch.value
+        for parameter, until in zip(self.model.parameters(), self.until, strict=True):
+            if batch < until:
+                parameter.grad = None
