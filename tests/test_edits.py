@@ -325,7 +325,7 @@ def test_a_stage_that_is_to_end_at_a_checkpoint_is_ended_again(begun: Folder) ->
     text = CURRICULUM.replace("{0%: {hiss: 1}, 100%: {hush: 1}}", fixed)
     rate = "{lr: {0ba: 1e-3, 20ba: 1e-4}}"
     text = text.replace("{lr: {peak: 0.5x, warmup: 10%, decay: cosine}}", rate)
-    begun.folder.path.joinpath("plan.json").unlink()
+    begun.folder.file("plan.json").unlink()
     begun.begin(begun.plan(text))
     cut = text.replace("{0ba: {hiss: 1}, 30ba: {hush: 1}}", "{hiss: 1}")
     assert "would change its past" in begun.refused(begun.plan(cut.replace("50%", "20ba")))
@@ -333,7 +333,7 @@ def test_a_stage_that_is_to_end_at_a_checkpoint_is_ended_again(begun: Folder) ->
     assert "lies outside" in str(pytest.raises(UserError, begun.plan, shorter).value)
     shorter = shorter.replace(fixed, "[{at: 0ba, mix: {hiss: 1}}]")
     steady = text.replace(fixed, "{hiss: 1}")
-    begun.folder.path.joinpath("plan.json").unlink()
+    begun.folder.file("plan.json").unlink()
     begun.begin(begun.plan(steady))
     begun.begin(begun.plan(shorter))
     assert begun.saved() == ["ba000010.pt"]
@@ -408,6 +408,15 @@ def test_written_out_defaults_are_no_difference(begun: Folder) -> None:
     assert "no batch with them" in begun.begin(begun.plan(trainer=trainer))
     assert "no batch with them" in begun.begin(begun.plan(CURRICULUM.replace("25%", "20%")))
     begun.refused(begun.plan(trainer=TRAINER.replace("{lr: 1e-2,", "{eps: 1e-7, lr: 1e-2,")))
+
+
+def test_what_has_no_checkpoint_is_no_past(tmp_path: Path) -> None:
+    found = Folder(tmp_path)
+    found.begin(found.plan())
+    found.folder.file("metrics.jsonl").write_text('{"stage": "warm", "batch": 0}\n')
+    found.folder.file("curriculum.yaml").write_text("nothing: that can be read\n")
+    assert "it begins anew" in found.begin(found.plan(LATER.replace("seed: 3", "seed: 4")))
+    assert replan(found.folder.path)[1] == "" and found.record() == []
 
 
 def test_what_cannot_be_compared_is_said_plainly(begun: Folder) -> None:
