@@ -33,9 +33,9 @@ DEFAULTS: dict[str, Any] = {  # what keys mean that are not given
     "kind": "adamw",
     "betas": (Fraction(9, 10), Fraction(999, 1000)),
     "eps": Fraction(1, 10**8),
-    "weight_decay": Fraction(0),
-    "momentum": Fraction(95, 100),
+    "momentum": Fraction(95, 100),  # this and the next under muon alone
     "adam_ratio": Fraction(15, 1000),
+    "weight_decay": Fraction(0),
 }
 
 
@@ -236,7 +236,12 @@ class Optimizer(Spec):
     @property
     def algorithm(self) -> str:
         """The kind, where none was given: adamw."""
-        return self.kind or "adamw"
+        return str(self.meant("kind"))
+
+    def meant(self, key: str) -> Any:
+        """The value of a key, or what it means where none was given."""
+        given = getattr(self, key)
+        return DEFAULTS.get(key) if given is None else given
 
     def misplaced(self, kind: str) -> list[Refusal]:
         """The keys written here that an optimizer of `kind` does not have."""

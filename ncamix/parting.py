@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ncamix.entry import Enter
 from ncamix.groups import parts
 from ncamix.keys import fingerprint
-from ncamix.optimizer import DEFAULTS
+from ncamix.optimizer import Optimizer
 from ncamix.plan import Plan, PlannedStage
 from ncamix.planned_source import PlannedSource
 from ncamix.quantities import counted
@@ -165,9 +165,11 @@ def conditions(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
 
 def optimizer_of(stage: PlannedStage) -> dict[str, Any]:
     """A stage's optimizer, without its rate; what is not given has its default."""
-    keys = {key: value for key, value in stage.optimizer if key not in ("lr", "cycle")}
-    given = {key: DEFAULTS.get(key) if value is None else value for key, value in keys.items()}
-    return {**given, "kind": stage.optimizer.algorithm}
+    return {
+        key: stage.optimizer.meant(key)
+        for key in Optimizer.model_fields
+        if key not in ("lr", "cycle")
+    }
 
 
 def first_unlike_counts(plans: Plans, stages: Stages, by_name: bool = False) -> int:

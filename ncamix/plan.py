@@ -293,8 +293,8 @@ def _stage_meaning(plan: Plan, stage: PlannedStage) -> Any:
     """Everything that decides over a stage's training, as plain JSON."""
     drawn = [plan.dataset_of(name, stage) for name in stage.sources]
     optimizer = {
-        k: str(getattr(stage.optimizer, k))
-        for k in ("algorithm", "betas", "eps", *MUON_KEYS, "weight_decay", "clip")
+        k: str(stage.optimizer.meant(k))
+        for k in ("kind", "betas", "eps", *MUON_KEYS, "weight_decay", "clip")
     }
     layers = plan.trainer.trainer.model.layers
     enter = stage.enter or Enter()

@@ -34,12 +34,11 @@ def make_optimizer(model: torch.nn.Module, stage: PlannedStage) -> torch.optim.O
     model: a CurriculumModel.
     """
     o = stage.optimizer
-    decay = float(o.weight_decay or 0)
-    betas = tuple(map(float, o.betas)) if o.betas else (0.9, 0.999)
-    usual: dict[str, Any] = {"betas": betas, "eps": float(o.eps or 1e-8), "lr": 1.0}
+    decay, eps = float(o.meant("weight_decay")), float(o.meant("eps"))
+    usual: dict[str, Any] = {"betas": tuple(map(float, o.meant("betas"))), "eps": eps, "lr": 1.0}
     turned = _hidden_matrices(model.model) if o.algorithm == "muon" else set()  # type: ignore[arg-type]
     trained = [p for p in model.parameters() if p.requires_grad and id(p) not in turned]
-    share = 1.0 if o.algorithm != "muon" else float(o.adam_ratio or 0.015)
+    share = float(o.meant("adam_ratio")) if o.algorithm == "muon" else 1.0
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": decay, SHARE: share},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0, SHARE: share},
@@ -52,7 +51,7 @@ def make_optimizer(model: torch.nn.Module, stage: PlannedStage) -> torch.optim.O
         {
             "params": [p for p in model.parameters() if p.requires_grad and id(p) in turned],
             "weight_decay": decay,
-            "momentum": float(0.95 if o.momentum is None else o.momentum),
+            "momentum": float(o.meant("momentum")),
             "use_muon": True,
             SHARE: 1.0,
         }
