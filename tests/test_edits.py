@@ -27,6 +27,7 @@ from ncamix.plan import Plan
 from ncamix.planning import decide, make_plan
 from ncamix.replanning import read_plan, replan
 from ncamix.run_folder import RunFolder
+from ncamix.run_record import read_run
 from ncamix.running import take_folder, write_files
 from ncamix.text_compilation import prepare_text
 from ncamix.trainer import load_trainer
@@ -308,6 +309,8 @@ def test_killed_while_an_edit_is_taken_over(
 def test_once_trained_under_new_files_the_old_ones_are_one_more_edit(begun: Folder) -> None:
     begun.begin(begun.plan(LATER))
     begun.save("0-warm", 25)
+    (remark,) = read_run(begun.folder.path).remarks
+    assert remark.startswith("After 2,560 tokens") and "edits/1/" in remark
     assert "from batch 0 of stage 'main' on" in begun.begin(begun.plan())
     assert begun.record() == [("warm", 20), ("warm", 25)]
     begun.begin(begun.plan(LATER))
