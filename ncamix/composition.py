@@ -132,6 +132,10 @@ def _merge(base: Tree, over: Tree, path: tuple[str, ...], problems: list[Problem
         kinds = [tree.value["kind"].value for tree in (base, over) if "kind" in tree.value]
         if path[0] == "sources" and len(kinds) == 2 and kinds[0] != kinds[1]:
             return over
+    elif path == ("model",) and "kind" in over.value:
+        kind = base.value.get("kind")
+        if over.value["kind"].value != ("llama" if kind is None else kind.value):
+            return over
     elif path and path[-1] in ONE_VALUE:
         return over
     children = dict(base.value)

@@ -100,6 +100,11 @@ def stage_lengths(
             what += f"{trainer.canonical_nodes} canonical nodes"
             remedy = "choose a multiple, or a trainer with other canonical_nodes"
             out.faults.append((("stages", i, "batch_size"), what, remedy))
+        positions = trainer.model.positions
+        if positions is not None and length > positions:
+            what = f"sequences of {length:,} tokens, and the model has {positions:,} positions"
+            remedy = "shorten the trainer's or the stage's sequence_length, or choose another model"
+            out.faults.append((("stages", i, "sequence_length"), what, remedy))
         batches = min(clock, ended.get(stage.name, clock))
         found = StageShape(stage.mixture, stage.cycle, clock, batches, size, length, used)
         out.stages.append(found)

@@ -35,7 +35,6 @@ from ncamix.batches import (
 from ncamix.compilation.compiled import Data
 from ncamix.decoding import as_text, open_tokenizer, rule_scores
 from ncamix.errors import fail
-from ncamix.limits import refuse_untrained
 from ncamix.plan import Plan, PlannedStage
 from ncamix.sources import NcaSource
 from ncamix.waiting import Say, quiet
@@ -120,10 +119,9 @@ def inspect(
     """All that is asked for of a batch. run: a folder whose metrics.jsonl recorded it.
 
     Raises:
-        UserError: there is no such batch, place or share; the plan holds what cannot be trained
-            yet; a text cannot be compiled; the picture would be too large.
+        UserError: there is no such batch, place or share; a text cannot be compiled; the picture
+            would be too large.
     """
-    refuse_untrained(plan)
     plan = with_lengths(plan, request.data, say)
     stage, number = _locate(plan, request)
     size, ranks = stage.batch_size, request.ranks

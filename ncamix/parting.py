@@ -105,7 +105,8 @@ def _unlike(facts: list[dict[str, Any]]) -> str:
 def _model(plan: Plan) -> dict[str, Any]:
     """What decides over the model before its first batch."""
     return {
-        "model": plan.trainer.trainer.model,
+        "model": plan.trainer.trainer.model.meaning(),
+        "number of pretrained rows": plan.kept_rows,
         "number of vocabulary rows": plan.vocabulary.rows,
         "seed of the weights": plan.seeds.init,
         "average of the weights": plan.trainer.trainer.averaging,
@@ -160,6 +161,7 @@ def conditions(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
         "state of the optimizer": enter.optimizer_state,
         **{f"{key} of the optimizer": v for key, v in optimizer_of(stage).items()},
         "softmax": plan.active_ranges(stage) if active else None,
+        "z-loss": plan.trainer.trainer.z_loss,
     }
 
 

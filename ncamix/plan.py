@@ -156,6 +156,15 @@ class Plan:
                 return place.tokenizer
         return None
 
+    @property
+    def kept_rows(self) -> int:
+        """Rows of the vocabulary that begin with the model's own values: those of the text, if its
+        tokenizer is the pretrained model's."""
+        files = self.trainer.trainer.model.files
+        known = files.tokenizers if files is not None else ()
+        own = self.tokenizer is not None and self.tokenizer.get("content") in known
+        return min(self.vocabulary.text_rows, files.rows) if own and files is not None else 0
+
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that decides which samples are trained on, and how."""
@@ -165,7 +174,7 @@ class Plan:
         evaluate = plain(self.curriculum.curriculum.evaluate)
         return fingerprint(
             {
-                "model": plain(trainer.model),
+                "model": trainer.model.meaning(),
                 "averaging": plain(trainer.averaging) if trainer.averaging else None,
                 "canonical_nodes": trainer.canonical_nodes,
                 "rows": self.vocabulary.rows,
@@ -178,6 +187,8 @@ class Plan:
                     for name, source in self.sources.items()
                 },
                 "stages": [_stage_meaning(self, stage) for stage in self.stages],
+                **({"z_loss": str(trainer.z_loss)} if trainer.z_loss else {}),
+                **({"kept_rows": self.kept_rows} if trainer.model.pretrained else {}),
             }
         )
 

@@ -19,12 +19,12 @@ from ncamix.forecast import (
     rate_batches,
 )
 from ncamix.mixture import weights_as_floats
+from ncamix.models import Model
 from ncamix.origins import tokenizer_fingerprint
 from ncamix.plan import Plan, PlannedStage
 from ncamix.planned_source import PlannedSource
 from ncamix.quantities import format_count, format_fraction
 from ncamix.schedule import Keyframe
-from ncamix.trainer import Model
 
 CURVE_POINTS = 101
 
@@ -82,8 +82,9 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 
 
 def model_json(model: Model) -> dict[str, Any]:
-    """A model's keys as plain JSON; exact numbers become floats."""
-    return {key: float(v) if isinstance(v, Fraction) else v for key, v in model}
+    """A model's keys as plain JSON, and what its files say; exact numbers become floats."""
+    written = {key: float(v) if isinstance(v, Fraction) else v for key, v in model}
+    return written if model.files is None else {**written, **model.files.facts()}
 
 
 def _disk(plan: Plan) -> dict[str, Any]:

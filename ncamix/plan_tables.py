@@ -41,7 +41,7 @@ def print_plan(plan: Plan, chosen: str, console: Console) -> None:
     parts: list[RenderableType] = [
         Text.assemble((plan.name, "bold"), f" under {chosen}"),
         Text(
-            f"{model.kind}, {model.layers} layers x {model.width} wide, {parameters} parameters, "
+            f"{model.title}, {model.layers} layers x {model.width} wide, {parameters} parameters, "
             f"{trainer.precision}; sequences of {trainer.sequence_length} tokens; "
             f"{format_count(plan.num_tokens)} tokens in all"
         ),

@@ -14,7 +14,6 @@ from ncamix.documents import package_of
 from ncamix.entry import Enter
 from ncamix.forecast import even_batches
 from ncamix.groups import parts
-from ncamix.limits import untrained
 from ncamix.optimizer import peaks
 from ncamix.plan import Plan
 from ncamix.quantities import counted
@@ -43,7 +42,7 @@ def remarks(plan: Plan) -> list[str]:
         *unseen_evidence(plan),
         *unseen_cycles(plan),
         *empty_holdouts(plan),
-        *(f"{problem.path}: {problem.what}" for problem in untrained(plan)),
+        *pretrained_rows(plan),
     ]
 
 
@@ -226,6 +225,30 @@ def empty_holdouts(plan: Plan) -> Iterator[str]:
                 f"{counted(len(packages), 'package')} comes into the {_listed(empty)} split; hold "
                 "out by document, or raise the share"
             )
+
+
+def pretrained_rows(plan: Plan) -> Iterator[str]:
+    """What becomes of a pretrained model's rows, where they are not all the text's."""
+    model = plan.trainer.trainer.model
+    text, kept, files = plan.vocabulary.text_rows, plan.kept_rows, model.files
+    if files is None or not model.pretrained:
+        return
+    if not kept:
+        why = "its tokenizer is not the curriculum's" if text else "the curriculum has no text"
+        yield (
+            f"all rows of the pretrained model's embedding and head are drawn anew, for {why}; to "
+            "keep those of text, write its own `tokenizer: {pretrained: ...}`"
+        )
+    elif files.rows > text:
+        yield (
+            f"the pretrained model has {files.rows:,} rows and its tokenizer {text:,} ids: rows "
+            f"from {text:,} on, which no text trains, are dropped"
+        )
+    elif files.rows < text:
+        yield (
+            f"the tokenizer has {text:,} ids and the pretrained model {files.rows:,} rows: those "
+            "of the ids beyond are drawn anew"
+        )
 
 
 def _listed(names: list[str]) -> str:

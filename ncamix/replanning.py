@@ -1,12 +1,12 @@
 """A run's folder -> its plan, made again.
 
-    curriculum.yaml, as if it stood where it was read + trainer.yaml + sizes of texts -> Plan
+    curriculum.yaml, trainer.yaml, as if they stood where they were read + sizes of texts -> Plan
     decisions.json -> which stages evidence ended, and so the plan as it was trained
     plan.json -> whether that is the plan of the run, and if not, what differs
     plan.json -> what the plan was made of by then: fingerprints and sizes of sources
 
 The texts are the run's own, so later edits of the original files do not matter. The place matters:
-a curriculum's paths are relative to the file that holds them.
+paths are relative to the file that holds them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ncamix.planning import decide, make_plan
 from ncamix.quantities import counted
 from ncamix.reading import Document, parse_document, read_document
 from ncamix.run_folder import DECISIONS, RunFolder
-from ncamix.trainer import load_trainer
+from ncamix.trainer import LoadedTrainer, check_trainer
 from ncamix.tree import SETTING, Tree
 from ncamix.waiting import Say, quiet
 
@@ -89,7 +89,7 @@ def read_plan(folder: Path) -> Recorded:
             raise fail(f"this is not the folder of a run: it holds no {name}", file=str(folder))
     try:
         before: Recorded = json.loads((folder / "plan.json").read_text())
-        str(before["fingerprint"]), str(before["curriculum_file"])
+        str(before["fingerprint"]), str(before["curriculum_file"]), before["trainer"]["file"]
         for source in before["sources"].values():
             source["num_samples"], source["fingerprint"], source["limit"]
     except (ValueError, LookupError, TypeError, AttributeError):
@@ -133,10 +133,10 @@ def _plans(
     """
     sizes = {name: source["num_samples"] for name, source in before["sources"].items()}
     text = read_document(folder / "curriculum.yaml").text
-    trainer = load_trainer(folder / "trainer.yaml")
+    trainer = _trainer(folder, str(before["trainer"]["file"]))
     errors: list[UserError] = []
     some = False
-    for document in _documents(folder, str(before["curriculum_file"]), text):
+    for document in _documents(folder, "curriculum.yaml", str(before["curriculum_file"]), text):
         if edited is not None:
             document = replace(document, tree=_grafted(document.tree, edited.tree))
         try:
@@ -195,18 +195,34 @@ def _why_unlike(then: dict[str, Any], now: dict[str, Any]) -> str:
     return f"{then.get('fingerprint')} then, {now.get('fingerprint')} now"
 
 
-def _documents(run: Path, written: str, text: str) -> Iterator[Document]:
-    """A run's curriculum at each of its likely places.
+def _trainer(run: Path, written: str) -> LoadedTrainer:
+    """A run's trainer; the path of its model starts from where it stood.
+
+    Raises:
+        UserError: it has none, or the model's files are gone.
+    """
+    text, errors = read_document(run / "trainer.yaml").text, []
+    for document in _documents(run, "trainer.yaml", written, text):
+        try:
+            return check_trainer(document)
+        except UserError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _documents(run: Path, name: str, written: str, text: str) -> Iterator[Document]:
+    """A run's curriculum or trainer, by the name of its file, at each of its likely places.
 
     Where it was composed of several files, and still can be, it is composed again: only then is it
     known which of them its relative paths start from.
     """
     head = f"# {SETTING} "
     settings = [line.removeprefix(head) for line in text.splitlines() if line.startswith(head)]
-    for place in _places(run, written):
+    sort = "trainers" if name == "trainer.yaml" else "curricula"
+    for place in _places(run, name, written):
         recorded = parse_document(text, str(place))
         try:
-            composed = compose(place, settings)
+            composed = compose(place, settings, sort)
         except UserError:
             yield recorded
             continue
@@ -228,8 +244,8 @@ def _grafted(tree: Tree, other: Tree, depth: int = 2) -> Tree:
     return replace(tree, value=children)
 
 
-def _places(run: Path, written: str) -> Iterator[Path]:
-    """Where a run's curriculum may have stood, the likeliest first.
+def _places(run: Path, name: str, written: str) -> Iterator[Path]:
+    """Where a run's file `name` may have stood, the likeliest first.
 
     `written` is how the user named it, who may have been in another folder then: most often one
     above the run's.
@@ -240,4 +256,4 @@ def _places(run: Path, written: str) -> Iterator[Path]:
         if place.is_file() and place.resolve() not in known:
             known.add(place.resolve())
             yield place
-    yield run / "curriculum.yaml"
+    yield run / name

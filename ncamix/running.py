@@ -18,7 +18,6 @@ from ncamix.edits import go_on, take_over, with_known_sizes
 from ncamix.errors import UserError
 from ncamix.files import write_whole
 from ncamix.library import has_gpu
-from ncamix.limits import refuse_untrained
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
 from ncamix.planning import decide
@@ -45,7 +44,6 @@ def run_plan(
     Raises:
         UserError: something that the user can mend. Stopped: a signal came, the state is saved.
     """
-    refuse_untrained(plan)
     _check_device(plan)
     first = int(os.environ.get("RANK", "0")) == 0
     folder = RunFolder(path)

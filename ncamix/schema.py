@@ -59,6 +59,10 @@ def json_schema(what: str) -> Json:
         source = whole["properties"]["sources"]["additionalProperties"]
         defs["Source"] = _by_kind(source.pop("oneOf"), defs)
         source["$ref"] = _ref("Source")
+    if what == "trainer":
+        model = whole["properties"]["model"]
+        defs["Model"] = _by_kind(model.pop("oneOf"), defs, usual="llama")
+        model["$ref"] = _ref("Model")
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"ncamix {what}",
@@ -144,18 +148,25 @@ def _tidy(schema: Any) -> Any:
     return {**tidy, "anyOf": choices} if choices else tidy
 
 
-def _by_kind(choices: list[Json], defs: Json) -> Json:
-    """A source: `kind` decides which keys belong to it, so that a mistake is shown where it is."""
+def _by_kind(choices: list[Json], defs: Json, usual: str | None = None) -> Json:
+    """A source or a model: `kind` decides which keys belong to it, so that a mistake is shown where
+    it is. usual: the kind of what says none, if that may be."""
     kinds = {_kind(choice, defs): choice for choice in choices}
-    return {
+    form: Json = {
         "type": "object",
-        "required": ["kind"],
         "properties": {"kind": {"enum": list(kinds)}},
         "allOf": [
-            {"if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]}, "then": choice}
+            {"if": _of_kind(kind, said=kind != usual), "then": choice}
             for kind, choice in kinds.items()
         ],
     }
+    return form if usual else {**form, "required": ["kind"]}
+
+
+def _of_kind(kind: str, said: bool = True) -> Json:
+    """The condition that something is of a kind; unless it has to be `said`, by saying nothing."""
+    named: Json = {"properties": {"kind": {"const": kind}}}
+    return {**named, "required": ["kind"]} if said else named
 
 
 def _kind(choice: Json, defs: Json) -> str:
@@ -177,12 +188,13 @@ def _part(name: str, defs: Json) -> Json:
 
 
 def _part_of_source(source: Json, defs: Json) -> Json:
-    """As `_part`, for a source whose kind the extended file may have said: any key of any kind."""
+    """As `_part`, where the extended file may have said the kind: any key of any kind."""
     keys: dict[str, dict[str, Json]] = {}
     rules = []
     for rule in source["allOf"]:
         name = rule["then"]["$ref"].removeprefix(_ref(""))
-        rules.append({**rule, "then": {"$ref": _ref(f"{name}Part")}})
+        kind = defs[name]["properties"]["kind"]["const"]
+        rules.append({"if": _of_kind(kind), "then": {"$ref": _ref(f"{name}Part")}})
         for key, form in defs[name]["properties"].items():
             alike = json.dumps(form, sort_keys=True)
             keys.setdefault(key, {}).setdefault(alike, _part_of_key(name, key, defs))

@@ -17,68 +17,16 @@ from pydantic import model_validator as check
 
 from ncamix import forms
 from ncamix.composition import Setting, compose
+from ncamix.errors import UserError
+from ncamix.models import AnyModel
 from ncamix.optimizer import Averaging, LearningRate, Optimizer, Scaled, peaks
-from ncamix.quantities import AboveZero, Positive, Quantity, Whole, positive, quantity_of, refuse
+from ncamix.quantities import NotNegative, Positive, Quantity, Whole, positive, quantity_of, refuse
 from ncamix.reading import Document
 from ncamix.schedule import is_name
 from ncamix.sources.base import Spec
 from ncamix.validation import validate
 
 Precision = Literal["fp32", "bf16", "fp16"]
-
-
-class Model(Spec):
-    """A Llama-style decoder. Widths in units, `mlp_width` is of the gated MLP."""
-
-    later: ClassVar[tuple[str, ...]] = ("path", "config")
-
-    kind: Annotated[Literal["llama"], Field(description="The architecture.")] = "llama"
-    layers: Annotated[Positive, Field(description="Number of decoder layers.")]
-    heads: Annotated[Positive, Field(description="Attention heads of a layer.")]
-    kv_heads: Annotated[
-        Positive | None,
-        Field(description="Heads of keys and values: as many as `heads` by default."),
-    ] = None
-    width: Annotated[Positive, Field(description="Width of the hidden states.")]
-    mlp_width: Annotated[
-        Positive | None, Field(description="Width of the gated MLP: 4 x width by default.")
-    ] = None
-    rope_theta: Annotated[AboveZero, Field(description="Base of the rotary positions.")] = Fraction(
-        10_000
-    )
-    tie_embeddings: Annotated[
-        bool, Field(description="Whether the output head is the embedding.")
-    ] = False
-
-    @check(mode="after")
-    def _check(self) -> Model:
-        if self.width % self.heads or (self.width // self.heads) % 2:
-            raise refuse(
-                f"the width {self.width} does not split into {self.heads} heads of even size",
-                "choose a width that is a multiple of 2 x heads",
-            )
-        if self.kv_heads and self.heads % self.kv_heads:
-            raise refuse(
-                "heads is not a multiple of kv_heads",
-                "choose kv_heads that divides it",
-                ("kv_heads",),
-            )
-        return self
-
-    @property
-    def attention(self) -> str:
-        return "sdpa"
-
-    @property
-    def dropout(self) -> float:
-        return 0.0
-
-    def num_parameters(self, rows: int) -> int:
-        """Trained numbers of the model with `rows` vocabulary rows."""
-        mlp = self.mlp_width or 4 * self.width
-        kv = self.width * (self.kv_heads or self.heads) // self.heads
-        layer = 2 * self.width**2 + 2 * self.width * kv + 3 * self.width * mlp + 2 * self.width
-        return self.layers * layer + self.width + rows * self.width * (2 - self.tie_embeddings)
 
 
 def _budget(written: Any) -> Quantity:
@@ -168,7 +116,7 @@ class Trainer(Spec):
         Whole, WithJsonSchema(forms.VERSION), Field(description="The version of the language.")
     ]
     name: Annotated[str, WithJsonSchema(forms.WORD), Field(description="Letters, digits, _ and -.")]
-    model: Annotated[Model, Field(description="The model that is trained.")]
+    model: Annotated[AnyModel, Field(description="The model that is trained.")]
     sequence_length: Annotated[
         SequenceLength, Field(description="Tokens that a sample is trained on.")
     ]
@@ -219,6 +167,10 @@ class Trainer(Spec):
         Positive, Field(description="Owners that the samples of endless sources are split over.")
     ] = 1
     optimizer: Annotated[Optimizer, Field(description="The optimizer; stages override its parts.")]
+    z_loss: Annotated[
+        NotNegative,
+        Field(description="Factor of the squared log of the softmax's denominator in the loss."),
+    ] = Fraction(0)
     averaging: Annotated[
         Averaging | None,
         Field(description="Averages the weights of each stage: {ema: 0.999} or {last: 10%}."),
@@ -285,5 +237,18 @@ class LoadedTrainer:
 def load_trainer(file: str | Path, settings: Sequence[str | Setting] = ()) -> LoadedTrainer:
     """Read and check a trainer, with `--set trainer...` applied. Raises UserError with everything
     that is wrong."""
-    document = compose(file, settings, "trainers")
-    return LoadedTrainer(validate(Trainer, document), document)
+    return check_trainer(compose(file, settings, "trainers"))
+
+
+def check_trainer(document: Document) -> LoadedTrainer:
+    """Check a trainer that was read, and find the files of its model. Raises UserError with
+    everything that is wrong."""
+    trainer = validate(Trainer, document)
+    key = "path" if "path" in trainer.model.model_fields_set else "config"
+    try:
+        model = trainer.model.located(document.folder_of(("model", key)))
+    except UserError as error:
+        problem = error.problems[0]
+        where = document.problem(("model", key), problem.what, problem.remedy)
+        raise UserError(where) from None
+    return LoadedTrainer(trainer.model_copy(update={"model": model}), document)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from ncamix.errors import Problem, UserError, nearest
+from ncamix.models import MODELS
 from ncamix.reading import Document, unknown_key
 from ncamix.sources import KINDS, Spec
 from ncamix.tree import Tree
@@ -62,8 +63,9 @@ def problems_of(error: ValidationError, model: type[Spec], document: Document) -
     """The problems behind a pydantic error."""
     problems: list[Problem] = []
     for item in error.errors(include_url=False):
-        loc = item["loc"]  # as the file has it, but with a source's kind behind its name
+        loc = item["loc"]  # as the file has it, but with the kind of a source or a model in it
         path = (*loc[:2], *loc[3:]) if loc[:1] == ("sources",) else loc
+        path = (*loc[:1], *loc[2:]) if loc[:1] == ("model",) and loc[1:] else path
         kind = item["type"]
         context = item.get("ctx") or {}
         if kind == "ncamix":
@@ -108,6 +110,8 @@ def _model_at(model: type[Spec], path: tuple[Any, ...]) -> type[Spec] | None:
     step, rest = path[0], path[1:]
     if step == "sources":  # sources.<name>.<tag>
         return _model_at(KINDS[str(rest[1])], rest[2:])
+    if step == "model" and rest:  # model.<tag>
+        return _model_at(MODELS[str(rest[0])], rest[1:])
     if rest and isinstance(rest[0], int):
         rest = rest[1:]
     annotation = _fields(model)[str(step)].annotation

@@ -13,14 +13,14 @@ from test_transitions import small
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
 
 from ncamix.optimizer import Averaging
 from ncamix.training.averaging import Averages
-from ncamix.training.model import LossLlama
 from ncamix.training.optimizers import keep_state, set_rate
 
 
-def train(model: LossLlama, first: int, averages: Averages, kept: dict | None) -> dict:
+def train(model: PreTrainedModel, first: int, averages: Averages, kept: dict | None) -> dict:
     """Two steps on gradients that a number says; the optimizer's state by name, whole."""
     optimizer = optimizer_of(model, **MUON)
     if kept is not None:

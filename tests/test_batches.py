@@ -629,14 +629,6 @@ def test_replays_and_other_lengths_are_shown(sized_plan_of: Any, ncamix: Run) ->
     assert facts == {("words", "words@24", 0, None), ("alive", "alive@24", None, 0)}
 
 
-def test_what_cannot_be_trained_yet_has_no_batches(plan: Plan, ncamix: Run, tmp_path: Path) -> None:
-    (tmp_path / "d.yaml").write_text(
-        (tmp_path / "c.yaml").read_text().replace("repeat: free", "repeat: free, loss_weight: 2")
-    )
-    status, out, err = ncamix("d.yaml", "-t", "small.yaml")
-    assert (status, out) == (2, "") and "cannot train or compile it yet" in err
-
-
 def test_a_batch_as_json_with_all_that_it_holds(run: Path, ncamix: Run, tmp_path: Path) -> None:
     status, out, err = ncamix("runs/c", "--token", "5000", "--decode", "--json", "-o", "pictures")
     assert (status, err) == (0, "")

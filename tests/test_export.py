@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ncamix import export
 from ncamix.export import export_model
-from ncamix.training.model import LossLlama, build_llama
+from ncamix.training.model import build_llama
 
 TEXT = "def f(x):\n    return x + 1  # naïve\n"
 END = "<|endoftext|>"
@@ -49,7 +49,7 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def model_and_ids(file: Path, tied: bool) -> tuple[LossLlama, int, int]:
+def model_and_ids(file: Path, tied: bool) -> tuple[PreTrainedModel, int, int]:
     """A model with 40 rows behind the text, the number of text rows, the end of text."""
     tokenizer: Any = Tokenizer.from_file(str(file))
     spec = SimpleNamespace(

@@ -34,11 +34,11 @@ cache tokenization
 hashing
 bands
 sources
-omissions keeping
+omissions keeping model_files
 containers
 rows sizes
 documents encoding
-splits
+splits models
 validation
 evidence entry optimizer
 trainer
@@ -51,7 +51,7 @@ apportionment rates durations entering origins
 planned_source
 plan
 stored_layout
-forecast limits remarks parting corpora stored cache_limits
+forecast remarks parting corpora stored cache_limits
 inventory
 planning
 plans

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -168,6 +169,80 @@ def test_small_scale_survives_half_precision() -> None:
     torch.testing.assert_close(lifted, torch.autograd.grad(plain, hidden)[0])
 
 
+@pytest.mark.parametrize("ranges", RANGES)
+@pytest.mark.parametrize("chunk", [4, None])
+def test_every_term_against_full_logits(ranges: list[tuple[int, int]], chunk: int | None) -> None:
+    """z-loss, weights, bias and cap: the sum and all gradients; recorded losses stay plain."""
+    hidden, weight, targets, ids = problem(ranges)
+    bias = torch.randn(40, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(13, dtype=torch.float64) * 3
+    weights[2] = 0
+    lookup = torch.full((40,), -1)
+    lookup[ids] = torch.arange(len(ids))
+    kept = targets != MASKED
+    for cap, z_loss in ((None, 0.3), (2.0, 0.0), (1.5, 0.7)):
+        logits = (hidden @ weight.T + bias)[:, ids]
+        logits = logits if cap is None else cap * torch.tanh(logits / cap)
+        local = torch.where(kept, lookup[targets.clamp(min=0)], MASKED)
+        plain = cross_entropy(logits, local, reduction="none")
+        penalty = z_loss * torch.logsumexp(logits, 1)[kept] ** 2
+        wanted = 0.37 * (weights[kept] * (plain[kept] + penalty)).sum()
+        total, losses = linear_cross_entropy(
+            hidden,
+            weight,
+            targets,
+            ActiveIds(ranges),
+            0.37,
+            chunk,
+            bias=bias,
+            weights=weights,
+            z_loss=z_loss,
+            cap=cap,
+        )
+        torch.testing.assert_close(total, wanted)
+        torch.testing.assert_close(losses, plain.detach().float())
+        inputs = [hidden, weight, bias]
+        for a, b in zip(
+            torch.autograd.grad(total, inputs), torch.autograd.grad(wanted, inputs), strict=True
+        ):
+            torch.testing.assert_close(a, b)
+        with torch.no_grad():
+            alone, same = linear_cross_entropy(
+                hidden, weight, targets, ActiveIds(ranges), bias=bias, z_loss=z_loss, cap=cap
+            )
+        assert torch.equal(same, losses) and not alone.requires_grad
+
+
+def test_a_weight_of_one_and_no_z_loss_change_no_bit() -> None:
+    hidden, weight, targets, _ = problem(RANGES[2], torch.float32)
+    active = ActiveIds(RANGES[2])
+    plain, _ = linear_cross_entropy(hidden, weight, targets, active)
+    ones, _ = linear_cross_entropy(hidden, weight, targets, active, weights=torch.ones(13))
+    found = torch.autograd.grad(ones, [hidden, weight])
+    assert torch.equal(plain, ones)
+    for a, b in zip(found, torch.autograd.grad(plain, [hidden, weight]), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_z_loss_under_autocast() -> None:
+    """The sum and its gradient have float32 statistics, whatever type the products run in."""
+    hidden, weight, targets, _ = problem(RANGES[2], torch.float32)
+    terms: dict[str, Any] = {"z_loss": 0.3, "bias": torch.zeros(40, requires_grad=True)}
+    exact, _ = linear_cross_entropy(hidden, weight, targets, ActiveIds(RANGES[2]), **terms)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total, losses = linear_cross_entropy(
+            hidden.bfloat16(), weight, targets, ActiveIds(RANGES[2]), **terms
+        )
+    assert total.dtype == torch.float32 and losses.dtype == torch.float32
+    torch.testing.assert_close(total, exact, atol=0.05, rtol=0.02)
+    inputs = [hidden, weight, terms["bias"]]
+    for a, b in zip(
+        torch.autograd.grad(total, inputs), torch.autograd.grad(exact, inputs), strict=True
+    ):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b, atol=0.05, rtol=0.05)
+
+
 def test_extreme_logits_stay_finite() -> None:
     hidden, weight, targets, ids = problem(RANGES[0], torch.float32)
     total, losses = linear_cross_entropy(hidden * 1e4, weight, targets, ActiveIds(RANGES[0]))
@@ -193,6 +268,10 @@ def test_shapes_that_do_not_fit() -> None:
         linear_cross_entropy(hidden[:, :3], weight, targets, active)
     with pytest.raises(ValueError, match="must be"):
         linear_cross_entropy(hidden, weight, targets[:3], active)
+    with pytest.raises(ValueError, match="weights"):
+        linear_cross_entropy(hidden, weight, targets, active, weights=torch.ones(3))
+    with pytest.raises(ValueError, match="bias"):
+        linear_cross_entropy(hidden, weight, targets, active, bias=torch.ones(3))
     with pytest.raises(ValueError, match="chunk"):
         linear_cross_entropy(hidden, weight, targets, active, chunk=0)
     with pytest.raises(ValueError, match="40 rows"):

@@ -5,32 +5,42 @@ from __future__ import annotations
 import json
 import math
 import signal
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from masked_data import write_data_set
+import torch
+from masked_data import END, write_data_set
 from plain_data import read_masks, read_samples
 from test_run import MODEL, Runner
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
 
+from ncamix.collation import Collate, rows_of
 from ncamix.inspection import Request, inspect
 from ncamix.loading import load_curriculum
 from ncamix.order import stage_order
 from ncamix.plan import Plan
 from ncamix.planning import make_plan
+from ncamix.sources.base import MASKED
+from ncamix.streams import make_dataset
 from ncamix.trainer import load_trainer
+from ncamix.training.architectures import attention_mask
+from ncamix.training.model import build_model
 
 CURRICULUM = """
 ncamix: 1
 name: tiny
 tokenizer: bytes
 sources:
-  lively: {kind: nca, alphabet: 3, grid: 6, band: {gzip: [0.20, 1.00]}}
+  lively: {kind: nca, alphabet: 3, grid: 6, band: {gzip: [0.20, 1.00]}, loss_weight: 2.5}
   words:
     {kind: text, files: ["corpus/*.txt"], holdout: {share: 0.2}, repeat: free, attention: document}
   answers:
     {kind: pairs, files: [pairs.jsonl], prompt: p, response: r, holdout: {share: 0.2}, repeat: free}
-  mine: {kind: mds, local: mine, repeat: free}
+  mine: {kind: mds, local: mine, repeat: free, loss_weight: 0}
   again: {kind: mds, remote: mine, repeat: free}
   blank: {kind: mds, local: blank, repeat: free}
 stages:
@@ -45,7 +55,9 @@ TRAINER = (
 batch_size: 8
 microbatch: 3
 budget: 25.6ktok
-optimizer: {kind: adamw, lr: 1e-2, clip: 1.0}
+# An eps so large that steps are proportional to gradients, as Adam's usual ones are not.
+optimizer: {kind: adamw, lr: 1, eps: 1, betas: [0.9, 0.9], clip: 2.0}
+z_loss: 1e-3
 checkpoint: {every: 15ba, keep: 2}
 """
 )
@@ -112,6 +124,60 @@ def test_loss_tokens_are_those_of_the_samples(
     targets = read_samples(held, 8)[:, 1:][read_masks(held, 8)[:, 1:]]  # type: ignore[index]
     assert evaluated["num_tokens"] == len(targets)
     assert evaluated["num_bytes"] == (targets > 0).sum(), "a byte an id, but for the end of text"
+
+
+def reference(plan: Plan, cache: Path, num_batches: int) -> list[float | None]:
+    """Losses of the first batches of each stage that trains, by a plain loop in PyTorch: whole
+    batches on one rank, full logits, one sum over one divisor."""
+    torch.manual_seed(0)
+    rows, found = plan.vocabulary.rows, []
+    model: Any = build_model(plan.trainer.trainer.model, rows, 32, plan.seeds.init)
+    for stage in plan.stages[:2]:
+        drawn = [plan.dataset_of(name, stage) for name in stage.sources]
+        weights = torch.tensor([float(source.spec.loss_weight) for source in drawn])
+        collate = Collate([rows_of(source, END) for source in drawn])
+        active = torch.cat([torch.arange(*span) for span in plan.active_ranges(stage)])
+        places = torch.full((rows,), MASKED)
+        places[active] = torch.arange(len(active))
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=1.0, betas=(0.9, 0.9), eps=1.0, weight_decay=0.0
+        )
+        folder = cache / stage.name
+        folder.mkdir()
+        dataset = make_dataset(plan, stage, folder, None, 1, lambda prefix: None)
+        try:
+            loader: Any = DataLoader(dataset, batch_size=8, collate_fn=collate)
+            for batch in islice(loader, num_batches):
+                segments = batch.get("segments")
+                mask = None if segments is None else attention_mask(segments)
+                logits = model(batch["input_ids"], attention_mask=mask).logits[..., active]
+                labels = batch["labels"]
+                kept = labels != MASKED
+                local = torch.where(kept, places[labels.clamp(min=0)], MASKED)
+                losses = cross_entropy(logits.transpose(1, 2), local, reduction="none")
+                found.append(float(losses.sum() / kept.sum()))
+                summed = losses + 1e-3 * kept * torch.logsumexp(logits, -1) ** 2
+                (weights[batch["source"], None] * summed).sum().div(kept.sum()).backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
+                optimizer.step()
+                optimizer.zero_grad()
+        finally:
+            dataset.release()
+        if stage.num_batches > num_batches:
+            break  # the next one would begin elsewhere
+    return found
+
+
+def test_losses_are_those_of_a_plain_loop_over_whole_batches(
+    mixed: MixedRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Microbatches of 3, 3 and 2 samples, their targets masked unevenly, weights of sources."""
+    monkeypatch.setenv("NCAMIX_CACHE", str(mixed.cache))
+    wanted = reference(mixed.planned(), tmp_path, 16)
+    found = [row["loss"] for row in mixed.rows()][: len(wanted)]
+    assert len(wanted) == 6 + 16
+    assert found == pytest.approx(wanted, abs=2e-4)
+    assert max(found) - min(found) > 0.5, "it learns"
 
 
 def test_killed_and_resumed_and_on_two_ranks(mixed: MixedRunner, tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ import torch
 from composer import DataSpec, Trainer
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
 
+from ncamix.groups import GROUPS
+from ncamix.training.architectures import attention_mask
 from ncamix.training.loss import MASKED, ActiveIds
 from ncamix.training.model import (
-    GROUPS,
     CurriculumModel,
-    LossLlama,
-    attention_mask,
     build_llama,
     initial_values,
     parameter_groups,
@@ -48,7 +48,7 @@ def spec(**changes: Any) -> Any:
     return SimpleNamespace(**(plain | changes))
 
 
-def small(rows: int = 50, seed: int = 1, **changes: Any) -> LossLlama:
+def small(rows: int = 50, seed: int = 1, **changes: Any) -> PreTrainedModel:
     return build_llama(spec(**changes), rows, sequence_length=12, seed=seed)
 
 
@@ -200,6 +200,35 @@ def test_a_batch_without_targets_moves_nothing() -> None:
     outputs["loss"].backward()
     assert outputs["loss"] == 0 and wrapped.source_loss_counts.tolist() == [0, 0]
     assert all(p.grad is not None and not p.grad.any() for p in wrapped.parameters())
+
+
+def test_sources_weigh_and_z_loss_adds_but_records_stay_plain() -> None:
+    """The factor of a source multiplies its losses in the sum; the divisor is the caller's."""
+    model = small()
+    wrapped, batch = CurriculumModel(model), make_batch()
+    plain = wrapped(batch)
+    wrapped.source_weights, wrapped.z_loss, wrapped.loss_scale = (0.5, 3.0), 0.01, 0.1
+    wrapped.reset_sums(2)
+    outputs = wrapped(batch)
+    assert torch.equal(outputs["losses"], plain["losses"])
+    logits = model(input_ids=batch["input_ids"]).logits
+    spread = torch.logsumexp(logits, -1) ** 2 * (batch["labels"] != MASKED)
+    expected = cross_entropy(logits.transpose(1, 2), batch["labels"], reduction="none")
+    weights = torch.tensor([0.5, 3.0])[batch["source"], None]
+    wanted = 0.1 * (weights * (expected + 0.01 * spread)).sum()
+    torch.testing.assert_close(outputs["loss"], wanted)
+    parameters = list(model.parameters())
+    for a, b in zip(
+        torch.autograd.grad(outputs["loss"], parameters),
+        torch.autograd.grad(wanted, parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+    sums = plain["losses"].double().sum(1)
+    torch.testing.assert_close(
+        wrapped.source_loss_sums, torch.stack([sums[::2].sum(), sums[1::2].sum()])
+    )
+    assert torch.equal(wrapped.eval_losses(batch, wrapped.active), plain["losses"])
 
 
 def test_softmax_over_active_ids_only() -> None:

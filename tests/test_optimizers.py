@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from processes import free_port, output_of, started
 from test_transitions import small
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ncamix.optimizer import Optimizer
-from ncamix.training.model import LossLlama, parameter_groups
+from ncamix.training.model import parameter_groups
 from ncamix.training.optimizers import complete_state, keep_state, make_optimizer, set_rate
 
 Array = NDArray[np.float32]
@@ -32,7 +33,7 @@ MUON = {
 RATE = 0.05
 
 
-def optimizer_of(model: LossLlama, **keys: Any) -> torch.optim.Optimizer:
+def optimizer_of(model: PreTrainedModel, **keys: Any) -> torch.optim.Optimizer:
     """A stage's optimizer of these keys, over all of a model."""
     written = {key: _exact(value) for key, value in keys.items()}
     stage = SimpleNamespace(optimizer=Optimizer.model_validate(written))
@@ -47,13 +48,16 @@ def _exact(value: Any) -> Any:
     return Decimal(str(value)) if isinstance(value, float) else value
 
 
-def gradients(model: LossLlama, seed: int) -> list[Tensor]:
+def gradients(model: PreTrainedModel, seed: int) -> list[Tensor]:
     stream = torch.Generator().manual_seed(seed)
     return [torch.randn(p.shape, generator=stream) for p in model.parameters()]
 
 
 def step(
-    model: LossLlama, optimizer: torch.optim.Optimizer, seed: int, without: set[str] | None = None
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    seed: int,
+    without: set[str] | None = None,
 ) -> dict[str, Tensor]:
     """One step on gradients that a number says, of some parameters none; the weights after it."""
     for (name, parameter), value in zip(
@@ -65,11 +69,11 @@ def step(
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-def weights(model: LossLlama) -> dict[str, Array]:
+def weights(model: PreTrainedModel) -> dict[str, Array]:
     return {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
 
 
-def hidden(model: LossLlama) -> list[str]:
+def hidden(model: PreTrainedModel) -> list[str]:
     groups = parameter_groups(model)
     return [*groups["attention"], *groups["mlp"]]
 

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ncamix.entry import Enter
 from ncamix.groups import Group, Part, all_parts, parts
-from ncamix.training.model import LossLlama, build_llama, parameter_groups
+from ncamix.training.model import build_llama, parameter_groups
 from ncamix.training.transitions import (
     Freezer,
     reinitialize,
@@ -30,7 +31,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def small(tied: bool = False, rows: int = 60) -> LossLlama:
+def small(tied: bool = False, rows: int = 60) -> PreTrainedModel:
     spec = SimpleNamespace(
         layers=3,
         heads=2,
@@ -54,7 +55,7 @@ def of(*groups: str) -> set[Part]:
     return parts(map(Group, groups), 3)
 
 
-def values(model: LossLlama) -> dict[str, Tensor]:
+def values(model: PreTrainedModel) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 

@@ -26,7 +26,6 @@ from ncamix.compilation.ranks import Ranks
 from ncamix.compilation.room import room_for
 from ncamix.compilation.writer import Watcher, write_jobs
 from ncamix.errors import fail
-from ncamix.limits import refuse_untrained
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
 from ncamix.text_compilation import held_out_steps, prepare_text, tokenizer_file
@@ -70,7 +69,6 @@ def compile_plan(
     Raises:
         UserError: the place cannot be written, is another's, or a text cannot be compiled.
     """
-    refuse_untrained(plan)
     ranks, place = Ranks(), out if isinstance(out, Place) else place_of(out)
     ranks.join()
     try:

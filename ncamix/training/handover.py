@@ -23,7 +23,7 @@ from ncamix.origins import WEIGHTS, Origin, Rows
 from ncamix.plan import Plan, PlannedStage
 from ncamix.run_folder import RunFolder
 from ncamix.training.checkpoints import checkpoint_path, optimizer_state
-from ncamix.training.model import build_llama
+from ncamix.training.model import build_model
 from ncamix.training.optimizers import keep_state
 from ncamix.training.transitions import reinitialize, select_parameters, vocabulary_parameters
 
@@ -132,8 +132,8 @@ def final_model(plan: Plan, folder: RunFolder) -> Any:
 
 
 def _fresh(plan: Plan, stage: PlannedStage) -> Any:
-    spec = plan.trainer.trainer.model
-    return build_llama(spec, plan.vocabulary.rows, stage.sequence_length, plan.seeds.init)  # type: ignore[arg-type]
+    spec, rows, seed = plan.trainer.trainer.model, plan.vocabulary.rows, plan.seeds.init
+    return build_model(spec, rows, stage.sequence_length, seed, plan.kept_rows)
 
 
 def _check(origin: Origin) -> None:

@@ -1,17 +1,19 @@
 """Next-token loss of a linear output head, without ever holding the full logits.
 
     hidden states [N, D] + head rows [A, D] of the active ids
-      -> chunk by chunk: logits [chunk, A] -> log-softmax -> loss and both gradients
+      -> chunk by chunk: logits [chunk, A] -> log-softmax -> loss and all gradients
       -> scalar for the optimizer, per-position losses for the records
 
 The gradients are formed in the forward pass, while a chunk's logits exist: three matrix products a
 chunk, nothing recomputed, memory of one chunk. Losses are in nats. The softmax runs over the
-active ids only, so rows of other ids receive a gradient of exactly zero.
+active ids only, so rows of other ids receive a gradient of exactly zero. Masked positions, weights
+and the z-loss act on the gradient of a chunk's logits where it stands: no copy of them is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -127,6 +129,20 @@ class ActiveIds:
         return self._tables[device]
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What else the loss is made of, beside hidden states and rows of the head.
+
+    scale: number or 0-d tensor. z_loss: coefficient. cap: of the logits, None for none. chunk: the
+    positions whose logits exist at once.
+    """
+
+    scale: Tensor | float
+    z_loss: float
+    cap: float | None
+    chunk: int
+
+
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
@@ -134,18 +150,31 @@ def linear_cross_entropy(
     active: ActiveIds,
     scale: Tensor | float = 1.0,
     chunk: int | None = None,
+    *,
+    bias: Tensor | None = None,
+    weights: Tensor | None = None,
+    z_loss: float = 0.0,
+    cap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of `hidden @ weight.T` over the active ids: (scalar, losses [N]).
 
-    `hidden` is [N, D] and `weight` [V, D], floating; `targets` int64 [N], global ids, MASKED where
-    there is no loss. The scalar is `scale` times the sum of the unmasked losses in nats, float32
-    (float64 for float64 inputs), differentiable in `hidden` and `weight` and not in `scale`, which
-    is a number or a 0-d tensor. Losses are float32, detached, 0 where masked. `chunk` is the
-    number of positions whose logits exist at once; it changes speed, memory and rounding only.
+    `hidden` is [N, D], `weight` [V, D] and `bias` [V], floating; `targets` int64 [N], global ids,
+    MASKED where there is no loss; `weights` float [N]. With a `cap`, logits x become
+    cap * tanh(x / cap), as Gemma's do. The scalar is
+
+        scale * sum over unmasked i of weights[i] * (loss[i] + z_loss * logsumexp(logits[i]) ** 2)
+
+    in nats, float32 (float64 for float64 inputs), differentiable in `hidden`, `weight` and `bias`
+    and in nothing else; `scale` is a number or a 0-d tensor. The z-loss keeps the logarithm of the
+    softmax's denominator, over the active ids, near zero, and with it logits from drifting: 1e-4 in
+    PaLM (Chowdhery et al. 2022, section 5), after Mesh TensorFlow; 1e-3 on routers in ST-MoE (Zoph
+    et al. 2022). Losses are plain cross-entropy, without weights and z-loss: float32, detached, 0
+    where masked. `chunk` is the number of positions whose logits exist at once; it changes speed,
+    memory and rounding only.
 
     Products run in the autocast type where autocast is on, softmax statistics and the sum of the
-    weight's gradient in float32 at least. Without grad mode, or if neither input needs a gradient,
-    only losses are computed.
+    weight's gradient in float32 at least. Without grad mode, or if no input needs a gradient, only
+    losses are computed.
 
     Raises ValueError if shapes do not fit together, or an unmasked target is not an active id.
     """
@@ -153,18 +182,26 @@ def linear_cross_entropy(
         raise ValueError(
             f"hidden {list(hidden.shape)} and weight {list(weight.shape)} must be [N, D] and [V, D]"
         )
-    if targets.shape != hidden.shape[:1]:
-        raise ValueError(f"targets {list(targets.shape)} must be [{hidden.shape[0]}]")
+    for name, given in (("targets", targets), ("weights", weights)):
+        if given is not None and given.shape != hidden.shape[:1]:
+            raise ValueError(f"{name} {list(given.shape)} must be [{hidden.shape[0]}]")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias {list(bias.shape)} must be [{weight.shape[0]}]")
     if chunk is None:
         chunk = CPU_CHUNK if hidden.device.type == "cpu" else ACCELERATOR_CHUNK
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     rows = active.rows(weight)
+    offsets = None if bias is None else active.rows(bias)
     kept = (targets != MASKED).nonzero()[:, 0]
     local = active.local(targets[kept])
-    if torch.is_grad_enabled() and (hidden.requires_grad or rows.requires_grad):
-        return _LinearCrossEntropy.apply(hidden, rows, kept, local, scale, chunk)
-    scalar, losses, _, _ = _run(hidden, rows, kept, local, chunk, False, False)
+    weights = None if weights is None else weights[kept]
+    terms = Terms(scale, z_loss, cap, chunk)
+    inputs = [each for each in (hidden, rows, offsets) if each is not None]
+    if torch.is_grad_enabled() and any(each.requires_grad for each in inputs):
+        return _LinearCrossEntropy.apply(hidden, rows, offsets, kept, local, weights, terms)
+    none = (False, False, False)
+    scalar, losses, _ = _run(hidden, rows, offsets, kept, local, weights, terms, none)
     return scalar * scale, losses
 
 
@@ -176,18 +213,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any,
         hidden: Tensor,
         rows: Tensor,
+        offsets: Tensor | None,
         kept: Tensor,
         local: Tensor,
-        scale: Tensor | float,
-        chunk: int,
+        weights: Tensor | None,
+        terms: Terms,
     ) -> tuple[Tensor, Tensor]:
-        total, losses, d_hidden, d_rows = _run(
-            hidden, rows, kept, local, chunk, ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        )
-        ctx.save_for_backward(d_hidden, d_rows)
-        ctx.scale = scale
+        needs = ctx.needs_input_grad[:3]
+        total, losses, found = _run(hidden, rows, offsets, kept, local, weights, terms, needs)
+        ctx.save_for_backward(*found)
+        ctx.scale = terms.scale
         ctx.mark_non_differentiable(losses)
-        return total * scale, losses
+        return total * terms.scale, losses
 
     @staticmethod
     @once_differentiable
@@ -195,25 +232,27 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # Gradients are stored unscaled: 1 / (targets of a batch) would underflow in half precision
         # before a loss scaler, part of the factor here, can lift it.
         factor = above[0] * ctx.scale
-        d_hidden, d_rows = (
+        found = (
             None if stored is None else (stored.to(factor.dtype) * factor).to(stored.dtype)
             for stored in ctx.saved_tensors
         )
-        return d_hidden, d_rows, None, None, None, None
+        return *found, None, None, None, None
 
 
 def _run(
     hidden: Tensor,
     rows: Tensor,
+    offsets: Tensor | None,
     kept: Tensor,
     local: Tensor,
-    chunk: int,
-    needs_hidden: bool,
-    needs_rows: bool,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Sum of losses (0-d), losses float32 [N], unscaled gradients [N, D] and [A, D] where needed.
+    weights: Tensor | None,
+    terms: Terms,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor, Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
+    """Weighed sum (0-d), losses float32 [N], unscaled gradients [N, D], [A, D], [A] where needed.
 
-    `kept` int64 [K] indexes the unmasked positions, `local` int64 [K] are their targets.
+    `offsets` [A] is the bias of the head. `kept` int64 [K] indexes the unmasked positions, `local`
+    int64 [K] are their targets, `weights` float [K] what their losses count.
     """
     device, (num_positions, width) = hidden.device.type, hidden.shape
     dtype = hidden.dtype
@@ -224,21 +263,39 @@ def _run(
     # The products below choose their types themselves, on whatever device autocast is on for.
     with torch.no_grad(), torch.autocast(device, enabled=False):
         head = rows.to(dtype)
+        added = None if offsets is None else offsets.to(dtype)
+        factors = None if weights is None else weights.to(exact)
         found = hidden.new_empty(len(kept), dtype=exact)
-        d_hidden = hidden.new_zeros(num_positions, width) if needs_hidden else None
-        d_rows = rows.new_zeros(rows.shape, dtype=exact) if needs_rows else None
-        for first in range(0, len(kept), chunk):
-            part = slice(first, first + chunk)
+        spread = hidden.new_empty(len(kept) if terms.z_loss else 0, dtype=exact)  # logsumexp
+        d_hidden = hidden.new_zeros(num_positions, width) if needs[0] else None
+        d_rows = rows.new_zeros(rows.shape, dtype=exact) if needs[1] else None
+        d_offsets = rows.new_zeros(len(rows), dtype=exact) if needs[2] else None
+        for first in range(0, len(kept), terms.chunk):
+            part = slice(first, first + terms.chunk)
             positions = part if whole else kept[part]
             inputs = hidden[positions].to(dtype)
-            log_probs = torch.log_softmax(inputs @ head.T, dim=1, dtype=exact)
             column = local[part, None]
+            logits = inputs @ head.T if added is None else torch.addmm(added, inputs, head.T)
+            if terms.cap is not None:
+                logits.div_(terms.cap).tanh_().mul_(terms.cap)
+            log_probs = torch.log_softmax(logits, dim=1, dtype=exact)
             torch.neg(log_probs.gather(1, column)[:, 0], out=found[part])
-            if not (needs_hidden or needs_rows):
+            if terms.z_loss:
+                torch.add(logits.gather(1, column)[:, 0], found[part], out=spread[part])
+            if not any(needs):
                 continue
             # Probabilities minus one-hot targets: the gradient of the logits, in place.
             d_logits = log_probs.exp_()
+            if terms.z_loss:
+                d_logits.mul_((2 * terms.z_loss * spread[part] + 1)[:, None])
             d_logits.scatter_add_(1, column, d_logits.new_full((1, 1), -1.0).expand_as(column))
+            if terms.cap is not None:
+                d_logits.mul_(logits.div_(terms.cap).square_().neg_().add_(1))
+            del logits
+            if factors is not None:
+                d_logits.mul_(factors[part, None])
+            if d_offsets is not None:
+                d_offsets.add_(d_logits.sum(0))
             d_logits = d_logits.to(dtype)
             if d_hidden is not None:
                 d_hidden[positions] = (d_logits @ head).to(d_hidden.dtype)
@@ -248,4 +305,7 @@ def _run(
                 d_rows.add_(d_logits.T @ inputs)
         losses = hidden.new_zeros(num_positions, dtype=torch.float32)
         losses[kept] = found.to(torch.float32)
-        return found.sum(), losses, d_hidden, d_rows
+        if terms.z_loss:
+            found = found + terms.z_loss * spread**2
+        total = found.sum() if factors is None else (found * factors).sum()
+        return total, losses, (d_hidden, d_rows, d_offsets)

@@ -1,12 +1,13 @@
-"""The model that is trained: a Hugging Face Llama, and its Composer wrapper.
+"""The model that is trained: a causal model of Hugging Face, and its Composer wrapper.
 
+    sizes, or config and weights -> model, its fresh values keyed by name
     batch {input_ids, labels, source} -> decoder body -> hidden states -> chunked loss
       -> scalar for Composer, losses per position, sums per source
 
 Labels arrive shifted and masked by the data. Where a batch carries `segments`, attention stays
-within them; rotary positions are relative, so they run on over a whole sample. Losses are in nats;
-the scalar is their sum times a factor set from outside, so that the divisor can be the count of the
-global batch whatever the microbatches and ranks.
+within them; relative positions run on over a whole sample, learned ones begin anew. Losses are in
+nats; the scalar is their sum times a factor set from outside, so that the divisor can be the count
+of the global batch whatever the microbatches and ranks.
 
 Initial values are drawn by name: each parameter has its own stream of random numbers, keyed by
 seed, purpose and parameter name, from a counter-based generator on the CPU. A value therefore
@@ -16,10 +17,8 @@ leave those before them unchanged.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, SupportsFloat
 
@@ -27,22 +26,35 @@ import numpy as np
 import torch
 from composer.models import ComposerModel
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import CONFIG_MAPPING, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.modeling_utils import no_init_weights
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from ncamix.groups import GROUPS
-from ncamix.training.loss import MASKED, ActiveIds, linear_cross_entropy
+from ncamix.errors import fail
+from ncamix.model_files import ModelFiles, fetched
+from ncamix.models import Llama, Model
+from ncamix.training.architectures import (
+    check_forward,
+    constant_of,
+    layer_of,
+    parameter_groups,
+    with_loss,
+)
+from ncamix.training.loss import MASKED, ActiveIds
+
+__all__ = [
+    "CurriculumModel",
+    "build_llama",
+    "build_model",
+    "fresh_values",
+    "initial_values",
+    "is_norm",
+    "layer_of",
+    "parameter_groups",
+    "random_stream",
+]
 
 INITIAL_STD = 0.02
-
-_GROUP_PATTERNS = {
-    "embedding": r"model\.embed_tokens\.weight",
-    "head": r"lm_head\.weight",
-    "attention": r"model\.layers\.\d+\.self_attn\..+",
-    "mlp": r"model\.layers\.\d+\.mlp\..+",
-    "norms": r"model\.layers\.\d+\.(input|post_attention)_layernorm\.weight",
-    "final_norm": r"model\.norm\.weight",
-}
 
 
 class LlamaSpec(Protocol):
@@ -71,59 +83,116 @@ class LlamaSpec(Protocol):
     def dropout(self) -> float: ...
 
 
-class LossLlama(LlamaForCausalLM):
-    """A Llama whose forward pass can end in losses instead of logits.
+def build_model(
+    spec: Model, rows: int, sequence_length: int, seed: int, kept_rows: int = 0
+) -> PreTrainedModel:
+    """The model that `spec` says, float32 on the CPU, with `rows` vocabulary rows.
 
-    The loss is computed inside this module's own forward pass, since sharded training gathers the
-    output head there. Parameter names, and every other use, are Hugging Face's.
+    What it does not read is drawn, keyed by `seed`. Of a pretrained model the first `kept_rows`
+    rows of embedding and head are its own, all others are drawn; its other parameters are its own.
+    The global random state is untouched.
+
+    Raises:
+        UserError: transformers has no such model, its weights cannot be had or do not fit it, or
+            its loss would not be ours.
     """
+    if isinstance(spec, Llama):
+        return build_llama(spec, rows, sequence_length, seed)
+    assert spec.files is not None
+    config, base = _architecture(spec.files)
+    if not spec.pretrained:
+        config.vocab_size = rows
+        model = _fresh(base, config, seed)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            model = _pretrained(base, config, spec.files)
+            _resize(model, rows, seed, kept_rows)
+    try:
+        parameter_groups(model)
+    except ValueError as error:
+        raise fail(str(error), "choose another architecture") from None
+    check_forward(model)
+    return model
 
-    # `generate` reads the signature to learn what it may pass.
-    @functools.wraps(LlamaForCausalLM.forward, assigned=())
-    def forward(  # type: ignore[override]
-        self,
-        input_ids: Tensor | None = None,
-        *args: Any,
-        targets: Tensor | None = None,
-        active: ActiveIds | None = None,
-        scale: float = 1.0,
-        segments: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """With `targets` (int64 [B, L], MASKED where no loss): (scale * sum, losses [B, L]).
 
-        `input_ids` is int64 [B, L], and so are `segments`: a position attends to those before it
-        of the same number; without them, to all before it. The sum is a 0-d tensor, the losses
-        float32, detached, in nats. Without `targets`, everything is passed on to Hugging Face.
-        Raises ValueError if a target is not among the `active` ids.
-        """
-        if targets is None:
-            return super().forward(input_ids, *args, **kwargs)
-        assert input_ids is not None and active is not None
-        mask = None if segments is None else attention_mask(segments)
-        hidden = self.model(
-            input_ids=input_ids, attention_mask=mask, use_cache=False
-        ).last_hidden_state
-        total, losses = linear_cross_entropy(
-            hidden.flatten(0, 1), self.lm_head.weight, targets.flatten(), active, scale
+def _architecture(files: ModelFiles) -> tuple[Any, Any]:
+    """Config and class of a model, which attends by SDPA where that computes what it means."""
+    kind = files.config["model_type"]
+    try:
+        config = CONFIG_MAPPING[kind].from_dict(files.config)
+        base: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    except KeyError:
+        raise fail(
+            f"the installed transformers has no causal language model of type '{kind}'",
+            "install a newer one, or choose another model",
+        ) from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise fail(f"the config of '{kind}' is not understood: {error}", "mend it") from None
+    # Ids of another vocabulary; the row of a padding id would never be trained.
+    config.bos_token_id = config.eos_token_id = config.pad_token_id = None
+    config.use_cache = False
+    capped = getattr(config, "attn_logit_softcapping", None)
+    config._attn_implementation = "sdpa" if base._supports_sdpa and not capped else "eager"
+    return config, base
+
+
+def _fresh(base: Any, config: Any, seed: int) -> PreTrainedModel:
+    with no_init_weights():
+        model: PreTrainedModel = with_loss(base)(config)
+    model.tie_weights()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(fresh_values(model, name, (seed, "init", name)))
+    return model
+
+
+def _pretrained(base: Any, config: Any, files: ModelFiles) -> PreTrainedModel:
+    """The model with its own weights and vocabulary, from safetensors alone."""
+    folder = fetched(files)[0].parent
+    try:
+        model, told = with_loss(base).from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
-        return total, losses.view(targets.shape)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise fail(
+            f"the weights in {folder} cannot be loaded: {reason}", "fetch them anew"
+        ) from None
+    lacking = [*told["missing_keys"], *(each[0] for each in told["mismatched_keys"])]
+    if lacking:
+        raise fail(
+            f"the weights in {folder} lack {sorted(lacking)[0]} of the architecture, or have it in "
+            "another shape",
+            "are they whole, and is config.json theirs?",
+        )
+    loaded: PreTrainedModel = model.train()
+    return loaded
 
 
-def attention_mask(segments: Tensor) -> Tensor:
-    """Which positions attend to which: bool [B, 1, L, L] of `segments` int64 [B, L].
-
-    True where a query (third axis) sees a key (last axis). Hugging Face takes a mask of four axes
-    as it is, and scaled dot product attention one of booleans.
-    """
-    length = segments.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
-    return (segments[:, None, :, None] == segments[:, None, None, :]) & causal
+@torch.no_grad()
+def _resize(model: PreTrainedModel, rows: int, seed: int, kept: int) -> None:
+    """Give the vocabulary so many rows, of which the first `kept` keep their values."""
+    tables = [model.get_input_embeddings(), model.get_output_embeddings()]
+    own = [[p.detach()[:kept].clone() for p in table.parameters()] for table in tables]
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for table, before in zip(
+        [model.get_input_embeddings(), model.get_output_embeddings()], own, strict=True
+    ):
+        for parameter, values in zip(table.parameters(), before, strict=True):
+            name = names[id(parameter)]
+            parameter.copy_(fresh_values(model, name, (seed, "init", name)))
+            parameter[:kept] = values
 
 
 def build_llama(
     spec: LlamaSpec, vocabulary_rows: int, sequence_length: int, seed: int
-) -> LossLlama:
+) -> PreTrainedModel:
     """A float32 Llama on the CPU with `vocabulary_rows` rows, initialised by `seed`, without bias.
 
     Values follow Hugging Face: normal(0, 0.02), norms one. The global random state is untouched.
@@ -153,28 +222,22 @@ def build_llama(
         use_cache=False,
         attn_implementation=spec.attention,
     )
-    with no_init_weights():
-        model = LossLlama(config)
-    model.tie_weights()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(initial_values(name, parameter.shape, (seed, "init", name)))
-    return model
+    return _fresh(LlamaForCausalLM, config, seed)
 
 
-def parameter_groups(model: LlamaForCausalLM) -> dict[str, list[str]]:
-    """All parameter names of `model` by group, each in exactly one, in the model's order.
+def fresh_values(
+    model: PreTrainedModel, name: str, key: Sequence[int | str], std: float | None = None
+) -> Tensor:
+    """The values that parameter `name` of `model` begins with: float32, on the CPU.
 
-    A tied head has no parameter of its own: its group is empty. Raises ValueError if a parameter
-    fits no group.
+    What the architecture begins with a constant (norms, biases) has that; all else is
+    normal(0, `std`) from the stream of `key`, by default with the config's own deviation.
     """
-    groups: dict[str, list[str]] = {group: [] for group in GROUPS}
-    for name, _ in model.named_parameters():
-        fitting = [group for group in GROUPS if re.fullmatch(_GROUP_PATTERNS[group], name)]
-        if len(fitting) != 1:
-            raise ValueError(f"parameter {name} belongs to no group: not a Llama without biases?")
-        groups[fitting[0]].append(name)
-    return groups
+    shape, constant = model.get_parameter(name).shape, constant_of(model, name)
+    if constant is not None:
+        return torch.full(shape, constant)
+    usual = getattr(model.config, "initializer_range", None) or INITIAL_STD
+    return initial_values(name, shape, key, usual if std is None else std)
 
 
 def random_stream(key: Sequence[int | str]) -> np.random.Generator:
@@ -214,14 +277,19 @@ class CurriculumModel(ComposerModel):
     - `loss_scale`: what the sum of losses is multiplied by; Composer further multiplies each
       microbatch by its share of the rank's batch, and averages gradients over ranks
 
-    and, to have losses by source, calls `reset_sums`. In training mode every forward pass adds to
+    and, once, `z_loss`, its coefficient, and `source_weights`, what the losses of each source count
+    in the sum (both change the scalar alone, never the losses that are recorded);
+
+    to have losses by source, it calls `reset_sums`. In training mode every forward pass adds to
     `source_loss_sums` (float64 [num_sources], nats) and `source_loss_counts` (int64, unmasked
     targets), of this rank alone. They are no buffers: neither saved nor synchronised.
     """
 
-    def __init__(self, model: LossLlama) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        self.z_loss = 0.0
+        self.source_weights: Sequence[float] = ()
         self.active = ActiveIds([(0, model.config.vocab_size)])
         self.loss_scale = 1.0
         self.reset_sums(0)
@@ -242,6 +310,8 @@ class CurriculumModel(ComposerModel):
             active=self.active,
             scale=self.loss_scale,
             segments=batch.get("segments"),
+            weights=self._weights(batch),
+            z_loss=self.z_loss,
         )
         if self.training and len(self.source_loss_sums):
             self._add_to_sums(batch["source"], batch["labels"], losses)
@@ -270,6 +340,13 @@ class CurriculumModel(ComposerModel):
         finally:
             self.train(was_training)
         return losses
+
+    def _weights(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """What each loss counts: float32 [B, L]; None if every one counts once."""
+        if all(weight == 1 for weight in self.source_weights):
+            return None
+        weights = torch.tensor(self.source_weights, device=batch["source"].device)
+        return weights[batch["source"], None].expand_as(batch["labels"])
 
     def _add_to_sums(self, source: Tensor, labels: Tensor, losses: Tensor) -> None:
         num_sources, device = len(self.source_loss_sums), losses.device

@@ -130,6 +130,9 @@ def _train_stage(
         if plan.vocabulary.softmax == "active"
         else [(0, plan.vocabulary.rows)]
     )
+    model.z_loss = float(trainer.z_loss)
+    drawn = [plan.dataset_of(name, stage) for name in stage.sources]
+    model.source_weights = [float(source.spec.loss_weight) for source in drawn]
     ranks = dist.get_world_size()
     cache = folder.path / "data" / f"{stage.index}-{stage.name}"
     cache.mkdir(parents=True, exist_ok=True)
@@ -139,7 +142,6 @@ def _train_stage(
         plan, stage, cache, data, ranks, folder.add_prefix if leader else lambda prefix: None
     )
     share = stage.batch_size // ranks
-    drawn = [plan.dataset_of(name, stage) for name in stage.sources]
     end_of_text_id = texts.end_of_text_id(plan, drawn)
     workers = LoaderContext()
     loader = DataLoader(

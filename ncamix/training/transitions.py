@@ -17,17 +17,18 @@ import torch
 from composer.core import Callback, State
 from composer.loggers import Logger
 from torch import Tensor
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from ncamix.groups import Group, Part, parts
-from ncamix.training.model import initial_values, is_norm, parameter_groups, random_stream
+from ncamix.training.architectures import constant_of, fan_in, layer_of, parameter_groups
+from ncamix.training.model import fresh_values, initial_values, random_stream
 from ncamix.training.optimizers import complete_state
 
 Initializer = str | tuple[str, float]
 """`model` (normal(0, 0.02), norms one), `torch` (torch's defaults), or `("normal", std)`."""
 
 
-def select_parameters(model: LlamaForCausalLM, parts: Collection[Part]) -> list[str]:
+def select_parameters(model: PreTrainedModel, parts: Collection[Part]) -> list[str]:
     """Names of the parameters of `model` in any of `parts`, in the model's order.
 
     The head of a model with tied embeddings is no parameter, so the group is empty.
@@ -36,12 +37,12 @@ def select_parameters(model: LlamaForCausalLM, parts: Collection[Part]) -> list[
         name
         for group, names in parameter_groups(model).items()
         for name in names
-        if (group, _layer(name)) in parts
+        if (group, layer_of(name)) in parts
     }
     return [name for name, _ in model.named_parameters() if name in chosen]
 
 
-def vocabulary_parameters(model: LlamaForCausalLM) -> list[str]:
+def vocabulary_parameters(model: PreTrainedModel) -> list[str]:
     """Names of the parameters that have a row for every id: embedding, and head if it is not tied.
 
     Other parameters of those groups, such as learned positions, have none.
@@ -51,13 +52,9 @@ def vocabulary_parameters(model: LlamaForCausalLM) -> list[str]:
     return [name for name, parameter in model.named_parameters() if id(parameter) in tables]
 
 
-def _layer(name: str) -> int | None:
-    return int(name.split(".")[2]) if name.startswith("model.layers.") else None
-
-
 @torch.no_grad()
 def reinitialize(
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     parts: Collection[Part],
     initializer: Initializer,
     seed: int,
@@ -72,7 +69,7 @@ def reinitialize(
     vocabulary, before anything is changed.
     """
     _check_initializer(initializer)
-    rows = model.config.vocab_size
+    rows = int(model.config.vocab_size)
     for first, last in spare:
         if not 0 <= first < last <= rows:
             raise ValueError(
@@ -82,7 +79,7 @@ def reinitialize(
     embeddings = set(vocabulary_parameters(model))
     for name in names:
         parameter = model.get_parameter(name)
-        values = _draw(name, parameter.shape, initializer, (seed, stage, name))
+        values = _draw(model, name, initializer, (seed, stage, name))
         values = values.to(device=parameter.device, dtype=parameter.dtype)
         for first, last in spare if name in embeddings else ():
             values[first:last] = parameter[first:last]
@@ -91,17 +88,18 @@ def reinitialize(
 
 
 def _draw(
-    name: str, shape: Sequence[int], initializer: Initializer, key: Sequence[int | str]
+    model: PreTrainedModel, name: str, initializer: Initializer, key: Sequence[int | str]
 ) -> Tensor:
-    """New values of one parameter: float32 `shape`, on the CPU."""
+    """New values of one parameter: float32, on the CPU."""
     if isinstance(initializer, tuple):
-        return initial_values(name, shape, key, std=initializer[1])
-    if initializer == "model" or is_norm(name):
-        return initial_values(name, shape, key)
-    if name == "model.embed_tokens.weight":
+        return fresh_values(model, name, key, std=initializer[1])
+    if initializer == "model" or constant_of(model, name) is not None:
+        return fresh_values(model, name, key)
+    shape = model.get_parameter(name).shape
+    if name in parameter_groups(model)["embedding"]:
         return initial_values(name, shape, key, std=1.0)
     # torch's Linear, Kaiming-uniform with a = sqrt(5), comes to 1 / sqrt(fan_in) either side of 0.
-    bound = np.float32(1 / math.sqrt(shape[1]))
+    bound = np.float32(1 / math.sqrt(fan_in(model, name)))
     uniform = random_stream(key).random(tuple(shape), dtype=np.float32)
     return torch.from_numpy((2 * uniform - 1) * bound)
 
@@ -127,7 +125,7 @@ class Freezer(Callback):
     """
 
     def __init__(
-        self, model: LlamaForCausalLM, frozen: Sequence[tuple[Group, int]], num_layers: int
+        self, model: PreTrainedModel, frozen: Sequence[tuple[Group, int]], num_layers: int
     ) -> None:
         self.model = model
         until: dict[str, int] = {}
