@@ -23,6 +23,7 @@ from ncamix.errors import UserError, fail, nearest
 from ncamix.launching import begin_rank, launch, num_ranks
 from ncamix.options import CurriculumArgument, SetOption, TrainerOption, plan_of
 from ncamix.ranks import Ranks, is_first_to_fail
+from ncamix.trust import TRUST_HELP, trust_files
 
 app = typer.Typer(
     name="ncamix",
@@ -73,6 +74,7 @@ def run(
             show_default="one a GPU, or 1",
         ),
     ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help=TRUST_HELP)] = False,
 ) -> None:
     """Train a curriculum; run it again to resume.
 
@@ -86,6 +88,8 @@ def run(
     from ncamix.run_folder import RunFolder
     from ncamix.running import is_trained, refuse_ranks, run_plan
 
+    if trust:
+        trust_files()
     mine = Ranks()
     console = Console(quiet=not mine.is_first)
     with _interruptible(mine):

@@ -162,7 +162,7 @@ class RunFolder:
 
     def forget_unbegun(self) -> None:
         """Remove what a run wrote that has not trained a batch, so that it may be planned anew."""
-        if any(_rows(self.file("metrics.jsonl"))) or any(self.path.glob("checkpoints/*/ba*.pt")):
+        if any(_rows(self.file("metrics.jsonl"))) or any(self.path.glob("checkpoints/*/ba*")):
             return
         for entry in self.path.iterdir():
             if entry.is_dir():

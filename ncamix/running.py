@@ -133,26 +133,20 @@ def write_plan(plan: Plan, folder: RunFolder) -> None:
 
 
 def _check_device(plan: Plan) -> None:
+    """See that this machine trains in the number formats of a plan: a CPU has no fast fp16, nor
+    what keeps its small numbers from vanishing."""
     trainer = plan.trainer
     if has_gpu():
         return
+    what = "this machine has no GPU, and fp16 is for GPUs"
+    remedy = "write precision: bf16 or fp32, or choose another trainer: --trainer cpu"
     problems = []
-    what = "this machine has no GPU, and Composer trains on CPUs in fp32 only"
-    remedy = "write precision: fp32, or choose another trainer: --trainer cpu"
-    if trainer.trainer.precision != "fp32":
+    if trainer.trainer.precision == "fp16":
         problems.append(trainer.document.problem(("precision",), what, remedy))
     for stage in plan.stages:
-        if stage.spec.precision not in (None, "fp32"):
+        if stage.spec.precision == "fp16":
             path = ("stages", stage.index, "precision")
             problems.append(plan.curriculum.document.problem(path, what, remedy))
-    if trainer.trainer.parallelism != "ddp":
-        problems.append(
-            trainer.document.problem(
-                ("parallelism",),
-                "this machine has no GPU to shard the model over",
-                "write parallelism: ddp, or choose another trainer: --trainer cpu",
-            )
-        )
     if problems:
         raise UserError(problems)
 

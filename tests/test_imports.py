@@ -18,7 +18,7 @@ PACKAGE = Path(ncamix.__file__).parent
 # Each row may import rows above it and its own.
 RANKS = """
 ncamix
-errors keys packing random rerouting
+errors keys packing random rerouting trust
 files formats globs library locks processes stores threads tree waiting
 words
 duplicates gram_index

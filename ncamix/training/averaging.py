@@ -94,11 +94,11 @@ def _local(parameter: Tensor) -> Tensor:
 
 
 def _part(whole: Tensor, parameter: Tensor) -> Tensor:
-    """This rank's part of a whole value."""
+    """This rank's part of a whole value, in memory of its own: what was loaded may be a file's."""
     value = whole.to(parameter.device, torch.float32)
     if isinstance(parameter, DTensor):
-        return distribute_tensor(value, parameter.device_mesh, parameter.placements).to_local()
-    return value
+        value = distribute_tensor(value, parameter.device_mesh, parameter.placements).to_local()
+    return value.clone()
 
 
 def _whole(value: Tensor, parameter: Tensor) -> Tensor:

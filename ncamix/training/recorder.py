@@ -114,7 +114,10 @@ class Recorder(Callback):
         set_rate(state.optimizers[0], self._rate)
         for i, count in enumerate(found):
             self.realised[i] += count
-        self.model.reset_sums(num_sources)
+
+    def before_train_batch(self, state: State, logger: Logger) -> None:
+        # Here, since Composer tries a batch again in smaller parts that does not fit into memory.
+        self.model.reset_sums(len(self.stage.sources))
 
     def before_forward(self, state: State, logger: Logger) -> None:
         # Composer weighs a microbatch by its share of the rank's samples and averages over ranks.
