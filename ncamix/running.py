@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import shutil
+import signal
 import warnings
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,7 +211,7 @@ def _train_beside(
 ) -> dict[str, Any]:
     """The part that needs torch."""
     device = "gpu" if has_gpu() else "cpu"
-    with Waiting(console if first else None, "loading torch and Composer"):
+    with Waiting(console if first else None, "loading torch and Composer"), _own_handlers():
         _quiet_libraries()
         from composer.utils import dist
 
@@ -243,7 +245,7 @@ def _train_beside(
 
     stop = StopSignal()
     texts = Texts(plan, data, compiler, stop, on_sizes)
-    with stop.listen():  # after Composer's import, which lays handlers of its own
+    with stop.listen():
         if plan.estimated:
             with Waiting(console if first else None, "compiling text") as waiting:
                 plan, _ = texts.ready(plan, plan.stages[0], waiting.say)
@@ -309,6 +311,17 @@ def save_frames(plan: Plan, folder: RunFolder) -> None:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
         write_whole(folder.file("frames.npz"), buffer.getvalue())
+
+
+@contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Keep what SIGTERM and SIGINT do: Composer's import lays handlers of its own."""
+    own = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in own.items():
+            signal.signal(number, handler)
 
 
 def _quiet_libraries() -> None:
