@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from ncamix.models import Model
 from ncamix.origins import WEIGHTS
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
-from ncamix.trainer import Model
 
 
 def finish(run: Path, plan: Plan, *stages: str, value: float = 1.0) -> None:
