@@ -1,7 +1,7 @@
 """Whether code that comes with others' files may run: never, unless the user says `--trust`.
 
-A pickle is a program, and so is a model's own code: reading one can run anything. What ncamix
-itself writes needs no trust. The answer holds for this process and all that it starts.
+A pickle is a program: reading one can run anything. What ncamix itself writes needs no trust. The
+answer holds for this process and all that it starts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _VARIABLE = "NCAMIX_TRUST"
 
 TRUST_HELP = (
     "Let files that others made run code of their own where they cannot be read without it: "
-    "pickled columns of data sets, checkpoints that hold more than numbers, a model's own code. "
+    "pickled columns of data sets, and checkpoints that hold more than numbers and text. "
     "Otherwise they are refused. NCAMIX_TRUST=1 in the environment says so to every command."
 )
 

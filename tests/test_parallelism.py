@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 from processes import free_port, output_of, started
-from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM
+from transformers import PreTrainedModel
 
 from ncamix.errors import UserError
 from ncamix.trainer import Trainer
 from ncamix.training.loss import MASKED, ActiveIds
-from ncamix.training.model import LossLlama, build_llama
-from ncamix.training.parallelism import check_compiler, decoder_layers, microbatch, spread
+from ncamix.training.model import build_model
+from ncamix.training.parallelism import check_compiler, microbatch, spread
 from ncamix.training.state_files import check, read
 
 ROWS, LENGTH = 24, 8
@@ -38,11 +38,11 @@ def trainer(**keys: Any) -> Trainer:
     )
 
 
-def model(made: Trainer) -> LossLlama:
-    return build_llama(made.model, ROWS, LENGTH, 3)
+def model(made: Trainer) -> PreTrainedModel:
+    return build_model(made.model, ROWS, LENGTH, 3)
 
 
-def losses(found: LossLlama, seed: int = 0) -> torch.Tensor:
+def losses(found: PreTrainedModel, seed: int = 0) -> torch.Tensor:
     """The sum of losses over a batch that depends on the seed."""
     ids = torch.randint(ROWS, (2, LENGTH + 1), generator=torch.Generator().manual_seed(seed))
     targets = ids[:, 1:].clone()
@@ -51,21 +51,10 @@ def losses(found: LossLlama, seed: int = 0) -> torch.Tensor:
     return total
 
 
-def gradients(found: LossLlama, seed: int = 0) -> dict[str, torch.Tensor]:
+def gradients(found: PreTrainedModel, seed: int = 0) -> dict[str, torch.Tensor]:
     found.zero_grad()
     losses(found, seed).backward()
     return {name: p.grad.clone() for name, p in found.named_parameters() if p.grad is not None}
-
-
-def test_the_layers_of_any_decoder_are_found() -> None:
-    gpt = GPT2LMHeadModel(GPT2Config(n_layer=3, n_head=1, n_embd=8, vocab_size=9, n_positions=8))
-    assert decoder_layers(gpt) is gpt.transformer.h
-    small = {"hidden_size": 8, "intermediate_size": 8, "vocab_size": 9, "num_local_experts": 4}
-    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 2}
-    mixture = MixtralForCausalLM(MixtralConfig(**small, **heads))
-    assert decoder_layers(mixture) is mixture.model.layers  # not a layer's experts
-    with pytest.raises(UserError, match="has no list of layers"):
-        decoder_layers(torch.nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize("key", ["activation_checkpointing", "compile"])

@@ -103,12 +103,13 @@ def same(runs: Runs, out: str) -> None:
 def test_a_run_goes_on_shared_and_whole_in_turns(runs: Runs) -> None:
     runs.kill("turns", 2, FSDP, batches=6)
     assert runs.names(f"turns/{WARM}") == {"ba000004"}
-    runs.kill("turns", 1, batches=18)
+    runs.kill("turns", 1, batches=21)
     assert runs.names(f"turns/{WARM}") == {"ba000012.pt"}
-    newest = runs.folder / f"turns/{COLD}/ba000004.pt"
-    assert newest.exists()
+    newest = runs.folder / f"turns/{COLD}/ba000008.pt"
+    os.truncate(newest, 1000)
     output = runs.run("turns", 2, FSDP)
-    assert "resuming" in output and runs.names(f"turns/{COLD}") == {"ba000012"}
+    assert "resuming" in output and "ba000008.pt is damaged" in "".join(output.split("\n"))
+    assert runs.names(f"turns/{COLD}") == {"ba000012"}
     same(runs, "turns")
 
 

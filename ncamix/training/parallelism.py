@@ -4,9 +4,8 @@
       -> ddp: every rank has all of it, as Composer arranges
       -> fsdp: decoder layers, then the rest as one, each rank holding a part of every parameter
 
-Parameters keep their names and order throughout. What is a layer is found in the model, whatever
-its kind: the outermost list of modules with the most parameters. Under fsdp a parameter is a
-DTensor wherever the model is at rest: outside of forward and backward passes.
+Parameters keep their names and order throughout. Under fsdp a parameter is a DTensor wherever the
+model is at rest: outside of forward and backward passes.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from transformers import PreTrainedModel
 
 from ncamix.errors import fail
 from ncamix.trainer import Trainer
+from ncamix.training.architectures import decoder_layers
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _COMPOSERS = {"fp32": "fp32", "bf16": "amp_bf16", "fp16": "amp_fp16"}
@@ -36,7 +36,7 @@ def spread(model: PreTrainedModel, trainer: Trainer, precision: str, device: str
     Raises:
         UserError: the model cannot compute activations again.
     """
-    layers = decoder_layers(model)
+    _, layers = decoder_layers(model)
     if trainer.activation_checkpointing:
         if not model.supports_gradient_checkpointing:
             raise fail(
@@ -55,33 +55,16 @@ def spread(model: PreTrainedModel, trainer: Trainer, precision: str, device: str
         _shard(model, layers, kind, dtype)
 
 
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The layers of a decoder of any kind.
-
-    Raises:
-        UserError: it has no list of layers.
-    """
-    lists = {n: m for n, m in model.named_modules() if isinstance(m, nn.ModuleList)}
-    outer = [m for n, m in lists.items() if not any(n.startswith(f"{o}.") for o in lists)]
-    sizes = [sum(p.numel() for p in m.parameters()) for m in outer]
-    if not any(sizes):
-        raise fail(
-            f"a {type(model).__name__} has no list of layers",
-            "choose another model, or write parallelism: ddp, compile: false and "
-            "activation_checkpointing: false",
-        )
-    return outer[sizes.index(max(sizes))]
-
-
 def _shard(
     model: PreTrainedModel, layers: nn.ModuleList, kind: str, dtype: torch.dtype | None
 ) -> None:
-    """Share every parameter out over all ranks, along its first axis."""
+    """Share every parameter out over all ranks, along its first axis: one layer after the other is
+    moved to this rank's device and cut there, so that none ever holds the whole model."""
     mesh = init_device_mesh(kind, (dist.get_world_size(),))
-    if kind == "cuda":
-        nn.Module.to(model, torch.device("cuda", dist.get_local_rank()))
-    policy = MixedPrecisionPolicy(
-        param_dtype=dtype, reduce_dtype=None if dtype is None else torch.float32
+    policy = MixedPrecisionPolicy(  # autocast sees to inputs, which may be weights of losses
+        param_dtype=dtype,
+        reduce_dtype=None if dtype is None else torch.float32,
+        cast_forward_inputs=False,
     )
     for module in (*layers, model):  # embedding, head and norm are one, as they may share weights
         sharded: Any = fully_shard(module, mesh=mesh, mp_policy=policy)
