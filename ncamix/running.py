@@ -9,7 +9,7 @@ import shutil
 import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,9 @@ from ncamix.compilation.compiled import Data, check_data
 from ncamix.edits import go_on, take_over, with_known_sizes
 from ncamix.errors import Problem, UserError
 from ncamix.files import write_whole
+from ncamix.following import following
 from ncamix.library import has_gpu
+from ncamix.loggers import check_packages
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
 from ncamix.planning import decide
@@ -52,6 +54,7 @@ def run_plan(
     ranks.join()
     with ranks.together():
         _check_device(plan)
+        check_packages(plan.trainer.trainer.loggers, plan.trainer.document)
     if not ranks.is_first:
         with ranks.together():  # the first one takes the folder over
             pass
@@ -248,7 +251,10 @@ def _train_beside(
                 plan, _ = texts.ready(plan, plan.stages[0], waiting.say)
         plan = decide(plan, ended)
         if not is_finished(plan, folder):
-            with RunProgress(plan.num_tokens, console, first) as progress:
+            with (
+                RunProgress(plan.num_tokens, console, first) as progress,
+                following(plan, folder, progress.say) if first else nullcontext(),
+            ):
                 plan = train(plan, folder, data, texts, device, progress, stop)
     if not first:
         return {}

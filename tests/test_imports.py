@@ -41,7 +41,7 @@ rows sizes
 documents encoding
 splits models
 validation
-evidence entry optimizer
+evidence entry loggers optimizer
 trainer
 curriculum study
 references
@@ -71,7 +71,8 @@ text_compilation
 collation
 compilation background
 streams
-run_folder
+run_folder run_log
+following
 training
 run_record
 export charts cells canvas

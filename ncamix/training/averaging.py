@@ -42,6 +42,8 @@ class Averages(Callback):
         )
 
     def fit_start(self, state: State, logger: Logger) -> None:
+        if state.timestamp.batch.value <= self.first:  # the stage has become longer since
+            self.number, self._loaded = 0, ()
         if self._loaded:
             pairs = zip(self._loaded, self.model.parameters(), strict=True)
             self._values = [_part(whole, parameter) for whole, parameter in pairs]

@@ -15,7 +15,6 @@ from contextlib import nullcontext
 
 import torch
 from composer import Trainer
-from composer.algorithms import GradientClipping
 from composer.core import DataSpec
 from composer.utils import dist
 from torch.utils.data import DataLoader
@@ -150,7 +149,6 @@ def _train_stage(
     recorder = Recorder(plan, stage, folder, model, texts, progress, stop, averages)
     freezer = Freezer(model.model, stage.frozen, trainer.model.layers) if stage.frozen else None
     callbacks = [c for c in (freezer, averages, recorder, checkpointer) if c is not None]
-    clip = stage.optimizer.clip
     runner: Trainer | None = None
     try:
         runner = Trainer(
@@ -161,7 +159,6 @@ def _train_stage(
             device=device,
             precision=composer_precision(stage.precision, device),
             device_train_microbatch_size=microbatch(trainer, share, device),
-            algorithms=[GradientClipping("norm", float(clip))] if clip else [],
             callbacks=callbacks,
             run_name=f"{plan.name}-{stage.index}",
             seed=plan.seeds.init,
