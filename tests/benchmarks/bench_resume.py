@@ -122,32 +122,20 @@ def advance(run: Path, plan: Any) -> None:
     """Make of a run's state after EARLY batches the one that it would have after LATE."""
     import torch
 
+    from ncamix.training.state_files import write_file
+
     (stage,) = plan.stages
     home = run / "checkpoints" / "0-one"
-    held = torch.load(home / f"ba{EARLY:06}.pt", weights_only=False)
-    state = held["state"]
-    factor = LATE // EARLY
-    state["timestamp"] = scaled(state["timestamp"], factor)
-    state["dataset_state"] = scaled(state["dataset_state"], factor)
-    state["callbacks"]["Recorder"]["realised"] = (
-        stage.apportionment.counts[:LATE].sum(axis=0).tolist()
-    )
-    torch.save(held, home / f"ba{LATE:06}.pt")
+    state = torch.load(home / f"ba{EARLY:06}.pt", weights_only=True)
+    state["clock"] = {unit: count * (LATE // EARLY) for unit, count in state["clock"].items()}
+    totals = stage.apportionment.counts[:LATE].sum(axis=0).tolist()
+    state["callbacks"]["Recorder"]["realised"] = dict(zip(stage.sources, totals, strict=True))
+    write_file(home / f"ba{LATE:06}.pt", state)
     (home / f"ba{EARLY:06}.pt").unlink()
-    row = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-    rows = (json.dumps({**row, "batch": batch}) + "\n" for batch in range(LATE))
-    (run / "metrics.jsonl").write_text("".join(rows))
-
-
-def scaled(facts: dict[str, Any], factor: int) -> dict[str, Any]:
-    """Every count of batches, samples and tokens in a state, so many times as large."""
-    found = dict(facts)
-    for key, value in facts.items():
-        if isinstance(value, dict):
-            found[key] = scaled(value, factor)
-        elif type(value) is int and key.startswith(("batch", "sample", "token")):
-            found[key] = value * factor
-    return found
+    for name in ("metrics.jsonl", "speed.jsonl"):
+        row = json.loads((run / name).read_text().splitlines()[-1])
+        rows = (json.dumps({**row, "batch": batch}) + "\n" for batch in range(LATE))
+        (run / name).write_text("".join(rows))
 
 
 if __name__ == "__main__":
