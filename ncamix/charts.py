@@ -2,7 +2,8 @@
 
 Data flow: one `StageRecord` a stage (what was planned, what was recorded) goes in; out come inline
 SVG for the report, whose neutral colours are CSS variables of the page so that they follow its
-light and dark schemes, or PNG. Every chart shares one horizontal axis: tokens consumed in the run.
+light and dark schemes, or PNG. Charts share one horizontal axis, tokens consumed in the run, save
+small panels, which have their own.
 
 Units: lengths on paper are points (1/72 inch), which are CSS pixels on a page of full width; losses
 are nats per token, shares are percent of samples, learning rates are plain numbers. Long traces are
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -92,15 +93,17 @@ def add_panel(
     title: str,
     last: bool = True,
     margin: float = 0.0,
+    labels: Iterable[str] = (),
 ) -> Axes:
     """A panel `top` points below the figure's edge, over the run's tokens, with stage bounds.
 
     The first panel of a figure carries the stages' names, the `last` one the axis of tokens.
+    `labels` may stand at the ends of lines; names of sources always may.
     """
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     width, total = (72 * float(v) for v in fig.get_size_inches())
-    names = {name for stage in stages for name in (*stage.mixture, *stage.counts)}
+    names = {name for stage in stages for name in (*stage.mixture, *stage.counts)} | {*labels}
     inner = (
         width - 2 * margin - LEFT - min(0.25 * width, 18 + max(map(text_width, names), default=0))
     )
@@ -108,15 +111,7 @@ def add_panel(
     ax = fig.add_axes(
         ((margin + LEFT) / width, 1 - (top + height) / total, inner / width, height / total)
     )
-    ax.set_facecolor("none")
-    for side in ("top", "left", "right"):
-        ax.spines[side].set_visible(False)
-    ax.spines["bottom"].set_color(theme.muted)
-    ax.spines["bottom"].set_linewidth(0.8)
-    ax.tick_params(colors=theme.muted, labelsize=TEXT - 0.5, length=3, width=0.8, pad=4)
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="y", color=theme.line, linewidth=0.8)
-    ax.set_axisbelow(True)
+    _dress(ax, theme)
     ax.set_xlim(0, max(1, stages[-1].first_token + stages[-1].num_tokens))
     ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -140,6 +135,39 @@ def add_panel(
     for stage in stages[1:]:
         ax.axvline(stage.first_token, color=theme.ink, linewidth=1, linestyle=(0, (3, 2)), zorder=5)
     return ax
+
+
+def add_small_panel(
+    fig: Figure, left: float, top: float, size: tuple[float, float], theme: Theme, title: str
+) -> Axes:
+    """A panel of `size` (width, height), `left` and `top` points from the figure's edges, over
+    whatever its drawing says."""
+    width, total = (72 * float(v) for v in fig.get_size_inches())
+    place = (left + LEFT) / width, 1 - (top + size[1]) / total
+    ax = fig.add_axes((*place, (size[0] - LEFT) / width, size[1] / total))
+    _dress(ax, theme)
+    ax.text(
+        -LEFT / (size[0] - LEFT),
+        1 + 10 / size[1],
+        title,
+        color=theme.ink,
+        fontsize=TEXT,
+        transform=ax.transAxes,
+        va="baseline",
+    )
+    return ax
+
+
+def _dress(ax: Axes, theme: Theme) -> None:
+    ax.set_facecolor("none")
+    for side in ("top", "left", "right"):
+        ax.spines[side].set_visible(False)
+    ax.spines["bottom"].set_color(theme.muted)
+    ax.spines["bottom"].set_linewidth(0.8)
+    ax.tick_params(colors=theme.muted, labelsize=TEXT - 0.5, length=3, width=0.8, pad=4)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="y", color=theme.line, linewidth=0.8)
+    ax.set_axisbelow(True)
 
 
 def _name_stages(ax: Axes, stages: Sequence[StageRecord], theme: Theme) -> None:

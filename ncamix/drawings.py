@@ -1,4 +1,4 @@
-"""The drawings of a run: schedule, losses, evaluations and learning rate, on panels of `charts`.
+"""The drawings of a run: schedule, losses, evaluations, gradients and speed, on panels of `charts`.
 
 Long traces are thinned before drawing, so that a drawing's size does not grow with the run. Shares
 are percent of samples, losses nats per token, positions tokens consumed in the run.
@@ -115,21 +115,104 @@ def draw_losses(
     ax: Axes, stages: Sequence[StageRecord], colours: Mapping[str, str], theme: Theme
 ) -> None:
     """Loss of every batch, thin, and its running median, by source."""
+    _draw_traces(ax, [stage.losses for stage in stages], colours, theme)
+
+
+def draw_norms(
+    ax: Axes, stages: Sequence[StageRecord], colours: Mapping[str, str], theme: Theme
+) -> None:
+    """Norm of every batch's gradient, thin, and its running median, by group of parameters."""
+    traces = [
+        {
+            group: (x[y > 0], np.log10(y[y > 0]))
+            for group, (x, y) in stage.norms.items()
+            if (y > 0).any()
+        }
+        for stage in stages
+    ]
+    _draw_traces(ax, traces, colours, theme)  # labels are laid out on linear axes
+    ax.yaxis.set_major_formatter(lambda v, _: f"{10**v:.2g}")
+
+
+def draw_speed(
+    ax: Axes, stages: Sequence[StageRecord], row: int, scale: float, theme: Theme
+) -> None:
+    """A row of the stages' `speed` times `scale`, from 0 up: every batch, thin, and its running
+    median."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    high = 0.0
+    for stage in stages:
+        x, y = stage.speed[0], scale * stage.speed[row]
+        if len(x):
+            some, (at, medians) = thin(y), smooth(y)
+            ax.plot(x[some], y[some], color=theme.muted, linewidth=0.6, alpha=0.5)
+            ax.plot(x[at], medians, color=theme.ink, linewidth=1.7, zorder=4)
+            high = max(high, float(np.percentile(y, 99)), float(medians.max()))
+    ax.set_ylim(0, 1.08 * high or 1.0)
+    ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    ax.yaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def draw_accuracy(
+    ax: Axes,
+    lines: Sequence[tuple[str, Floats, Floats]],
+    copied: tuple[Floats, Floats],
+    colour: str,
+    theme: Theme,
+) -> None:
+    """Accuracy over frames seen: `lines` of (label, frames, percent), paler the earlier, and what
+    copying the frame before would score."""
+    from matplotlib.ticker import MaxNLocator
+
+    ax.plot(*copied, color=theme.muted, linewidth=1.3, linestyle=(0, (4, 3)))
+    ends = [("copying", theme.muted, *copied)]
+    for i, (label, x, y) in enumerate(lines):
+        last = i == len(lines) - 1
+        ax.plot(
+            x,
+            y,
+            color=colour,
+            alpha=1.0 if last else 0.2 + 0.5 * i / len(lines),
+            linewidth=2.2 if last else 1.1,
+            marker="o" if last else "",
+            markersize=3.5,
+            zorder=4,
+            clip_on=False,
+        )
+        if last:
+            ends.append((label, colour, x, y))
+    ax.set_ylim(0, 100)
+    ax.set_yticks([0, 25, 50, 75, 100], ["0%", "25%", "50%", "75%", "100%"])
+    frames = np.concatenate([x for _, x, _ in lines])
+    ax.set_xlim(frames.min() - 0.3, max(frames.max(), frames.min() + 1) + 0.05)
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    ax.set_xlabel("frames seen", color=theme.muted, labelpad=4)
+    label_line_ends(ax, ends, theme)
+
+
+def _draw_traces(
+    ax: Axes,
+    traces: Sequence[Mapping[str, tuple[Floats, Floats]]],
+    colours: Mapping[str, str],
+    theme: Theme,
+) -> None:
+    """By stage and name: every value, thin, and the running median."""
     ends: dict[str, tuple[str, str, Floats, Floats]] = {}
     extremes: list[float] = []
-    for stage in stages:
-        for source, (tokens, losses) in stage.losses.items():
-            colour = colours[source]
+    for stage in traces:
+        for name, (tokens, values) in stage.items():
+            colour = colours[name]
             for part in _stretches(tokens, 0.03 * ax.get_xlim()[1]):
-                x, y = tokens[part], losses[part]
+                x, y = tokens[part], values[part]
                 some, (at, medians) = thin(y), smooth(y)
                 ax.plot(x[some], y[some], color=colour, linewidth=0.6, alpha=0.4)
                 marker = "." if len(x) == 1 else ""
                 ax.plot(x[at], medians, color=colour, linewidth=1.9, marker=marker, zorder=4)
-                if source not in ends or len(x) >= 0.05 * len(tokens):
-                    ends[source] = (source, colour, x[at], medians)
+                if name not in ends or len(x) >= 0.05 * len(tokens):
+                    ends[name] = (name, colour, x[at], medians)
                 extremes += [*np.percentile(y, [0.5, 99.5]), medians.min(), medians.max()]
-    _loss_axis(ax, extremes)
+    _fit_axis(ax, extremes)
     if ends:
         label_line_ends(ax, list(ends.values()), theme)
     else:
@@ -171,7 +254,7 @@ def draw_evaluations(
                 zorder=4,
             )
         ends.append((source, colours[source], parts[-1][0], parts[-1][1]))
-    _loss_axis(ax, [v for parts in series.values() for _, y in parts for v in y])
+    _fit_axis(ax, [v for parts in series.values() for _, y in parts for v in y])
     label_line_ends(ax, ends, theme)
 
 
@@ -198,7 +281,7 @@ def draw_rate(ax: Axes, stages: Sequence[StageRecord], theme: Theme) -> None:
     ax.yaxis.set_major_formatter(lambda v, _: f"{v:.3g}".replace("e-0", "e-"))
 
 
-def _loss_axis(ax: Axes, values: Sequence[float]) -> None:
+def _fit_axis(ax: Axes, values: Sequence[float]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     low, high = (min(values), max(values)) if values else (0.0, 1.0)

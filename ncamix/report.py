@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from ncamix import charts, drawings
 from ncamix.cells import strip_png
 from ncamix.files import write_whole
-from ncamix.quantities import counted
-from ncamix.run_record import Floats, Json, RunRecord, read_run
+from ncamix.groups import GROUPS
+from ncamix.quantities import counted, format_count
+from ncamix.run_record import Floats, Json, RunRecord, StageRecord, read_run
 
 CAVEAT = (
     "One run with one seed: this shows that the run works, not that the curriculum helps. "
@@ -31,6 +32,19 @@ CAVEAT = (
 )
 MAX_RULES, MAX_FRAMES, MAX_CELLS = 6, 10, 600_000  # shown of each source; cells over all sources
 STRIP_SIDE = 84  # pixels of a grid, about
+
+ACCURACIES = (
+    ("cells of the next frame right", "cell_accuracy", "copied_cells"),
+    ("whole next frames right", "frame_accuracy", "copied_frames"),
+)
+LOSS_DROP = {"loss_drop": "loss drop"}
+PREFIX = {"prefix_matching_best": "best head", "prefix_matching_mean": "all heads"}
+SCORE_COLOURS = dict(
+    zip((*LOSS_DROP.values(), *PREFIX.values()), charts.COOL[:1] + charts.COOL[2:4], strict=True)
+)
+GROUP_COLOURS = dict(zip(GROUPS, charts.WARM[:2] + charts.COOL[:4], strict=True))
+
+Series = dict[str, list[tuple[Floats, Floats]]]
 
 
 def write_report(run: Path) -> Path:
@@ -159,20 +173,102 @@ def _charts(record: RunRecord, colours: dict[str, str]) -> dict[str, Any]:
             ("loss, nats per token", 230.0, _series(record, "loss")),
             ("bits per byte", 150.0, _series(record, "bits_per_byte")),
         ]
-        panels = [panel for panel in panels if panel[2]]
-        if panels:
-            fig = charts.new_figure(88 + sum(p[1] for p in panels) + 34 * (len(panels) - 1))
-            top = 48.0
-            for title, height, series in panels:
-                ax = add(fig, top, height, stages, theme, title, last=title == panels[-1][0])
-                drawings.draw_evaluations(ax, series, colours, theme)
-                top += height + 34
+        fig = _over_tokens(panels, stages, colours)
+        if fig is not None:
             svgs["evaluation"] = charts.to_svg(fig, "Evaluations over tokens", "evaluation")
+        panels = [
+            ("loss drop on repeated ids, nats per token", 150.0, _induction(record, LOSS_DROP)),
+            ("prefix-matching attention, share of 1", 150.0, _induction(record, PREFIX)),
+        ]
+        fig = _over_tokens(panels, stages, SCORE_COLOURS)
+        if fig is not None:
+            svgs["induction"] = charts.to_svg(fig, "Induction score over tokens", "induction")
+        fig = _accuracy(record, colours)
+        if fig is not None:
+            svgs["accuracy"] = charts.to_svg(fig, "Next-frame accuracy by frames seen", "accuracy")
+        if any(stage.norms for stage in stages):
+            fig = charts.new_figure(358)
+            title = "norm of the gradient (logarithmic axis)"
+            ax = add(fig, 48, 270, stages, theme, title, labels=GROUPS)
+            drawings.draw_norms(ax, stages, GROUP_COLOURS, theme)
+            svgs["norms"] = charts.to_svg(fig, "Gradient norms by group over tokens", "norms")
+        if any(stage.speed.size for stage in stages):
+            fig = charts.new_figure(364)
+            ax = add(fig, 48, 130, stages, theme, "throughput, tokens per second", last=False)
+            drawings.draw_speed(ax, stages, 1, 1.0, theme)
+            ax = add(fig, 214, 100, stages, theme, "waiting for data, percent of a step")
+            drawings.draw_speed(ax, stages, 2, 100.0, theme)
+            svgs["speed"] = charts.to_svg(fig, "Throughput and data wait over tokens", "speed")
     return {name: Markup(svg) for name, svg in svgs.items()}
 
 
-def _series(record: RunRecord, key: str) -> dict[str, list[tuple[Floats, Floats]]]:
-    series: dict[str, list[tuple[Floats, Floats]]] = {}
+def _over_tokens(
+    panels: list[tuple[str, float, Series]], stages: list[StageRecord], colours: dict[str, str]
+) -> Any:
+    """A figure of the panels (title, height, series) that have any series; None of none."""
+    panels = [panel for panel in panels if panel[2]]
+    if not panels:
+        return None
+    fig = charts.new_figure(88 + sum(p[1] for p in panels) + 34 * (len(panels) - 1))
+    top = 48.0
+    for title, height, series in panels:
+        last = title == panels[-1][0]
+        ax = charts.add_panel(
+            fig, top, height, stages, charts.PAGE, title, last=last, labels=colours
+        )
+        drawings.draw_evaluations(ax, series, colours, charts.PAGE)
+        top += height + 34
+    return fig
+
+
+def _induction(record: RunRecord, names: dict[str, str]) -> Series:
+    series: Series = {}
+    for key, label in names.items():
+        for stage in record.stages:
+            rows = [e for e in record.induction if e["stage"] == stage.name]
+            points = [(e["tokens"], e[key]) for e in rows if _finite(e.get(key))]
+            if points:
+                table = np.array(points, np.float64)
+                series.setdefault(label, []).append((table[:, 0], table[:, 1]))
+    return series
+
+
+def _accuracy(record: RunRecord, colours: dict[str, str]) -> Any:
+    """A figure of accuracy by frames seen, a row a source, a line an evaluation; None of none."""
+    found = {
+        source: [e for e in record.evaluations if e["source"] == source and e.get("frames_seen")]
+        for source in record.sources
+    }
+    found = {source: rows for source, rows in found.items() if rows}
+    if not found:
+        return None
+    pitch, height, half = 226.0, 150.0, charts.WIDTH / 2
+    fig = charts.new_figure(pitch * len(found) + 8)
+    for row, (source, rows) in enumerate(found.items()):
+        for column, (what, key, copied) in enumerate(ACCURACIES):
+            ax = charts.add_small_panel(
+                fig,
+                column * half,
+                pitch * row + 30,
+                (half - 96, height),
+                charts.PAGE,
+                f"{source}: {what}",
+            )
+            lines = [
+                (
+                    f"at {format_count(e['tokens'])}",
+                    np.array(e["frames_seen"], np.float64),
+                    100 * np.array(e[key], np.float64),
+                )
+                for e in rows
+            ]
+            baseline = (lines[-1][1], 100 * np.array(rows[-1][copied], np.float64))
+            drawings.draw_accuracy(ax, lines, baseline, colours[source], charts.PAGE)
+    return fig
+
+
+def _series(record: RunRecord, key: str) -> Series:
+    series: Series = {}
     for source in record.sources:
         for stage in record.stages:
             points = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncamix.errors import fail
+from ncamix.run_folder import read_rows
 
 Floats = NDArray[np.float64]
 Json = dict[str, Any]
@@ -30,7 +31,9 @@ class StageRecord:
     `mixture` and `rate` are sampled at `mixture_progress` and `rate_progress` (0 to 1, [points]).
     `tokens` (consumed in the run), `learning_rate` and `counts` (samples so far in the stage) are
     [recorded batches]; `loss_tokens` is how many were trained in the stage so far; `losses` holds
-    pairs (tokens, nats per token) [batches with that source].
+    pairs (tokens, nats per token) [batches with that source], `norms` by group of parameters pairs
+    (tokens, norm of the gradient before clipping). `speed` holds tokens, tokens per second and the
+    share of 1 that was spent waiting for data, [3, timed batches].
     """
 
     name: str
@@ -47,11 +50,16 @@ class StageRecord:
     counts: dict[str, Floats]
     loss_tokens: int
     losses: dict[str, tuple[Floats, Floats]]
+    norms: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)
+    speed: Floats = field(default_factory=lambda: np.zeros((3, 0)))
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """All that a run folder says; `frames` are (states [rules, frames, H, W], scores, alphabet)."""
+    """All that a run folder says; `frames` are (states [rules, frames, H, W], scores, alphabet).
+
+    `evaluations` and `induction` are rows as recorded, in the order of tokens.
+    """
 
     plan: Json
     summary: Json
@@ -60,6 +68,7 @@ class RunRecord:
     frames: dict[str, tuple[NDArray[np.uint8], Floats, int]]
     texts: dict[str, str]
     remarks: list[str] = field(default_factory=list)
+    induction: list[Json] = field(default_factory=list)
 
     @property
     def sources(self) -> dict[str, Json]:
@@ -85,20 +94,25 @@ def read_run(run: Path) -> RunRecord:
     """Read what there is; only `plan.json` has to be."""
     if not (run / "plan.json").is_file():
         raise fail("this is not the folder of a run: it holds no plan.json", file=str(run))
-    remarks: list[str] = []
+    remarks = _edits(run)
     plan = json.loads((run / "plan.json").read_text("utf-8"))
     try:
         summary = json.loads((run / "summary.json").read_text("utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         summary = {}
-    rows: dict[str, dict[int, Json]] = {}
-    for row in _lines(run / "metrics.jsonl", remarks):  # a resumed run may record a batch again
-        rows.setdefault(row["stage"], {})[row["batch"]] = row
+    rows = _by_batch(run / "metrics.jsonl", remarks)
+    times = _by_batch(run / "speed.jsonl", remarks)  # runs of earlier versions have none
     evaluations: dict[tuple[Any, ...], Json] = {}
     for row in _lines(run / "evaluations.jsonl", remarks):
         evaluations[row["stage"], row["batch"], row["source"]] = row
     stages = [
-        _stage(s, list(_by_name(plan["sources"])), rows.get(s["name"], {}), remarks)
+        _stage(
+            s,
+            list(_by_name(plan["sources"])),
+            rows.get(s["name"], {}),
+            times.get(s["name"], {}),
+            remarks,
+        )
         for s in plan["stages"]
     ]
     texts = {
@@ -107,9 +121,25 @@ def read_run(run: Path) -> RunRecord:
         if (run / name).is_file()
     }
     ordered = sorted(evaluations.values(), key=lambda e: e["tokens"])  # stable: stages in order
+    induction = {(r["stage"], r["batch"]): r for r in _lines(run / "induction.jsonl", remarks)}
     return RunRecord(
-        plan, summary, stages, ordered, _frames(run / "frames.npz", remarks), texts, remarks
+        plan,
+        summary,
+        stages,
+        ordered,
+        _frames(run / "frames.npz", remarks),
+        texts,
+        remarks,
+        sorted(induction.values(), key=lambda e: e["tokens"]),
     )
+
+
+def _by_batch(path: Path, remarks: list[str]) -> dict[str, dict[int, Json]]:
+    """Rows by stage and batch; a resumed run may record a batch again."""
+    rows: dict[str, dict[int, Json]] = {}
+    for row in _lines(path, remarks):
+        rows.setdefault(row["stage"], {})[row["batch"]] = row
+    return rows
 
 
 def _by_name(datasets: Mapping[str, Json]) -> dict[str, Json]:
@@ -136,18 +166,24 @@ def _lines(path: Path, remarks: list[str]) -> Iterator[Json]:
 
 
 def _stage(
-    plan: Json, sources: list[str], rows: Mapping[int, Json], remarks: list[str]
+    plan: Json,
+    sources: list[str],
+    rows: Mapping[int, Json],
+    times: Mapping[int, Json],
+    remarks: list[str],
 ) -> StageRecord:
     recorded = [rows[b] for b in sorted(rows)]
     tokens = np.array([r["tokens"] for r in recorded], np.float64)
-    losses, not_finite = {}, 0
-    for source in sources:
-        pairs = [(r["tokens"], r[f"loss/{source}"]) for r in recorded if f"loss/{source}" in r]
-        finite = [(t, v) for t, v in pairs if v is not None and math.isfinite(v)]
-        not_finite += len(pairs) - len(finite)
-        if finite:
-            table = np.array(finite, np.float64)
-            losses[source] = (table[:, 0], table[:, 1])
+    losses, not_finite = _traces(recorded, "loss", sources)
+    groups = dict.fromkeys(
+        k.partition("/")[2] for r in recorded for k in r if k[:10] == "grad_norm/"
+    )
+    norms, _ = _traces(recorded, "grad_norm", groups)
+    timed = [times[b] for b in sorted(times) if times[b].get("seconds")]
+    speed = [
+        (r["tokens"], r["tokens_per_second"], min(1.0, r["data_wait"] / r["seconds"]))
+        for r in timed
+    ]
     if not_finite:
         remarks.append(f"Stage {plan['name']}: {not_finite} losses were not finite numbers.")
     mixture, rate = plan["mixture_curve"], plan["learning_rate_curve"]
@@ -172,7 +208,25 @@ def _stage(
         },
         loss_tokens=sum(recorded[-1].get(f"loss_tokens/{s}", 0) for s in sources) if rows else 0,
         losses=losses,
+        norms=norms,
+        speed=np.array(speed, np.float64).reshape(-1, 3).T,
     )
+
+
+def _traces(
+    rows: list[Json], metric: str, names: Iterable[str]
+) -> tuple[dict[str, tuple[Floats, Floats]], int]:
+    """(tokens, values) of `metric` by name, and how many values were no finite numbers."""
+    found, not_finite = {}, 0
+    for name in names:
+        key = f"{metric}/{name}"
+        pairs = [(r["tokens"], r[key]) for r in rows if key in r]
+        finite = [(t, v) for t, v in pairs if v is not None and math.isfinite(v)]
+        not_finite += len(pairs) - len(finite)
+        if finite:
+            table = np.array(finite, np.float64)
+            found[name] = (table[:, 0], table[:, 1])
+    return found, not_finite
 
 
 def _frames(path: Path, remarks: list[str]) -> dict[str, tuple[NDArray[np.uint8], Floats, int]]:
@@ -187,3 +241,13 @@ def _frames(path: Path, remarks: list[str]) -> dict[str, tuple[NDArray[np.uint8]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         remarks.append("frames.npz is not readable and was left out.")
         return {}
+
+
+def _edits(run: Path) -> list[str]:
+    """What a run's record says of edits: which files were in force until when."""
+    return [
+        f"After {row['tokens']:,} tokens the run went on under other files ({row['why']}); "
+        f"those of before are in edits/{row['edit']}/."
+        for row in read_rows(run / "edits.jsonl")
+        if {"tokens", "why", "edit"} <= row.keys()
+    ]

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from ncamix.files import write_whole
@@ -31,6 +31,7 @@ def write_summary(plan: Plan, folder: RunFolder, device: str) -> dict[str, Any]:
     """Write `summary.json` from the run's own records, and return it."""
     metrics = read_rows(folder.file("metrics.jsonl"))
     evaluations = read_rows(folder.file("evaluations.jsonl"))
+    times, probes = (read_rows(folder.file(f"{name}.jsonl")) for name in ("speed", "induction"))
     stages = []
     for stage in plan.stages:
         facts = json.loads((folder.checkpoints(stage.index, stage.name) / "stage.json").read_text())
@@ -47,6 +48,16 @@ def write_summary(plan: Plan, folder: RunFolder, device: str) -> dict[str, Any]:
                     if k not in ("stage", "batch", "tokens", "when", "source")
                 }
                 evaluation.setdefault(row["source"], {})[when] = shown
+        induction = {
+            ("before" if row["when"] == "start" else "after"): {
+                k: v for k, v in row.items() if k not in ("stage", "batch", "tokens", "when")
+            }
+            for row in probes
+            if row["stage"] == stage.name and row["when"] in ("start", "end")
+        }
+        timed = [r for r in times if r["stage"] == stage.name]
+        waits = [r["data_wait"] / max(r["seconds"], 1e-9) for r in timed]
+        used = [(r["mfu"], r["seconds"]) for r in timed if "mfu" in r]
         stages.append(
             {
                 "name": stage.name,
@@ -59,7 +70,11 @@ def write_summary(plan: Plan, folder: RunFolder, device: str) -> dict[str, Any]:
                 "train_loss": fmean(found) if found else None,
                 "seconds": facts["seconds"],
                 "tokens_per_second": stage.num_tokens / max(facts["seconds"], 1e-9),
+                "data_wait_seconds": facts.get("data_wait"),
+                "data_wait_share": median(waits) if waits else None,  # of a step
+                "mfu": fmean([u for u, _ in used], [s for _, s in used]) if used else None,
                 "evaluation": evaluation,
+                "induction": induction,
             }
         )
     summary = {

@@ -18,6 +18,7 @@ from pydantic import model_validator as check
 from ncamix import forms
 from ncamix.composition import Setting, compose
 from ncamix.errors import UserError
+from ncamix.loggers import Loggers
 from ncamix.models import AnyModel
 from ncamix.optimizer import Averaging, LearningRate, Optimizer, Scaled, peaks
 from ncamix.quantities import NotNegative, Positive, Quantity, Whole, positive, quantity_of, refuse
@@ -185,6 +186,9 @@ class Trainer(Spec):
     checkpoint: Annotated[
         Checkpoint, Field(description="How often state is saved, and how much is kept.")
     ] = Checkpoint()
+    loggers: Annotated[Loggers, Field(description="Who else is told of a run while it trains.")] = (
+        Loggers()
+    )
 
     @field_validator("name", mode="after")
     @classmethod

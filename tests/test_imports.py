@@ -24,7 +24,8 @@ words
 duplicates gram_index
 shards slots
 shard_log
-quantities reading
+quantities reading slurm
+ranks
 disk rendering
 composition stores
 schedule
@@ -40,7 +41,7 @@ rows sizes
 documents encoding
 splits models
 validation
-evidence entry optimizer
+evidence entry loggers optimizer
 trainer
 curriculum study
 references
@@ -70,7 +71,8 @@ text_compilation
 collation
 compilation background
 streams
-run_folder
+run_folder run_log
+following
 training
 run_record
 export charts cells canvas
@@ -80,7 +82,7 @@ summary report
 replanning advice
 edits
 running
-selection spreading batches decoding
+launching selection spreading batches decoding
 showing batch_pictures
 inspection
 batch_output

@@ -349,6 +349,46 @@ def test_finished_run(tmp_path: Path) -> None:
     assert "reinitialize embeddings, initializer model, optimizer state fresh" in page.text
 
 
+def append(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_what_is_watched_is_drawn(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for i, row in enumerate(rows):
+        row |= {"grad_norm/mlp": 1 + i % 7, "grad_norm/head": None if i == 3 else 0.5}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    places = [{k: row[k] for k in ("stage", "batch", "tokens")} for row in rows]
+    times = {"seconds": 0.5, "data_wait": 0.125, "tokens_per_second": 4000.0}
+    append(tmp_path / "speed.jsonl", [place | times for place in places])
+    score = {"when": "every", "loss_drop": 0.5, "prefix_matching_best": 0.25}
+    append(tmp_path / "induction.jsonl", [place | score for place in places[::50]])
+    evaluation = {"when": "every", "source": "rich", "loss": 2.0, "frames_seen": [1, 2]}
+    for key in ("cell_accuracy", "frame_accuracy", "copied_cells", "copied_frames"):
+        evaluation[key] = [0.25, 0.75]
+    append(tmp_path / "evaluations.jsonl", [place | evaluation for place in places[25:60:10]])
+    record = read_run(tmp_path)
+    assert {len(stage.norms["mlp"][0]) for stage in record.stages} == {73, 415}
+    assert len(record.stages[0].norms["head"][0]) == 72
+    assert not any("not finite" in remark for remark in record.remarks)
+    assert set(record.stages[1].speed[2]) == {0.25} and record.stages[0].speed.shape == (3, 73)
+    html, page = read_page(tmp_path)
+    assert html.count("<svg") == 8
+    for words in (
+        "norm of the gradient (logarithmic axis)",
+        "throughput, tokens per second",
+        "waiting for data, percent of a step",
+        "rich: cells of the next frame right",
+        "loss drop on repeated ids, nats per token",
+        "best head",
+        "copying",
+    ):
+        assert words in page.text, words
+
+
 def test_yaml_is_shown_escaped(tmp_path: Path) -> None:
     make_run(tmp_path)
     html, page = read_page(tmp_path)

@@ -174,7 +174,35 @@ def gone(shared: dict[Path, int]) -> bool:
 def same_run(runner: Runner, whole: Runner, out: str = "runs/tiny") -> None:
     """Every batch once, with the digests and the losses of the uninterrupted run, to the bit."""
     assert runner.rows(out) == whole.rows()
-    assert runner.rows(out, "evaluations.jsonl") == whole.rows(name="evaluations.jsonl")
+    for name in ("evaluations.jsonl", "induction.jsonl"):
+        assert runner.rows(out, name) == whole.rows(name=name)
+    assert len(runner.rows(out, "speed.jsonl")) == len(whole.rows())  # whose times differ
+
+
+def watched(whole: Runner, rows: list[dict], summary: dict) -> None:
+    """Every batch has norms and times, every evaluation frames and an induction score."""
+    for row in rows:
+        groups = {key.removeprefix("grad_norm/") for key in row if key.startswith("grad_norm/")}
+        assert groups == {"embedding", "attention", "mlp", "norms", "final_norm"}  # a tied head
+        assert all(row[f"grad_norm/{group}"] > 0 for group in groups)
+        alone = [row[f"loss/{n}"] for n in ("still", "lively") if f"loss/{n}" in row]
+        alphabets = [v for key, v in row.items() if key.startswith("loss_alphabet/")]
+        assert alphabets == pytest.approx(alone)  # of one source each
+    times = whole.rows(name="speed.jsonl")
+    for row, time in zip(rows, times, strict=True):
+        assert all(row[key] == time[key] for key in ("stage", "batch", "tokens"))
+        assert 0 <= time["data_wait"] <= time["seconds"] and "mfu" not in time
+    for row in whole.rows(name="evaluations.jsonl"):
+        if row["source"] == "lively":  # 32 ids: two frames, and a piece
+            assert row["frames_seen"] == [1] and 0 <= row["cell_accuracy"][0] <= 1
+        else:
+            assert "frames_seen" not in row
+    scores = whole.rows(name="induction.jsonl")
+    assert [score["when"] for score in scores].count("end") == 2
+    assert all(0 < score["prefix_matching_best"] < 1 for score in scores)
+    for stage in summary["stages"]:
+        assert stage["induction"].keys() == {"before", "after"} and stage["mfu"] is None
+        assert 0 <= stage["data_wait_share"] <= 1
 
 
 def test_a_run_leaves_what_it_promises(whole: Runner) -> None:
@@ -191,6 +219,7 @@ def test_a_run_leaves_what_it_promises(whole: Runner) -> None:
         assert stage["realised"] == {n: last[f"count/{n}"] for n in planned["counts"]}
         assert stage["evaluation"].keys() == set(planned["evaluates"])
         assert stage["evaluation"]["lively"]["after"]["bits_per_byte"] is None
+    watched(whole, rows, summary)
     words = summary["stages"][1]["evaluation"]["words"]  # from the first stage on that draws text
     assert "words" not in summary["stages"][0]["evaluation"]
     for when in ("before", "after"):

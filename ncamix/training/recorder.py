@@ -1,17 +1,19 @@
 """The recorder: what a stage's batches were, what they cost, and whether they were as planned.
 
     batch -> samples per source, digest, unmasked targets (summed over ranks) -> the loss's divisor
-    losses -> one row of metrics.jsonl a batch; evaluations -> evaluations.jsonl
+    losses, gradients -> a row of metrics.jsonl a batch; its times -> a row of speed.jsonl
+    evaluations -> evaluations.jsonl, a row a source; induction -> a row of induction.jsonl
 
 Rows of a batch that a killed run trained on after its last checkpoint are cut when it resumes, so
 every batch stands once. Realised counts travel in the checkpoint and are held against the plan.
+Losses are nats per token, norms are of the global batch's gradient before clipping.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 import torch
@@ -26,14 +28,22 @@ from ncamix.mixture import weights_as_floats
 from ncamix.plan import Plan, PlannedStage
 from ncamix.quantities import counted
 from ncamix.run_folder import RunFolder, cut_rows
+from ncamix.sources import NcaSource
 from ncamix.sources.base import MASKED
 from ncamix.training.averaging import Averages
 from ncamix.training.evaluation import evaluate
+from ncamix.training.frames import next_frame_accuracy
+from ncamix.training.gradients import Gradients, norms_of
+from ncamix.training.induction import induction_score, repeated
 from ncamix.training.model import CurriculumModel
 from ncamix.training.optimizers import set_rate
 from ncamix.training.progress import RunProgress
-from ncamix.training.stopping import StopSignal
+from ncamix.training.speed import Stopwatch, flops_per_token, peak_flops
+from ncamix.training.stopping import Stopped, StopSignal
 from ncamix.training.texts import Texts
+
+BATCHES = ("metrics.jsonl", "speed.jsonl")  # a row a batch
+EVALUATIONS = ("evaluations.jsonl", "induction.jsonl")  # rows an evaluation
 
 
 class Recorder(Callback):
@@ -56,12 +66,18 @@ class Recorder(Callback):
         self.sets = texts.sets(plan, stage)
         self.realised = [0] * len(stage.sources)  # samples
         self.loss_tokens = [0] * len(stage.sources)  # unmasked targets
-        self.seconds = 0.0
+        self.gradients = Gradients(model, float(clip) if (clip := stage.optimizer.clip) else None)
+        self.stopwatch = _stopwatch(plan, stage, model)
+        self.alphabets = _alphabets(plan, stage)
+        self.ranges = plan.active_ranges(stage)  # of ids that the stage is trained on
+        self.probe = repeated(self.ranges, stage.sequence_length, plan.seeds.init)
         self.seen: list[Observation] = []  # evaluations of this stage, for what it waits for
+        self.owed = False  # the evaluation after the last batch, broken off by a signal
+        self.induction: dict[str, Any] | None = None  # of the last evaluation
         self.ended: int | None = None  # batches after which evidence ended the stage
         self.evaluate_after = set(stage.evaluations)
         self._metrics: TextIO | None = None
-        self._began = 0.0
+        self._speed: TextIO | None = None
 
     def state_dict(self) -> dict[str, Any]:
         seen = [vars(observation) for observation in self.seen]
@@ -69,8 +85,10 @@ class Recorder(Callback):
         return {
             "realised": dict(zip(names, self.realised, strict=True)),
             "loss_tokens": dict(zip(names, self.loss_tokens, strict=True)),
-            "seconds": self.seconds,
+            "seconds": self.stopwatch.seconds,
+            "waited": self.stopwatch.waited,
             "seen": seen,
+            "owed": self.owed,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -78,21 +96,31 @@ class Recorder(Callback):
             [int(state[key].get(name, 0)) for name in self.stage.sources]
             for key in ("realised", "loss_tokens")
         )
-        self.seconds = float(state["seconds"])
+        self.stopwatch.seconds = float(state["seconds"])
+        self.stopwatch.waited = float(state.get("waited", 0.0))  # not in older checkpoints
         self.seen = [Observation(**observation) for observation in state["seen"]]
+        self.owed = bool(state.get("owed", False))
 
     def fit_start(self, state: State, logger: Logger) -> None:
         batch = state.timestamp.batch.value
         if dist.get_global_rank() == 0:
-            cut_to(self.plan, self.folder, self.stage.index, batch)
+            cut_to(self.plan, self.folder, self.stage.index, batch, self.owed)
             self._metrics = self.folder.file("metrics.jsonl").open("a")
+            self._speed = self.folder.file("speed.jsonl").open("a")
         dist.barrier()
         if batch == 0:
-            self._write(self._evaluate(state, "start"))
+            self._write(self._evaluate(state, "start", self._look))
+        elif self.owed:
+            self._write(self._evaluate(state, "every", self._look))
+            self.owed = False
+
+    def before_dataloader(self, state: State, logger: Logger) -> None:
+        self.stopwatch.asked()
+
+    def after_dataloader(self, state: State, logger: Logger) -> None:
+        self.stopwatch.received()
 
     def batch_start(self, state: State, logger: Logger) -> None:
-        if not self._began:  # the first batch after a pause; later ones count their wait for data
-            self._began = time.monotonic()
         batch: dict[str, torch.Tensor] = state.batch
         num_sources = len(self.stage.sources)
         counts = torch.bincount(batch["source"], minlength=num_sources)
@@ -117,11 +145,18 @@ class Recorder(Callback):
         share = len(state.batch["source"]) / self._rank_samples
         self.model.loss_scale = dist.get_world_size() / (max(1, self._targets) * share)
 
+    def after_train_batch(self, state: State, logger: Logger) -> None:
+        self.gradients.measure()
+
     def batch_end(self, state: State, logger: Logger) -> None:
         done = state.timestamp.batch.value
-        sums = torch.stack([self.model.source_loss_sums, self.model.source_loss_counts.double()])
+        sums = torch.cat([self.model.source_loss_sums, self.model.source_loss_counts.double()])
         dist.all_reduce(sums)
-        totals, counts = sums.tolist()
+        num_sources, squares = len(self.stage.sources), self.gradients.squares
+        # One transfer from the device for all that a row says.
+        found = torch.cat([sums, squares]).tolist()
+        totals, counts = found[:num_sources], found[num_sources : 2 * num_sources]
+        norms = norms_of(found[2 * num_sources :])
         loss = sum(totals) / sum(counts) if any(counts) else None  # all of it may be masked
         stage = self.stage
         tokens = stage.first_token + done * stage.batch_size * stage.sequence_length
@@ -135,6 +170,11 @@ class Recorder(Callback):
             self.loss_tokens[i] += int(count)
             if count:
                 row[f"loss/{name}"] = total / count
+        for alphabet, members in self.alphabets.items():
+            if trained := sum(counts[i] for i in members):
+                row[f"loss_alphabet/{alphabet}"] = sum(totals[i] for i in members) / trained
+        for group, norm in zip(self.gradients.groups, norms, strict=True):
+            row[f"grad_norm/{group}"] = norm
         for name, samples in zip(stage.sources, self.realised, strict=True):
             row[f"count/{name}"] = samples
         for name, tokens_with_loss in zip(stage.sources, self.loss_tokens, strict=True):
@@ -145,22 +185,41 @@ class Recorder(Callback):
                 f"the loss is not finite in batch {done - 1:,} of stage '{stage.name}'",
                 "lower the learning rate, raise the warm-up, or use fp32 or bf16",
             )
-        if self._metrics is not None:
-            self._metrics.write(json.dumps(row) + "\n")
-            self._metrics.flush()
-        now = time.monotonic()
-        self.seconds, self._began = self.seconds + now - self._began, now
+        times = {k: row[k] for k in ("stage", "batch", "tokens")}
+        times |= self.stopwatch.trained(stage.batch_size * stage.sequence_length)
+        for file, written in ((self._metrics, row), (self._speed, times)):
+            if file is not None:
+                file.write(json.dumps(written) + "\n")
+                file.flush()
         failure, mixture = self.texts.failure(), weights_as_floats(stage.mixture, done - 1)
         self.progress.update(stage.name, tokens, mixture, loss, self.texts.note())
         self.stop.agree(self._device(), failure)
         if done == stage.num_batches:
             self._finish(state)
         elif done in self.evaluate_after:
-            rows, until = self._evaluate(state, "every"), stage.spec.until
-            if until is not None and has_ended(until, self.seen):
+            until = stage.spec.until
+            if until is None:
+                try:
+                    self._write(self._evaluate(state, "every", self._look))
+                except Stopped:  # raised again once the state is saved
+                    self.owed = True
+                return
+            rows = self._evaluate(state, "every")
+            if has_ended(until, self.seen):
                 self._end(state, until)
             else:
                 self._write(rows)
+
+    def _look(self) -> None:
+        """Break off what may be broken off, if a signal has come to any rank.
+
+        Raises:
+            Stopped: one has.
+        """
+        self.stop.agree(self._device(), None)
+        stop = self.stop.wanted()
+        if stop is not None:
+            raise stop
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Planned equals realised, at every checkpoint."""
@@ -176,9 +235,10 @@ class Recorder(Callback):
         self.close(state, logger)
 
     def close(self, state: State, logger: Logger) -> None:
-        if self._metrics is not None:
-            self._metrics.close()
-            self._metrics = None
+        for file in (self._metrics, self._speed):
+            if file is not None:
+                file.close()
+        self._metrics = self._speed = None
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
@@ -210,27 +270,29 @@ class Recorder(Callback):
             folder.mkdir(parents=True, exist_ok=True)
             realised = dict(zip(self.stage.sources, self.realised, strict=True))
             loss_tokens = dict(zip(self.stage.sources, self.loss_tokens, strict=True))
-            facts = {"realised": realised, "loss_tokens": loss_tokens, "seconds": self.seconds}
+            facts = {
+                "realised": realised,
+                "loss_tokens": loss_tokens,
+                "seconds": self.stopwatch.seconds,
+                "data_wait": self.stopwatch.waited,
+            }
             write_whole(folder / "stage.json", json.dumps(facts).encode())
 
-    def _evaluate(self, state: State, when: str) -> list[dict[str, Any]]:
-        """Evaluate every held-out set: a row each, the same on every rank."""
+    def _evaluate(
+        self, state: State, when: str, look: Callable[[], None] = lambda: None
+    ) -> list[dict[str, Any]]:
+        """Evaluate every held-out set: a row each, the same on every rank. look: as `evaluate`
+        takes it."""
         self.progress.pause()
-        self._began = 0.0
-        stage, done = self.stage, state.timestamp.batch.value
+        self.stopwatch.pause()
+        stage, done, device = self.stage, state.timestamp.batch.value, self._device()
         tokens = stage.first_token + done * stage.batch_size * stage.sequence_length
+        at = {"stage": stage.name, "batch": done, "tokens": tokens, "when": when}
         rows = []
         for held in self.sets:
-            result = evaluate(
-                self.model,
-                held,
-                self.plan.vocabulary.rows,
-                when != "every",
-                self._device(),
-            )
-            rows.append(
-                {"stage": stage.name, "batch": done, "tokens": tokens, "when": when, **result}
-            )
+            every_row = when != "every"
+            result = evaluate(self.model, held, self.plan.vocabulary.rows, every_row, device, look)
+            rows.append({**at, **result, **next_frame_accuracy(self.model, held, device)})
         values = {
             f"{metric}/{row['source']}": row[metric]
             for row in rows
@@ -238,23 +300,52 @@ class Recorder(Callback):
             if row[metric] is not None
         }
         self.seen.append(Observation(tokens, values))
+        self.induction = None
+        if self.probe is not None:
+            score = induction_score(self.model, self.probe, self.ranges, device)
+            self.induction = {**at, **score}
         self.progress.pause()
         return rows
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        if dist.get_global_rank() == 0:
-            with self.folder.file("evaluations.jsonl").open("a") as file:
-                file.write("".join(json.dumps(row) + "\n" for row in rows))
+        induction = [self.induction] if self.induction is not None else []
+        for name, found in ((EVALUATIONS[0], rows), (EVALUATIONS[1], induction)):
+            if found and dist.get_global_rank() == 0:
+                with self.folder.file(name).open("a") as file:
+                    file.write("".join(json.dumps(row) + "\n" for row in found))
 
 
-def cut_to(plan: Plan, folder: RunFolder, stage: int, batch: int) -> None:
-    """Cut metrics and evaluations back to `batch` batches of a stage."""
+def _stopwatch(plan: Plan, stage: PlannedStage, model: CurriculumModel) -> Stopwatch:
+    """Times of a stage, with the peak of all devices where it is known for the stage's numbers."""
+    peak = None
+    if torch.cuda.is_available() and stage.precision in ("bf16", "fp16"):
+        peak = peak_flops(torch.cuda.get_device_name())
+    flops = flops_per_token(model.model, stage.sequence_length, len(model.active))
+    return Stopwatch(flops, peak * dist.get_world_size() if peak is not None else None)
+
+
+def _alphabets(plan: Plan, stage: PlannedStage) -> dict[int, list[int]]:
+    """Places of a stage's automaton sources, by the number of cell states."""
+    found: dict[int, list[int]] = {}
+    for i, name in enumerate(stage.sources):
+        spec = plan.dataset_of(name, stage).spec
+        if isinstance(spec, NcaSource):
+            found.setdefault(spec.alphabet, []).append(i)
+    return dict(sorted(found.items()))
+
+
+def cut_to(plan: Plan, folder: RunFolder, stage: int, batch: int, owed: bool = False) -> None:
+    """Cut what was recorded back to `batch` batches of a stage. owed: the evaluation behind them is
+    still to come."""
     index = {s.name: s.index for s in plan.stages}
 
     def before(row: dict[str, Any], limit: int) -> bool:
         at = index.get(row["stage"], len(index))
         return at < stage or (at == stage and row["batch"] < limit)
 
-    cut_rows(folder.file("metrics.jsonl"), lambda row: before(row, batch))
+    for name in BATCHES:
+        cut_rows(folder.file(name), lambda row: before(row, batch))
+    limit = batch + 1 if batch and not owed else batch
     # evaluations count the batches behind them, so those after `batch` batches stay
-    cut_rows(folder.file("evaluations.jsonl"), lambda row: before(row, batch + 1 if batch else 0))
+    for name in EVALUATIONS:
+        cut_rows(folder.file(name), lambda row: before(row, limit))

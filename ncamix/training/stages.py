@@ -9,15 +9,12 @@ Everything is decided by the plan; the folder's checkpoints say how far a run ha
 from __future__ import annotations
 
 import gc
-import os
 import shutil
-import tempfile
 import traceback
 from contextlib import nullcontext
 
 import torch
 from composer import Trainer
-from composer.algorithms import GradientClipping
 from composer.core import DataSpec
 from composer.utils import dist
 from torch.utils.data import DataLoader
@@ -45,23 +42,7 @@ from ncamix.training.texts import Texts
 from ncamix.training.transitions import Freezer
 from ncamix.training.workers import LoaderContext, deaths_untold, ignore_signals
 
-RENDEZVOUS_SECONDS = 24 * 3600.0  # the first rank may be tokenizing for hours
 SAID_SECONDS = 1.0  # of waiting for text, from which on it is worth a line
-
-
-def set_up_ranks(device: str) -> None:
-    """Join the process group of whichever launcher started this process; before any dataset."""
-    os.environ.setdefault("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
-    dist.initialize_dist(device, timeout=RENDEZVOUS_SECONDS)
-
-
-def share_temporary() -> None:
-    """Give all ranks the first one's temporary directory, where Streaming keeps its file locks."""
-    held = [os.environ.get("TMPDIR", "")]
-    dist.broadcast_object_list(held)
-    os.makedirs(held[0], exist_ok=True)
-    os.environ["TMPDIR"] = held[0]
-    tempfile.tempdir = None
 
 
 def is_finished(plan: Plan, folder: RunFolder) -> bool:
@@ -83,22 +64,14 @@ def train(
 
     Raises:
         Stopped: a signal came; the state is saved.
-        UserError: the batch does not split over the ranks, the loss is not finite, or a text cannot
-            be compiled; the state is saved.
+        UserError: the loss is not finite, or a text cannot be compiled; the state is saved.
     """
-    ranks = dist.get_world_size()
-    for stage in plan.stages:
-        if stage.batch_size % ranks:
-            raise fail(
-                f"stage '{stage.name}': a batch of {stage.batch_size} samples does not "
-                f"split over {ranks} ranks",
-                "choose a multiple",
-            )
     if plan.trainer.trainer.compile:
         check_compiler(device)
     for index in range(len(plan.stages)):
         if final_checkpoint(folder, plan.stages[index]).exists():
             continue
+        stop.exchange(None, None)
         with progress.aside() as say:
             plan, seconds = texts.ready(plan, plan.stages[index], say)
         stage = plan.stages[index]
@@ -176,7 +149,6 @@ def _train_stage(
     recorder = Recorder(plan, stage, folder, model, texts, progress, stop, averages)
     freezer = Freezer(model.model, stage.frozen, trainer.model.layers) if stage.frozen else None
     callbacks = [c for c in (freezer, averages, recorder, checkpointer) if c is not None]
-    clip = stage.optimizer.clip
     runner: Trainer | None = None
     try:
         runner = Trainer(
@@ -187,7 +159,6 @@ def _train_stage(
             device=device,
             precision=composer_precision(stage.precision, device),
             device_train_microbatch_size=microbatch(trainer, share, device),
-            algorithms=[GradientClipping("norm", float(clip))] if clip else [],
             callbacks=callbacks,
             run_name=f"{plan.name}-{stage.index}",
             seed=plan.seeds.init,
