@@ -42,6 +42,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/bench_compile.py
 	$(BIN)/python tests/benchmarks/bench_background.py
 	$(BIN)/python tests/benchmarks/bench_curation.py
+	$(BIN)/python tests/benchmarks/bench_resume.py
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from ncamix import cache_command, compile_command, looking, measure_command
 from ncamix.errors import UserError, fail, nearest
+from ncamix.launching import begin_rank, launch, num_ranks
 from ncamix.options import CurriculumArgument, SetOption, TrainerOption, plan_of
+from ncamix.ranks import Ranks, is_first_to_fail
+from ncamix.trust import TRUST_HELP, trust_files
 
 app = typer.Typer(
     name="ncamix",
@@ -59,6 +64,17 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over: the old run is moved aside, not deleted.")
     ] = False,
+    ranks: Annotated[
+        int | None,
+        typer.Option(
+            "--ranks",
+            min=1,
+            metavar="N",
+            help="Processes that train together on this machine.",
+            show_default="one a GPU, or 1",
+        ),
+    ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help=TRUST_HELP)] = False,
 ) -> None:
     """Train a curriculum; run it again to resume.
 
@@ -69,25 +85,57 @@ def run(
     from ncamix.cache import cache_root
     from ncamix.disk import told_if_full
     from ncamix.plan_output import plan_line, summary_lines
-    from ncamix.running import run_plan
+    from ncamix.run_folder import RunFolder
+    from ncamix.running import is_trained, refuse_ranks, run_plan
 
-    console = Console()
-    made, why = plan_of(curriculum, trainer, settings)
-    folder = out if out is not None else Path("runs") / made.name
-    console.print(plan_line(made, why), highlight=False)
-    ways_out = {
-        folder: "move the folder to a larger disk and name it with --out",
-        cache_root(): "set NCAMIX_CACHE to a folder with more",
-        Path(tempfile.gettempdir()): "set TMPDIR to a folder with more",
-    }
-    try:
+    if trust:
+        trust_files()
+    mine = Ranks()
+    console = Console(quiet=not mine.is_first)
+    with _interruptible(mine):
+        mine.join()
+        with mine.together():
+            started = num_ranks(ranks, mine)
+            made, why = plan_of(curriculum, trainer, settings)
+            refuse_ranks(made, max(started, mine.size))
+        folder = out if out is not None else Path("runs") / made.name
+        ways_out = {
+            folder: "move the folder to a larger disk and name it with --out",
+            cache_root(): "set NCAMIX_CACHE to a folder with more",
+            Path(tempfile.gettempdir()): "set TMPDIR to a folder with more",
+        }
         with told_if_full(ways_out):
+            if started > 1 and (fresh or not is_trained(made, folder)):
+                with RunFolder(folder).hold():  # the first rank will; told before all is loaded
+                    pass
+                raise typer.Exit(launch(started, sys.argv[1:]))
+            console.print(plan_line(made, why), highlight=False)
             summary = run_plan(made, folder, data, fresh, console)
-    except KeyboardInterrupt:
-        print("ncamix: interrupted; run the same command again to resume", file=sys.stderr)
-        raise typer.Exit(130) from None
     for line in summary_lines(summary, folder):
         console.print(line, highlight=False, markup=False)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came before there was anything to save, or after all was."""
+
+
+@contextmanager
+def _interruptible(ranks: Ranks) -> Iterator[None]:
+    """Within it, SIGINT and SIGTERM end the command with 130 and 143, and the way to go on."""
+
+    def end(number: int, frame: Any) -> None:
+        raise _Terminated
+
+    stock = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if ranks.is_first:
+            print("ncamix: interrupted; run the same command again to resume", file=sys.stderr)
+        number = signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT
+        raise typer.Exit(128 + number) from None
+    finally:
+        signal.signal(signal.SIGTERM, stock)
 
 
 def report(
@@ -194,28 +242,41 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line. Status 2 and a message for the user's mistakes, no traceback."""
+    """Run the command line. Status 2 and a message for the user's mistakes, no traceback.
+
+    Of several ranks, the one that fails first says why.
+    """
     try:
-        app()
+        app(args=begin_rank())
     except UserError as error:
-        for problem in error.problems:
-            print(f"ncamix: {problem}", file=sys.stderr)
+        if is_first_to_fail():
+            for problem in error.problems:
+                print(f"ncamix: {problem}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
+            _raise_if_first(error)
         where = error.filename2 or error.filename
         what = f"{error.strerror}: {where}" if where else error.strerror
-        print(f"ncamix: {what}; make room and run the same command again", file=sys.stderr)
+        if is_first_to_fail():
+            print(f"ncamix: {what}; make room and run the same command again", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         status = getattr(error, "status", None)
         if status is None:
-            if "WORLD_SIZE" not in os.environ:
-                sys.excepthook = sys.__excepthook__  # torch's prints it twice
-            raise
-        print(f"ncamix: {error}; run the same command again to resume", file=sys.stderr)
+            _raise_if_first(error)
+        if Ranks().is_first:
+            print(f"ncamix: {error}; run the same command again to resume", file=sys.stderr)
         sys.exit(status)
+
+
+def _raise_if_first(error: Exception) -> NoReturn:
+    """Raise what is a fault of ncamix's or the machine's, unless another rank's came before."""
+    if not is_first_to_fail():
+        sys.exit(1)
+    if "WORLD_SIZE" not in os.environ:
+        sys.excepthook = sys.__excepthook__  # torch's prints it twice
+    raise error
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from rich.markup import escape
 
 from ncamix.errors import fail
 from ncamix.options import CurriculumArgument, SetOption, TrainerOption, plan_of
+from ncamix.ranks import Ranks
 
 _HIGHEST = 22  # of zstd's levels
 
@@ -87,8 +87,7 @@ def compile(
             f"its levels are 1 to {_HIGHEST}; 0 leaves shards as they are",
         )
     place = place_of(out)  # before what takes long
-    first = int(os.environ.get("RANK", "0")) == 0
-    console = Console(quiet=not first)
+    console = Console(quiet=not Ranks().is_first)
     plan, why = plan_of(curriculum, trainer, settings)
     console.print(f"compiling [bold]{plan.name}[/] for {escape(why)}", highlight=False)
     for stage in plan.stages:

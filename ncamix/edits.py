@@ -90,14 +90,16 @@ def take_over(
     """
     rows = read_rows(_record(folder))
     newest = _newest(folder)
+    if not newest:
+        return _begin_anew(plan, folder, console)
     pending = bool(rows) and rows[-1]["checkpoint"] == newest  # nothing was trained since
     origin = folder.path / EDITS / str(rows[-1]["edit"]) if pending else folder.path
     ended = decisions_of(folder.path)
-    own = recall(origin, ended, say)
+    own = recall(origin, ended, plan.curriculum.document, say)
     past = past_of(own, folder)
     finished = {stage.name for stage in own.stages[: past.stage]}
     kept = {name: batches for name, batches in ended.items() if name in finished}
-    if plan.estimated and past.tokens:
+    if plan.estimated:
         plan = exact(plan)
     now = decide(plan, kept)
     change = find_change((own, now), past.tokens)
@@ -119,10 +121,25 @@ def take_over(
         decided = json.loads(folder.file(DECISIONS).read_text())
         facts = {name: decided[name] for name in kept}
         write_whole(folder.file(DECISIONS), json.dumps(facts, indent=1).encode())
-    shutil.rmtree(folder.path / "data", ignore_errors=True)  # caches of stages: sources may differ
+    _drop_caches(folder)
     folder.file("summary.json").unlink(missing_ok=True)
     console.print(_told(now, past, parting), markup=False, highlight=False)
     return plan
+
+
+def _begin_anew(plan: Plan, folder: RunFolder, console: Console) -> Plan:
+    """Take over the folder of a run that has no past."""
+    _write_record(folder, [])
+    folder.file(DECISIONS).unlink(missing_ok=True)
+    _drop_caches(folder)
+    told = f"the run in {folder.path} was planned differently, and no checkpoint is there"
+    console.print(f"{told}: it begins anew", markup=False, highlight=False)
+    return plan
+
+
+def _drop_caches(folder: RunFolder) -> None:
+    """Drop the caches of stages: a source of the same name may be another one now."""
+    shutil.rmtree(folder.path / "data", ignore_errors=True)
 
 
 def go_on(plan: Plan, folder: RunFolder) -> None:
@@ -208,9 +225,7 @@ def _told(now: Plan, past: Past, parting: Parting | None) -> str:
     place = _place(parting)
     if parting is None or place is None:
         return f"{now.name}: the files have changed, and no batch with them; the run goes on"
-    done = "nothing is trained yet"
-    if past.tokens:
-        done = f"the {format_count(past.tokens)} tokens trained before stay as they are"
+    done = f"the {format_count(past.tokens)} tokens trained before stay as they are"
     return (
         f"{now.name}: the future has changed from batch {place[1]:,} of stage '{place[0]}' on "
         f"({parting.why}); {done}"
@@ -222,10 +237,11 @@ def _refused(own: Plan, now: Plan, past: Past, parting: Parting, folder: RunFold
     place = parting.places[0]
     assert place is not None, "what was trained was planned"
     stage, batches = _reached(own, past)
+    why = f"{parting.why} (then and now)" if parting.places[1] else "it is planned no more"
     what = (
         f"the run in {folder.path} has trained {counted(batches, 'batch', 'batches')} of stage "
         f"'{stage}', {format_count(past.tokens)} tokens in all, and this would change its past "
-        f"from batch {place[1] - 1:,} of stage '{place[0]}' on: {parting.why} (then and now)"
+        f"from batch {place[1] - 1:,} of stage '{place[0]}' on: {why}"
     )
     lines = advise(own, now, past.stage, past.batches, past.tokens)
     ways = (

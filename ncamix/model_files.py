@@ -139,7 +139,9 @@ def fetched(files: ModelFiles) -> tuple[Path, ...]:
     name, commit = files.hub
     try:
         from huggingface_hub import snapshot_download
+        from huggingface_hub.utils import disable_progress_bars
 
+        disable_progress_bars()
         wanted = [CONFIG, WEIGHTS, INDEX, "model-*.safetensors"]
         folder = Path(snapshot_download(name, revision=commit, allow_patterns=wanted))
     except Exception as error:  # the hub's client raises many kinds

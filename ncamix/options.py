@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from ncamix.ranks import Ranks
 from ncamix.waiting import WaitingIfLong
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def plans_of(
     """The plans of curricula under one trainer, and why it was chosen. Says what takes long."""
     from ncamix.plans import plans_named
 
-    with WaitingIfLong(Console(stderr=True)) as say:
+    with WaitingIfLong(Console(stderr=True, quiet=not Ranks().is_first)) as say:
         return plans_named(curricula, trainer, settings or (), say)
 
 

@@ -70,7 +70,27 @@ def find_change(plans: Plans, tokens: int) -> Parting | None:
     """Where two plans part within the first `tokens` of a run, as its record tells batches apart;
     None if all of these are the same."""
     parting = find_parting(plans, by_name=True)
-    return parting if parting is not None and parting.tokens < tokens else None
+    if parting is not None and parting.tokens < tokens:
+        return parting
+    return _other_average(plans, tokens)
+
+
+def _other_average(plans: Plans, tokens: int) -> Parting | None:
+    """Where a stage that is trained in part has begun to average its weights, and in one plan at
+    another batch than in the other; all batches within the first `tokens` are the same."""
+    how = plans[0].trainer.trainer.averaging
+    for stages in zip(plans[0].stages, plans[1].stages, strict=False) if how is not None else ():
+        assert how is not None
+        stage = stages[0]
+        trained = (tokens - stage.first_token) // (stage.batch_size * stage.sequence_length)
+        trained = min(trained, stage.num_batches)
+        starts = [how.first_batch(each.clock_batches) for each in stages]
+        begun = starts[1]  # until then, an average that was begun is dropped
+        if starts[0] != starts[1] and begun < trained:
+            ahead = stage.first_token + begun * stage.batch_size * stage.sequence_length
+            why = f"weights averaged from batch {starts[0]:,} and from batch {starts[1]:,} on"
+            return Parting(ahead, (_place(stage, begun), _place(stages[1], begun)), why)
+    return None
 
 
 def _place(stage: PlannedStage, batch: int) -> tuple[str, int] | None:
@@ -260,9 +280,14 @@ def _other_samples(plans: Plans, stages: Stages, batch: int, by_name: bool) -> s
     pairs = list(zip(plans, stages, strict=True))
     names = [n for n in counts[0] if counts[0][n]]
     names = [n for n in names if len({identity(*pair, n, by_name) for pair in pairs}) > 1]
-    moved = []
+    reasons = []
     for name in names:
-        first, second = (plan.dataset_of(name, stage).first_id for plan, stage in pairs)
-        if first != second:
-            moved.append(f" (ids of {name} begin at {first:,} and {second:,})")
-    return f"other samples of {', '.join(names)}{''.join(moved)}"
+        one, other = (plan.dataset_of(name, stage) for plan, stage in pairs)
+        if one.first_id != other.first_id:
+            reasons.append(f" (its ids begin at {one.first_id:,} and {other.first_id:,})")
+        elif one.limit != other.limit:
+            reasons.append(f" (of which {one.limit:,} and {other.limit:,} samples are read)")
+        else:
+            reasons.append("")
+    told = [name + reason for name, reason in zip(names, reasons, strict=True)]
+    return f"other samples of {', '.join(told)}"

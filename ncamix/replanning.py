@@ -28,7 +28,7 @@ from ncamix.quantities import counted
 from ncamix.reading import Document, parse_document, read_document
 from ncamix.run_folder import DECISIONS, RunFolder
 from ncamix.trainer import LoadedTrainer, check_trainer
-from ncamix.tree import SETTING
+from ncamix.tree import SETTING, Tree
 from ncamix.waiting import Say, quiet
 
 Recorded = dict[str, Any]  # a plan.json
@@ -49,12 +49,13 @@ def replan(run: Path, say: Say = quiet) -> tuple[Plan, str]:
     return found[0]
 
 
-def recall(folder: Path, ended: Mapping[str, int], say: Say = quiet) -> Plan:
+def recall(folder: Path, ended: Mapping[str, int], edited: Document, say: Say = quiet) -> Plan:
     """The plan that a plan.json is of, to be compared with others: its texts are those of then, so
     nothing can be compiled from it.
 
     folder: of a run, or of what an edit of it has kept. ended: batches after which evidence ended
-    stages.
+    stages. edited: the curriculum as it is by now; what it has in common with the old one says
+    where relative paths start.
 
     Raises:
         UserError: it cannot be made again, and why.
@@ -66,7 +67,7 @@ def recall(folder: Path, ended: Mapping[str, int], say: Say = quiet) -> Plan:
     )
     why = ""
     try:
-        for plan in _plans(folder, before, {}, say):
+        for plan in _plans(folder, before, {}, say, edited):
             then = replace(plan, sources=_as_recorded(plan, before))
             if then.fingerprint == before["fingerprint"]:
                 return decide(then, ended)
@@ -117,8 +118,15 @@ def known_sizes(before: Recorded, plan: Plan) -> dict[str, int]:
     return found
 
 
-def _plans(folder: Path, before: Recorded, ended: Mapping[str, int], say: Say) -> Iterator[Plan]:
+def _plans(
+    folder: Path,
+    before: Recorded,
+    ended: Mapping[str, int],
+    say: Say,
+    edited: Document | None = None,
+) -> Iterator[Plan]:
     """A run's plan for each of the places where its curriculum may have stood; at least one.
+    `edited`: where parts of it stand by now.
 
     Raises:
         UserError: it can be planned at none of them.
@@ -129,6 +137,8 @@ def _plans(folder: Path, before: Recorded, ended: Mapping[str, int], say: Say) -
     errors: list[UserError] = []
     some = False
     for document in _documents(folder, "curriculum.yaml", str(before["curriculum_file"]), text):
+        if edited is not None:
+            document = replace(document, tree=_grafted(document.tree, edited.tree))
         try:
             plan = decide(make_plan(check_curriculum(document), trainer, say, sizes=sizes), ended)
         except UserError as error:
@@ -218,6 +228,20 @@ def _documents(run: Path, name: str, written: str, text: str) -> Iterator[Docume
             continue
         same = not composed.problems and composed.tree.plain() == recorded.tree.plain()
         yield composed if same else recorded
+
+
+def _grafted(tree: Tree, other: Tree, depth: int = 2) -> Tree:
+    """A tree in which what another one says alike, down to such a depth, is that other one's part,
+    which knows where it was written."""
+    if tree.plain() == other.plain():
+        return other
+    if not depth or not isinstance(tree.value, dict) or not isinstance(other.value, dict):
+        return tree
+    children = {
+        key: _grafted(child, other.value[key], depth - 1) if key in other.value else child
+        for key, child in tree.value.items()
+    }
+    return replace(tree, value=children)
 
 
 def _places(run: Path, name: str, written: str) -> Iterator[Path]:

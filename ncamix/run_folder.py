@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ncamix.errors import fail
 from ncamix.files import RUN_LOCK, leave_nothing, make_folder, write_whole
@@ -42,6 +42,7 @@ _SHARED_MEMORY = Path("/dev/shm")
 DECISIONS = "decisions.json"  # which stages ended on evidence, and on what
 _TEMPORARY = "ncamix-"
 _PATIENCE = 20.0
+_BLOCK = 1 << 16  # bytes of a file of rows that are read at once
 
 
 class RunFolder:
@@ -161,7 +162,7 @@ class RunFolder:
 
     def forget_unbegun(self) -> None:
         """Remove what a run wrote that has not trained a batch, so that it may be planned anew."""
-        if read_rows(self.file("metrics.jsonl")) or any(self.path.glob("checkpoints/*/ba*.pt")):
+        if any(_rows(self.file("metrics.jsonl"))) or any(self.path.glob("checkpoints/*/ba*")):
             return
         for entry in self.path.iterdir():
             if entry.is_dir():
@@ -187,22 +188,49 @@ class RunFolder:
 
 
 def cut_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Rewrite a JSON-lines file with the rows to keep; a torn last row is dropped."""
+    """Cut a JSON-lines file behind the last row to keep, in place; a torn last row goes. What stays
+    is not read: it takes as long as what goes."""
     if not path.exists():
         return
-    lines = [line for line, row in _lines(path) if keep(row)]
-    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+    with path.open("r+b") as file:
+        end = 0
+        for begin, line in _lines_backwards(file):
+            with suppress(ValueError):
+                if keep(json.loads(line)):
+                    end = begin + len(line)
+                    break
+        file.truncate(end)
+        if end and not line.endswith(b"\n"):
+            file.seek(end)
+            file.write(b"\n")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSON-lines file; none if it is missing. A torn last row does not count."""
-    return [row for _, row in _lines(path)] if path.exists() else []
+    return list(_rows(path))
 
 
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for line in path.read_text().split("\n"):
-        with suppress(ValueError):
-            yield line, json.loads(line)
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with suppress(FileNotFoundError), path.open(encoding="utf-8") as file:
+        for line in file:
+            with suppress(ValueError):
+                yield json.loads(line)
+
+
+def _lines_backwards(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file from the last to the first, each with its place; read as they are asked
+    for."""
+    begin, held = file.seek(0, os.SEEK_END), b""
+    while begin:
+        size = min(begin, _BLOCK)
+        begin -= size
+        file.seek(begin)
+        held = file.read(size) + held
+        while (cut := held.rfind(b"\n", 0, len(held) - 1)) >= 0:
+            yield begin + cut + 1, held[cut + 1 :]
+            held = held[: cut + 1]
+    if held:
+        yield 0, held
 
 
 def _identity(prefix: int) -> str:

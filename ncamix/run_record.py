@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncamix.errors import fail
+from ncamix.run_folder import read_rows
 
 Floats = NDArray[np.float64]
 Json = dict[str, Any]
@@ -93,7 +94,7 @@ def read_run(run: Path) -> RunRecord:
     """Read what there is; only `plan.json` has to be."""
     if not (run / "plan.json").is_file():
         raise fail("this is not the folder of a run: it holds no plan.json", file=str(run))
-    remarks: list[str] = []
+    remarks = _edits(run)
     plan = json.loads((run / "plan.json").read_text("utf-8"))
     try:
         summary = json.loads((run / "summary.json").read_text("utf-8"))
@@ -240,3 +241,13 @@ def _frames(path: Path, remarks: list[str]) -> dict[str, tuple[NDArray[np.uint8]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         remarks.append("frames.npz is not readable and was left out.")
         return {}
+
+
+def _edits(run: Path) -> list[str]:
+    """What a run's record says of edits: which files were in force until when."""
+    return [
+        f"After {row['tokens']:,} tokens the run went on under other files ({row['why']}); "
+        f"those of before are in edits/{row['edit']}/."
+        for row in read_rows(run / "edits.jsonl")
+        if {"tokens", "why", "edit"} <= row.keys()
+    ]

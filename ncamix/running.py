@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import shutil
+import signal
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from rich.console import Console
 from ncamix.background import Compiler, start_compiler
 from ncamix.compilation.compiled import Data, check_data
 from ncamix.edits import go_on, take_over, with_known_sizes
-from ncamix.errors import UserError
+from ncamix.errors import Problem, UserError
 from ncamix.files import write_whole
 from ncamix.following import following
 from ncamix.library import has_gpu
@@ -24,6 +26,7 @@ from ncamix.loggers import check_packages
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
 from ncamix.planning import decide
+from ncamix.ranks import Ranks
 from ncamix.replanning import read_plan
 from ncamix.run_folder import RunFolder
 from ncamix.sources import NcaSource
@@ -47,17 +50,24 @@ def run_plan(
     Raises:
         UserError: something that the user can mend. Stopped: a signal came, the state is saved.
     """
-    _check_device(plan)
-    check_packages(plan.trainer.trainer.loggers, plan.trainer.document)
-    first = int(os.environ.get("RANK", "0")) == 0
-    folder = RunFolder(path)
-    if not first:
-        if not fresh and _is_finished(with_known_sizes(plan, folder), folder):
+    ranks, folder = Ranks(), RunFolder(path)
+    ranks.join()
+    with ranks.together():
+        _check_device(plan)
+        check_packages(plan.trainer.trainer.loggers, plan.trainer.document)
+    if not ranks.is_first:
+        with ranks.together():  # the first one takes the folder over
+            pass
+        if ranks.gather(None)[0]:
+            ranks.leave()
             return {}
-        return _train(_sized(plan, data, quiet), folder, data, console, first)
-    with folder.hold():
-        plan = take_folder(plan, folder, data, fresh, console)
-        if _is_finished(plan, folder):
+        return _train(_sized(plan, data, quiet), folder, data, console, first=False)
+    with ExitStack() as held:
+        with ranks.together():
+            held.enter_context(folder.hold())
+            plan = take_folder(plan, folder, data, fresh, console)
+        if ranks.gather(_is_finished(plan, folder))[0]:
+            ranks.leave()
             console.print(
                 f"{plan.name} is finished: see {path}/report.html (--fresh starts over)",
                 markup=False,
@@ -68,6 +78,32 @@ def run_plan(
         except UserError:
             folder.forget_unbegun()
             raise
+
+
+def refuse_ranks(plan: Plan, ranks: int) -> None:
+    """Refuse a number of ranks over which some stage's batch does not split.
+
+    Raises:
+        UserError: naming each such stage.
+    """
+    uneven = [stage for stage in plan.stages if stage.batch_size % ranks]
+    if uneven:
+        raise UserError(
+            [
+                Problem(
+                    f"stage '{stage.name}': a batch of {stage.batch_size} samples does not split "
+                    f"over {ranks} ranks",
+                    f"choose a batch_size that is a multiple of {ranks}, or other ranks (--ranks)",
+                )
+                for stage in uneven
+            ]
+        )
+
+
+def is_trained(plan: Plan, path: Path) -> bool:
+    """Whether the folder holds this very plan's finished run, so that nothing is left to train."""
+    folder = RunFolder(path)
+    return _is_finished(with_known_sizes(plan, folder), folder)
 
 
 def _run(plan: Plan, folder: RunFolder, data: Data | None, console: Console) -> dict[str, Any]:
@@ -100,26 +136,20 @@ def write_plan(plan: Plan, folder: RunFolder) -> None:
 
 
 def _check_device(plan: Plan) -> None:
+    """See that this machine trains in the number formats of a plan: a CPU has no fast fp16, nor
+    what keeps its small numbers from vanishing."""
     trainer = plan.trainer
     if has_gpu():
         return
+    what = "this machine has no GPU, and fp16 is for GPUs"
+    remedy = "write precision: bf16 or fp32, or choose another trainer: --trainer cpu"
     problems = []
-    what = "this machine has no GPU, and Composer trains on CPUs in fp32 only"
-    remedy = "write precision: fp32, or choose another trainer: --trainer cpu"
-    if trainer.trainer.precision != "fp32":
+    if trainer.trainer.precision == "fp16":
         problems.append(trainer.document.problem(("precision",), what, remedy))
     for stage in plan.stages:
-        if stage.spec.precision not in (None, "fp32"):
+        if stage.spec.precision == "fp16":
             path = ("stages", stage.index, "precision")
             problems.append(plan.curriculum.document.problem(path, what, remedy))
-    if trainer.trainer.parallelism != "ddp":
-        problems.append(
-            trainer.document.problem(
-                ("parallelism",),
-                "this machine has no GPU to shard the model over",
-                "write parallelism: ddp, or choose another trainer: --trainer cpu",
-            )
-        )
     if problems:
         raise UserError(problems)
 
@@ -181,13 +211,14 @@ def _train_beside(
 ) -> dict[str, Any]:
     """The part that needs torch."""
     device = "gpu" if has_gpu() else "cpu"
-    with Waiting(console if first else None, "loading torch and Composer"):
+    with Waiting(console if first else None, "loading torch and Composer"), _own_handlers():
         _quiet_libraries()
         from composer.utils import dist
 
         from ncamix.training.progress import RunProgress
+        from ncamix.training.ranks import set_up_ranks, share_temporary
         from ncamix.training.recorder import cut_to
-        from ncamix.training.stages import is_finished, set_up_ranks, share_temporary, train
+        from ncamix.training.stages import is_finished, train
         from ncamix.training.stopping import StopSignal
         from ncamix.training.texts import Texts
 
@@ -214,7 +245,7 @@ def _train_beside(
 
     stop = StopSignal()
     texts = Texts(plan, data, compiler, stop, on_sizes)
-    with stop.listen():  # after Composer's import, which lays handlers of its own
+    with stop.listen():
         if plan.estimated:
             with Waiting(console if first else None, "compiling text") as waiting:
                 plan, _ = texts.ready(plan, plan.stages[0], waiting.say)
@@ -280,6 +311,17 @@ def save_frames(plan: Plan, folder: RunFolder) -> None:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
         write_whole(folder.file("frames.npz"), buffer.getvalue())
+
+
+@contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Keep what SIGTERM and SIGINT do: Composer's import lays handlers of its own."""
+    own = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in own.items():
+            signal.signal(number, handler)
 
 
 def _quiet_libraries() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema, field_validator
 from pydantic import model_validator as check
@@ -111,8 +111,6 @@ class Trainer(Spec):
     are made; no batch depends on them. None is auto.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("compile", "activation_checkpointing")
-
     ncamix: Annotated[
         Whole, WithJsonSchema(forms.VERSION), Field(description="The version of the language.")
     ]
@@ -131,7 +129,7 @@ class Trainer(Spec):
         Field(description="Tokens of a whole run, such as 1Mtok."),
     ]
     precision: Annotated[
-        Precision, Field(description="The number format of training; CPUs do fp32.")
+        Precision, Field(description="The number format of training; fp16 needs GPUs.")
     ] = "fp32"
     microbatch: Annotated[
         int | None,
@@ -143,6 +141,15 @@ class Trainer(Spec):
         Literal["ddp", "fsdp"],
         Field(description="Whether devices hold the whole model or share it."),
     ] = "ddp"
+    activation_checkpointing: Annotated[
+        bool,
+        Field(
+            description="Whether layers compute their activations again instead of keeping them."
+        ),
+    ] = False
+    compile: Annotated[bool, Field(description="Whether layers are compiled by torch.compile.")] = (
+        False
+    )
     workers: Annotated[Whole, Field(description="Processes that load data, of each rank.")] = 0
     cache_limit: Annotated[
         Quantity | None,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from ncamix.models import Model
+from ncamix.models import Llama
 from ncamix.origins import WEIGHTS
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
@@ -22,12 +22,14 @@ def finish(run: Path, plan: Plan, *stages: str, value: float = 1.0) -> None:
         if stage.name in stages:
             folder = run / "checkpoints" / f"{stage.index}-{stage.name}"
             folder.mkdir(parents=True, exist_ok=True)
-            shapes = shapes_of(plan.trainer.trainer.model, plan.vocabulary.rows)
+            model = plan.trainer.trainer.model
+            assert isinstance(model, Llama)
+            shapes = shapes_of(model, plan.vocabulary.rows)
             weights = {name: np.full(shape, value, "f4") for name, shape in shapes.items()}
             save_file(weights, folder / WEIGHTS, {"stage": stage.name})
 
 
-def shapes_of(model: Model, rows: int) -> dict[str, tuple[int, ...]]:
+def shapes_of(model: Llama, rows: int) -> dict[str, tuple[int, ...]]:
     """Parameters of a Llama with as many heads of keys as others, and untied embeddings."""
     width, mlp = model.width, model.mlp_width or 4 * model.width
     assert model.kv_heads is None and not model.tie_embeddings

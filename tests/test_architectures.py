@@ -173,7 +173,12 @@ def test_redrawing_keeps_to_its_parts(kind: str, tmp_path: Path) -> None:
         assert torch.equal(value, before[name]) == constant, name
         assert not constant or len(value.unique()) == 1
     for name in reinitialize(model, all_parts(2), "torch", 1, "later"):
-        assert model.get_parameter(name).isfinite().all()
+        value, constant = model.get_parameter(name), name in groups["norms"] + groups["final_norm"]
+        assert value.isfinite().all() and (len(value.unique()) == 1) == constant, name
+    if kind == "gpt2":  # Conv1D holds its weight as [inputs, outputs]
+        values = model.transformer.h[0].mlp
+        for value, inputs in ((values.c_fc.weight, 16), (values.c_proj.bias, 64)):
+            assert 0.8 / inputs**0.5 < value.abs().max() < 1 / inputs**0.5
 
 
 def test_what_a_norm_begins_with_is_its_architectures(tmp_path: Path) -> None:

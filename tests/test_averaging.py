@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,11 @@ def move(model: torch.nn.Module, t: int) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=stream))
+
+
+def after(batches: int) -> Any:
+    """The part of Composer's state that says how far a stage is."""
+    return SimpleNamespace(timestamp=SimpleNamespace(batch=SimpleNamespace(value=batches)))
 
 
 @pytest.mark.parametrize("how", HOWS, ids=["ema", "last"])
@@ -50,12 +57,23 @@ def test_saved_and_loaded_they_go_on_to_the_bit(how: dict[str, object]) -> None:
         if t == 2:
             resumed = Averages(model, averaging, 0)
             resumed.load_state_dict(whole.state_dict())
-            resumed.fit_start(None, None)  # type: ignore[arg-type]
+            resumed.fit_start(after(3), None)  # type: ignore[arg-type]
         elif t > 2:
             resumed.add()
     one, other = whole.state_dict(), resumed.state_dict()
     assert one["number"] == other["number"] == 5 and resumed is not whole
     assert all(torch.equal(value, other["values"][name]) for name, value in one["values"].items())
+
+
+def test_what_was_begun_for_a_shorter_stage_is_dropped() -> None:
+    model, averaging = small(), Averaging.model_validate(HOWS[1])
+    begun = Averages(model, averaging, 2)
+    begun.add()
+    for batches, number in ((4, 1), (3, 0), (2, 0)):
+        longer = Averages(model, averaging, 3)
+        longer.load_state_dict(begun.state_dict())
+        longer.fit_start(after(batches), None)  # type: ignore[arg-type]
+        assert longer.number == number
 
 
 def test_without_any_the_weights_stay() -> None:

@@ -554,21 +554,3 @@ def test_a_folder_given_to_another_and_back(
         compile_plan(plan_of(other), out, quiet, Kills(), Writing(threads=1))
     compile_plan(plan_of(CURRICULUM), out, quiet)
     assert files_below(out) == whole
-
-
-def test_ranks_may_meet_again_at_one_store(tmp_path: Path) -> None:
-    """As under torchrun, whose store outlives a command."""
-    script = """
-import sys, time
-from ncamix.compilation.ranks import Ranks
-for turn in range(3):
-    ranks = Ranks()
-    ranks.join()
-    time.sleep(0.3 * ranks.rank)
-    assert ranks.gather((turn, ranks.rank)) == [(turn, 0), (turn, 1)]
-    ranks.leave()
-"""
-    command = [str(Path(sys.executable).with_name("torchrun")), "--nproc_per_node", "2"]
-    (tmp_path / "meet.py").write_text(script)
-    process = processes.started([*command, "--master_port", free_port(), "meet.py"], tmp_path)
-    assert status_of(process) == 0

@@ -27,6 +27,7 @@ from ncamix.plan import Plan
 from ncamix.planning import decide, make_plan
 from ncamix.replanning import read_plan, replan
 from ncamix.run_folder import RunFolder
+from ncamix.run_record import read_run
 from ncamix.running import take_folder, write_files
 from ncamix.text_compilation import prepare_text
 from ncamix.trainer import load_trainer
@@ -308,12 +309,17 @@ def test_killed_while_an_edit_is_taken_over(
 def test_once_trained_under_new_files_the_old_ones_are_one_more_edit(begun: Folder) -> None:
     begun.begin(begun.plan(LATER))
     begun.save("0-warm", 25)
+    (remark,) = read_run(begun.folder.path).remarks
+    assert remark.startswith("After 2,560 tokens") and "edits/1/" in remark
     assert "from batch 0 of stage 'main' on" in begun.begin(begun.plan())
     assert begun.record() == [("warm", 20), ("warm", 25)]
     begun.begin(begun.plan(LATER))
     begun.save("0-warm", 30)
     begun.save("1-main", 10)
     assert "from batch 0 of stage 'main' on: other samples" in begun.refused(begun.plan())
+    alone = LATER.split("  - name: main")[0].replace("50%", "30ba")
+    alone += "evaluate: {sources: [hum]}\n"  # which keeps the ids of others where they are
+    assert "of stage 'main' on: it is planned no more" in begun.refused(begun.plan(alone))
 
 
 def test_a_stage_that_is_to_end_at_a_checkpoint_is_ended_again(begun: Folder) -> None:
@@ -322,7 +328,7 @@ def test_a_stage_that_is_to_end_at_a_checkpoint_is_ended_again(begun: Folder) ->
     text = CURRICULUM.replace("{0%: {hiss: 1}, 100%: {hush: 1}}", fixed)
     rate = "{lr: {0ba: 1e-3, 20ba: 1e-4}}"
     text = text.replace("{lr: {peak: 0.5x, warmup: 10%, decay: cosine}}", rate)
-    begun.folder.path.joinpath("plan.json").unlink()
+    begun.folder.file("plan.json").unlink()
     begun.begin(begun.plan(text))
     cut = text.replace("{0ba: {hiss: 1}, 30ba: {hush: 1}}", "{hiss: 1}")
     assert "would change its past" in begun.refused(begun.plan(cut.replace("50%", "20ba")))
@@ -330,7 +336,7 @@ def test_a_stage_that_is_to_end_at_a_checkpoint_is_ended_again(begun: Folder) ->
     assert "lies outside" in str(pytest.raises(UserError, begun.plan, shorter).value)
     shorter = shorter.replace(fixed, "[{at: 0ba, mix: {hiss: 1}}]")
     steady = text.replace(fixed, "{hiss: 1}")
-    begun.folder.path.joinpath("plan.json").unlink()
+    begun.folder.file("plan.json").unlink()
     begun.begin(begun.plan(steady))
     begun.begin(begun.plan(shorter))
     assert begun.saved() == ["ba000010.pt"]
@@ -352,6 +358,23 @@ def test_a_text_that_was_mended_before_anything_was_drawn_of_it(tmp_path: Path) 
     assert "leave 'words' as it is, and declare what differs under another name" in told
 
 
+def test_paths_start_from_the_file_that_holds_them(tmp_path: Path) -> None:
+    """Also where the curriculum that extends that file has changed since."""
+    base = tmp_path / "elsewhere/base.yaml"
+    base.parent.mkdir()
+    base.write_text(TEXTS)
+    for name in ("words", "more"):
+        (base.parent / f"{name}.txt").write_text("some words\n" * 400)
+    extends = "ncamix: 1\nextends: elsewhere/base.yaml\nname: tiny\n"
+    found = Folder(tmp_path)
+    found.begin(prepare_text(found.plan(extends)))
+    found.save("0-warm", 10)
+    longer = extends + "stages:\n  text: {duration: 3ep}\n"
+    assert "of stage 'text' on" in found.begin(found.plan(longer))
+    shorter = extends + "stages:\n  warm: {duration: 5ba}\n"
+    assert "duration: 10ba" in found.refused(found.plan(shorter))
+
+
 def test_lengths_in_epochs_are_known_without_the_cache(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,6 +392,18 @@ def test_lengths_in_epochs_are_known_without_the_cache(
     assert "from batch" in found.begin(found.plan(longer))
 
 
+def test_an_average_that_has_begun_keeps_its_beginning(tmp_path: Path) -> None:
+    steady = CURRICULUM.replace("{0%: {hiss: 1}, 100%: {hush: 1}}", "{hiss: 1}")
+    steady = steady.replace("    optimizer: {lr: {peak: 0.5x, warmup: 10%, decay: cosine}}\n", "")
+    trainer = TRAINER + "averaging: {last: 10%}\n"  # of 30 batches: from 27 on
+    found = Folder(tmp_path)
+    found.begin(found.plan(steady, trainer))
+    found.save("0-warm", 29)
+    slightly = found.plan(steady.replace("50%", "31ba"), trainer)
+    assert "weights averaged from batch 27 and from batch 28 on" in found.refused(slightly)
+    assert "from batch 30" in found.begin(found.plan(steady.replace("50%", "50ba"), trainer))
+
+
 def test_written_out_defaults_are_no_difference(begun: Folder) -> None:
     trainer = TRAINER.replace(
         "{lr: 1e-2,", "{kind: adamw, eps: 1e-8, betas: [0.9, 0.999], lr: 1e-2,"
@@ -376,6 +411,15 @@ def test_written_out_defaults_are_no_difference(begun: Folder) -> None:
     assert begun.plan(trainer=trainer).fingerprint == begun.plan().fingerprint
     assert "no batch with them" in begun.begin(begun.plan(CURRICULUM.replace("25%", "20%")))
     begun.refused(begun.plan(trainer=TRAINER.replace("{lr: 1e-2,", "{eps: 1e-7, lr: 1e-2,")))
+
+
+def test_what_has_no_checkpoint_is_no_past(tmp_path: Path) -> None:
+    found = Folder(tmp_path)
+    found.begin(found.plan())
+    found.folder.file("metrics.jsonl").write_text('{"stage": "warm", "batch": 0}\n')
+    found.folder.file("curriculum.yaml").write_text("nothing: that can be read\n")
+    assert "it begins anew" in found.begin(found.plan(LATER.replace("seed: 3", "seed: 4")))
+    assert replan(found.folder.path)[1] == "" and found.record() == []
 
 
 def test_what_cannot_be_compared_is_said_plainly(begun: Folder) -> None:
@@ -395,9 +439,9 @@ def test_what_cannot_be_compared_is_said_plainly(begun: Folder) -> None:
         ("seed: 3", "seed: 4", "keeps its model and its seeds"),
         ("width: 16", "width: 32", "keeps its model and its seeds"),
         ("name: warm", "name: hot", "the name of the stage, 'warm' and 'hot'"),
-        ("hiss", "noise", "hiss"),
+        ("hiss", "noise", "other samples"),
         ("hiss: {kind: noise,", "hiss: {kind: noise, distribution: zipf,", "under another name"),
-        ("symbols: 10,", "symbols: 12,", "ids of hiss begin at 20 and 24"),
+        ("symbols: 10,", "symbols: 12,", "hiss (its ids begin at 20 and 24)"),
         ("batch_size: 4", "batch_size: 8", "batch_size: 4"),
         ("lr: 1e-2", "lr: 2e-2", "{at: 30ba, to: 0}"),
     ],

@@ -146,18 +146,18 @@ def test_frozen_groups_stay_and_thaw(whole: EnteredRunner) -> None:
 
 def test_the_state_goes_on(whole: EnteredRunner) -> None:
     """Steps, by which Adam corrects its moments: two of `two` where rows were drawn anew."""
-    state = saved(whole, "two")["optimizers"]["Muon"]["state"]
+    state = saved(whole, "two")["moments"]
     steps = {name: int(known["step"]) for name, known in state.items() if "step" in known}
-    assert steps.pop("model.model.embed_tokens.weight") == steps.pop("model.lm_head.weight") == 2
+    assert steps.pop("model.embed_tokens.weight") == steps.pop("lm_head.weight") == 2
     assert set(steps.values()) == {10} and len(steps) == 5
-    state = saved(whole, "three")["optimizers"]["Muon"]["state"]
-    thawed = state["model.model.layers.0.input_layernorm.weight"]["step"]
-    assert int(thawed) == 10 + 30 and int(state["model.model.norm.weight"]["step"]) == 10 + 60
+    state = saved(whole, "three")["moments"]
+    thawed = state["model.layers.0.input_layernorm.weight"]["step"]
+    assert int(thawed) == 10 + 30 and int(state["model.norm.weight"]["step"]) == 10 + 60
 
 
 def saved(runner: EnteredRunner, stage: str) -> dict[str, Any]:
     (path,) = runner.file(stage, WEIGHTS).parent.glob("ba*.pt")  # the last one alone stays
-    return torch.load(path, map_location="cpu", weights_only=False)["state"]
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def test_the_average_is_handed_over_and_evaluated(whole: EnteredRunner) -> None:
@@ -167,7 +167,7 @@ def test_the_average_is_handed_over_and_evaluated(whole: EnteredRunner) -> None:
         assert average["number"] == len([r for r in whole.rows() if r["stage"] == stage])
         for name, value in handed.items():
             assert torch.equal(value, average["values"][name]), name
-            raw = state["model"][f"model.{name}"]
+            raw = state["model"][name]
             moved = stage in ("one", "four") or (stage == "three" and "self_attn" not in name)
             assert torch.equal(value, raw) != moved, name
     rows = [row for row in whole.rows(name="evaluations.jsonl") if row["stage"] == "three"]

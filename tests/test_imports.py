@@ -18,13 +18,14 @@ PACKAGE = Path(ncamix.__file__).parent
 # Each row may import rows above it and its own.
 RANKS = """
 ncamix
-errors keys packing random rerouting
+errors keys packing random rerouting trust
 files formats globs library locks processes stores threads tree waiting
 words
 duplicates gram_index
 shards slots
 shard_log
-quantities reading
+quantities reading slurm
+ranks
 disk rendering
 composition stores
 schedule
@@ -81,7 +82,7 @@ summary report
 replanning advice
 edits
 running
-selection spreading batches decoding
+launching selection spreading batches decoding
 showing batch_pictures
 inspection
 batch_output

@@ -19,7 +19,7 @@ from ncamix.training.loss import MASKED, ActiveIds
 from ncamix.training.model import (
     CurriculumModel,
     build_llama,
-    initial_values,
+    normal_values,
     parameter_groups,
 )
 
@@ -104,7 +104,7 @@ def test_initial_values_are_keyed_by_name() -> None:
 
 
 def test_initial_values_never_change() -> None:
-    values = initial_values("lm_head.weight", (2, 2), (17, "init", "lm_head.weight"))
+    values = normal_values((2, 2), (17, "init", "lm_head.weight"))
     pinned = [
         [-0.0024821702390909195, -0.017620759084820747],
         [0.02171676605939865, -0.02066624164581299],

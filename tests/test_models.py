@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hub_server import COMMIT, serving
 from plan_files import SOURCES, curriculum, plan_of, problems, stage
+from processes import output_of, started
 from safetensors.numpy import save_file
 
 from ncamix.models import HuggingFaceModel
@@ -219,6 +223,54 @@ def test_a_model_in_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "its weights cannot be had" in told.what and "network" in told.remedy
     alone = load_trainer(trainer_file(tmp_path, written.replace("path", "config"))).trainer.model
     assert not alone.pretrained and alone.layers == 2
+
+
+FETCHING = """\
+from ncamix.model_files import fetched
+from ncamix.trainer import load_trainer
+model = load_trainer("t.yaml").trainer.model
+print(model.num_parameters(20), model.meaning()["weights"], len(model.files.tokenizers))
+print(len(model.files.weights), model.pretrained)
+weights = fetched(model.files) if model.pretrained else []
+print(*[(file.parent.name, file.stat().st_size) for file in weights])
+"""
+
+
+def test_a_model_is_fetched_from_a_hub_once(tmp_path: Path) -> None:
+    """The plan reads the headers alone; the weights come when they are loaded; then all is here."""
+    (tmp_path / "work").mkdir()
+    trainer_file(tmp_path / "work", "{kind: huggingface, path: some/model}")
+    folder = model(tmp_path / "some")
+    (folder / "tokenizer.json").write_text(tokenizer_json())
+    size = (folder / "model.safetensors").stat().st_size
+    env = {**os.environ, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+
+    def fetch(**more: str) -> list[str]:
+        process = started([sys.executable, "-c", FETCHING], tmp_path / "work", env | more)
+        output = output_of(process)
+        assert process.returncode == 0, output
+        return output.splitlines()[-3:]
+
+    with serving("some/model", folder) as (address, asked):
+        lines = fetch(HF_ENDPOINT=address)
+    told = {"hub": "some/model", "commit": COMMIT}
+    assert lines == [f"{FIXED + 160} {told} 1", "0 True", f"('{COMMIT}', {size})"]
+    assert sum("config.json" in path for path in asked) == 1
+    again = fetch(HF_ENDPOINT=address, HF_HUB_OFFLINE="1")  # nobody answers there any more
+    assert again == [lines[0], "1 True", lines[2]]
+
+
+def test_pickled_weights_on_a_hub_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    trainer_file(tmp_path / "work", "{kind: huggingface, path: some/model}")
+    folder = model(tmp_path / "some")
+    pickle_weights(folder)
+    env = {**os.environ, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+    with serving("some/model", folder) as (address, _):
+        command = [sys.executable, "-c", FETCHING]
+        process = started(command, tmp_path / "work", env | {"HF_ENDPOINT": address})
+        output = output_of(process)
+    assert process.returncode and "pickles, which can run code" in output
 
 
 def test_rows_keep_their_values_under_the_models_own_tokenizer(tmp_path: Path) -> None:

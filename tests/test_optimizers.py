@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import os
 import sys
 from decimal import Decimal
@@ -189,6 +191,18 @@ def test_a_state_that_goes_on(keys: dict[str, Any]) -> None:
                 wanted[7:50] = 0
             assert torch.equal(value, wanted), (name, key)
             assert value.data_ptr() != known[name][key].data_ptr()
+
+
+def test_muons_settings_may_go_through_json() -> None:
+    models = small(), small()
+    optimizers = [optimizer_of(model, **MUON) for model in models]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        step(model, optimizer, 0)
+    known = copy.deepcopy(optimizers[0].state_dict())
+    groups = json.loads(json.dumps(known["param_groups"]))
+    optimizers[1].load_state_dict({"state": known["state"], "param_groups": groups})
+    one, other = (step(model, o, 1) for model, o in zip(models, optimizers, strict=True))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_muon_and_averages_of_a_model_that_ranks_share() -> None:

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 from streaming.base import constant
 
 from ncamix import run_folder
@@ -252,13 +254,45 @@ def test_move_aside_keeps_everything_but_the_lock(tmp_path: Path) -> None:
     assert all(w and (w / "checkpoints" / "0-first").is_dir() for w in went)
 
 
-def test_rows_are_cut_and_a_torn_last_one_is_dropped(tmp_path: Path) -> None:
+def written(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("torn", ["", '{"batch": 5, "lo', '{"batch": 5}', "\n"])
+@pytest.mark.parametrize("kept", [0, 3, 5])
+def test_rows_are_cut_and_a_torn_last_one_is_dropped(tmp_path: Path, torn: str, kept: int) -> None:
     path = tmp_path / "metrics.jsonl"
     cut_rows(path, lambda row: True)
     assert not path.exists() and read_rows(path) == []
     rows = [{"batch": i, "loss": 0.1 * i, "name": "ü\u2028"} for i in range(5)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"batch": 5, "lo')
-    assert read_rows(path) == rows
-    cut_rows(path, lambda row: row["batch"] < 3)
-    assert path.read_text() == "".join(json.dumps(row) + "\n" for row in rows[:3])
+    path.write_text(written(rows) + torn)
+    assert read_rows(path) == rows + [{"batch": 5}] * torn.endswith("}")
+    cut_rows(path, lambda row: row["batch"] < kept)
+    assert path.read_text() == written(rows[:kept])
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_last_row_that_lacks_its_end_of_line_gets_it(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(written([{"batch": 0}]) + '{"batch": 1}')
+    cut_rows(path, lambda row: True)
+    assert path.read_text() == written([{"batch": 0}, {"batch": 1}])
+
+
+@hypothesis.given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 200), st.integers(0, 60))
+def test_what_stays_is_not_read(length: int, cut: int, block: int, torn: int) -> None:
+    cut = min(cut, length)
+    rows = [{"batch": i, "x": "y" * (i * 7 % 50)} for i in range(length)]
+    asked: list[int] = []
+
+    def keep(row: dict[str, Any]) -> bool:
+        asked.append(row["batch"])
+        return bool(row["batch"] < cut)
+
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_folder, "_BLOCK", block)
+        path = Path(folder) / "metrics.jsonl"
+        path.write_text(written(rows) + json.dumps({"batch": length, "x": "z" * 60})[: torn + 1])
+        cut_rows(path, keep)
+        assert path.read_text() == written(rows[:cut])
+    assert asked == list(range(length - 1, max(cut - 2, -1), -1))

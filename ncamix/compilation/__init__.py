@@ -1,7 +1,6 @@
 """Compiling: a plan's sources, or its stages, as datasets for any trainer, anywhere.
 
 samples    the samples of a source by number: generated, or read
-ranks      this process among those of a launcher
 journal    which shards an interrupted compilation has finished
 reuse      where compiled shards lie already
 places     where datasets are written: a folder, or a URL

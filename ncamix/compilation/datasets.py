@@ -22,12 +22,12 @@ from ncamix.compilation.baking import bake_jobs, readme
 from ncamix.compilation.compiled import Data, check_data
 from ncamix.compilation.jobs import source_jobs
 from ncamix.compilation.places import PLAN, README, TOKENIZER, Place, place_of
-from ncamix.compilation.ranks import Ranks
 from ncamix.compilation.room import room_for
 from ncamix.compilation.writer import Watcher, write_jobs
 from ncamix.errors import fail
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
+from ncamix.ranks import Ranks
 from ncamix.text_compilation import held_out_steps, prepare_text, tokenizer_file
 from ncamix.tokenization import end_of_text_id
 from ncamix.waiting import Say

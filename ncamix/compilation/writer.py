@@ -23,9 +23,9 @@ from ncamix import cache
 from ncamix.compilation.jobs import Job
 from ncamix.compilation.journal import Journal
 from ncamix.compilation.places import Place
-from ncamix.compilation.ranks import Ranks
 from ncamix.compilation.reuse import Elsewhere, register
 from ncamix.files import write_whole
+from ncamix.ranks import Ranks
 from ncamix.shards import INDEX, file_of, index_bytes, own_part
 from ncamix.threads import count_threads
 

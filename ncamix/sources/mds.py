@@ -24,6 +24,7 @@ from ncamix.shards import INDEX, MASK, leads_outside
 from ncamix.sources.base import Meaning
 from ncamix.sources.corpus import FiniteSource
 from ncamix.stores import is_url, misfit_url
+from ncamix.trust import trusted
 
 COLUMN = "tokens"
 BYTES = "bytes"  # the encoding of ids whose dtype is nowhere
@@ -185,9 +186,10 @@ def read_mds_index(
             path=key,
         )
     for name, encoding in encodings.items():
-        if encoding == "pkl":
+        if encoding == "pkl" and not trusted():
             what = f"the column '{name}' of {shown} is pickled: reading it may run any code"
-            raise fail(what, "write the data set without it", path=key)
+            remedy = "write the data set without it; or, if you trust whoever made it, say --trust"
+            raise fail(what, remedy, path=key)
     encoding = encodings[COLUMN]
     match = _ENCODING.match(encoding)
     if match is None and encoding != BYTES:

@@ -176,8 +176,7 @@ def layer_of(name: str) -> int | None:
 
 def _group(model: PreTrainedModel, name: str, layers: str) -> str:
     path = name.split(".")[:-1]
-    owner = _owner(model, name)
-    norm = "norm" in type(owner).__name__.lower()
+    owner, norm = _owner(model, name), is_norm(model, name)
     if owner is model.get_input_embeddings():
         return "embedding"
     if owner is model.get_output_embeddings():
@@ -204,25 +203,29 @@ def _owner(model: PreTrainedModel, name: str) -> nn.Module:
     return model.get_submodule(name.rpartition(".")[0])
 
 
+def is_norm(model: PreTrainedModel, name: str) -> bool:
+    """Whether the parameter `name` is a norm's."""
+    return "norm" in type(_owner(model, name)).__name__.lower()
+
+
 def constant_of(model: PreTrainedModel, name: str) -> float | None:
     """The value that all numbers of a parameter begin with: of norms what their architecture says
     (1, or 0 where that is added to 1), 0 of biases; None where they are drawn."""
-    owner, parameter = _owner(model, name), model.get_parameter(name)
     if name.endswith("bias"):
         return 0.0
-    if parameter.dim() != 1 or "norm" not in type(owner).__name__.lower():
+    if not is_norm(model, name):
         return None
-    fresh = copy.deepcopy(owner)
+    fresh = copy.deepcopy(_owner(model, name))
     model._init_weights(fresh)  # type: ignore[no-untyped-call]
-    return float(fresh.get_parameter(name.rpartition(".")[2])[0])
+    return float(fresh.get_parameter(name.rpartition(".")[2]).flatten()[0])
 
 
 def fan_in(model: PreTrainedModel, name: str) -> int:
     """Inputs of the linear map that a parameter belongs to; for its bias, too."""
-    owner = _owner(model, name)
-    weight = owner.weight if name.endswith("bias") else model.get_parameter(name)
-    assert isinstance(weight, Tensor)
-    return weight.shape[0 if type(owner).__name__ == "Conv1D" else 1]  # GPT-2's is transposed
+    owner, parameter = _owner(model, name), model.get_parameter(name)
+    weight = getattr(owner, "weight", parameter) if name.endswith("bias") else parameter
+    shape: tuple[int, ...] = weight.shape
+    return shape[0 if type(owner).__name__ == "Conv1D" else 1]  # GPT-2's is transposed
 
 
 @torch.no_grad()

@@ -42,6 +42,8 @@ class Averages(Callback):
         )
 
     def fit_start(self, state: State, logger: Logger) -> None:
+        if state.timestamp.batch.value <= self.first:  # the stage has become longer since
+            self.number, self._loaded = 0, ()
         if self._loaded:
             pairs = zip(self._loaded, self.model.parameters(), strict=True)
             self._values = [_part(whole, parameter) for whole, parameter in pairs]
@@ -94,11 +96,11 @@ def _local(parameter: Tensor) -> Tensor:
 
 
 def _part(whole: Tensor, parameter: Tensor) -> Tensor:
-    """This rank's part of a whole value."""
+    """This rank's part of a whole value, in memory of its own: what was loaded may be a file's."""
     value = whole.to(parameter.device, torch.float32)
     if isinstance(parameter, DTensor):
-        return distribute_tensor(value, parameter.device_mesh, parameter.placements).to_local()
-    return value
+        value = distribute_tensor(value, parameter.device_mesh, parameter.placements).to_local()
+    return value.clone()
 
 
 def _whole(value: Tensor, parameter: Tensor) -> Tensor:

@@ -1,7 +1,11 @@
-"""Checkpoints of a stage: Composer's, written whole or not at all, at planned batches or on demand.
+"""Checkpoints of a stage: written whole or not at all, at planned batches or on demand, and found.
 
-`checkpoints/<stage>/ba000050.pt` is a Composer checkpoint taken after 50 batches of the stage. The
-last one of a stage stays for good; of the others the newest few.
+    batch -> state -> ba000050.pt, or, where ranks share the model, the folder ba000050/
+    the newest that is sound -> state, on as many ranks or others; one that is not is set aside
+    the stage's end -> weights.safetensors, then the last checkpoint
+
+`checkpoints/<stage>/ba000050` stands for the state after 50 batches of the stage. The last one of a
+stage stays for good; of the others the newest few.
 """
 
 from __future__ import annotations
@@ -9,30 +13,46 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
-import torch
 from composer.core import Callback, State
 from composer.loggers import Logger
-from composer.utils import checkpoint, dist
+from composer.utils import dist
 from safetensors.torch import save_file
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from torch.distributed.checkpoint import CheckpointException
 
 from ncamix.disk import free_bytes
-from ncamix.errors import fail
-from ncamix.files import replaced
+from ncamix.errors import Problem, UserError, fail
 from ncamix.origins import WEIGHTS
 from ncamix.quantities import format_bytes
+from ncamix.training.parallelism import is_sharded
+from ncamix.training.state_files import (
+    Damaged,
+    Tree,
+    check,
+    gathered,
+    read,
+    write_file,
+    write_folder,
+)
+from ncamix.training.states import put_back, put_back_random, state_of, weights_of
 
 _FULL_BELOW = 1 << 16  # bytes free: what failed to write has met a full disk
-_NAME = re.compile(r"ba(\d{6,})\.pt\Z")
+_NAME = re.compile(r"ba(\d{6,})(\.pt)?\Z")
+_SAVING, _DAMAGED = ".saving-", ".damaged"
+
+T = TypeVar("T")
 
 
 def checkpoint_path(folder: Path, batch: int) -> Path:
-    """The checkpoint taken after `batch` batches of its stage."""
-    return folder / f"ba{batch:06}.pt"
+    """The checkpoint taken after `batch` batches of its stage: a file, or a folder if that is what
+    is there."""
+    shared = folder / f"ba{batch:06}"
+    return shared if shared.is_dir() else shared.with_suffix(".pt")
 
 
 def latest_checkpoint(folder: Path) -> tuple[Path, int] | None:
@@ -43,16 +63,50 @@ def latest_checkpoint(folder: Path) -> tuple[Path, int] | None:
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """(batch, checkpoint) of a stage, in the order of batches."""
-    return sorted((int(m[1]), p) for p in folder.glob("ba*.pt") if (m := _NAME.match(p.name)))
+    return sorted((int(m[1]), p) for p in folder.glob("ba*") if (m := _NAME.match(p.name)))
+
+
+def sound_checkpoint(folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint of a stage that is sound; None if there never was one. Those that are
+    not are set aside. All ranks call it, and get the same.
+
+    Raises (on all ranks):
+        UserError: none of them is sound, or the newest may run code and is not trusted.
+    """
+    return _first_rank(lambda: _sound_checkpoint(folder, say))
+
+
+def _sound_checkpoint(folder: Path, say: Callable[[str], None]) -> Path | None:
+    found = checkpoints(folder)
+    for batch, path in reversed(found):
+        try:
+            check(path)
+        except Damaged as error:
+            aside = path.with_name(path.name + _DAMAGED)
+            what = f"the checkpoint {path} is damaged ({error})"
+            if (batch, path) == found[0]:
+                raise fail(
+                    f"{what}, and there is none before it",
+                    f"remove it and run the same command again, which begins stage "
+                    f"'{folder.name.partition('-')[2]}' anew; or start over with --fresh",
+                ) from None
+            _remove(aside)
+            path.rename(aside)
+            say(f"{what}: it is now {aside.name}, and the run goes on from the one before")
+        else:
+            return path
+    return None
 
 
 class Checkpointer(Callback):
     """Saves at every `every`-th batch, at the stage's last one, and whenever `wanted` says so.
 
-    hand_over: writes down what the stage hands over; called before its last checkpoint is there.
+    model: what is trained. hand_over: writes down what the stage hands over; called by all ranks
+    before the last checkpoint is there. begin: a sound checkpoint to go on from.
 
     Raises (through Composer):
-        Stopped: after the checkpoint that `wanted` asked for.
+        Stopped: after the checkpoint that `wanted` asked for. UserError: a checkpoint cannot be
+            written, or `begin` is another model's.
     """
 
     def __init__(
@@ -62,14 +116,30 @@ class Checkpointer(Callback):
         keep: int,
         wanted: Callable[[], BaseException | None],
         hand_over: Callable[[], None],
+        model: nn.Module,
+        begin: Path | None,
     ) -> None:
         self.folder, self.every, self.keep = folder, every, keep
         self.wanted, self.hand_over = wanted, hand_over
+        self.model, self.begin = model, begin
+        self._random: Tree | None = None
+
+    def before_load(self, state: State, logger: Logger) -> None:
+        """Go on from a checkpoint: where Composer would, before it wraps the model."""
+        if self.begin is not None:
+            tree = read(self.begin, dict(self.model.named_parameters()))
+            put_back(state, self.model, tree)
+            self._random = tree
 
     def fit_start(self, state: State, logger: Logger) -> None:
         if dist.get_global_rank() == 0:
-            for torn in self.folder.glob(".saving-*"):  # left by a process that was killed
-                torn.unlink()
+            for torn in self.folder.glob(f"{_SAVING}*"):  # left by a process that was killed
+                _remove(torn)
+
+    def batch_start(self, state: State, logger: Logger) -> None:
+        if self._random is not None:  # now, since beginning to load data draws from them
+            put_back_random(self._random)
+            self._random = None
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         batch = state.timestamp.batch.value
@@ -83,51 +153,67 @@ class Checkpointer(Callback):
 
     def save(self, state: State, batch: int, last: bool) -> None:
         """Save the training state after `batch` batches, and prune older checkpoints."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".saving-{batch:06}.pt"
-        try:
-            if last:
-                self.hand_over()
-            checkpoint.save_checkpoint(state, str(temporary))
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            left = free_bytes(self.folder)
-            size = temporary.stat().st_size if temporary.exists() else 0
-            temporary.unlink(missing_ok=True)
-            if left < _FULL_BELOW:
-                raise fail(
-                    f"there is no room left in {self.folder} for a checkpoint: it takes more than "
-                    f"{format_bytes(size)}, and {format_bytes(free_bytes(self.folder))} are free",
-                    "make room there and run the same command again: it resumes from the "
-                    "checkpoint before, if there is one",
-                ) from None
-            line = str(error).splitlines()[0] if str(error) else repr(error)
-            raise fail(
-                f"the checkpoint in {self.folder} cannot be written: {line}",
-                "free some disk space; the run resumes from the checkpoint before",
-            ) from None
-        if dist.get_global_rank() == 0:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, checkpoint_path(self.folder, batch))
-            keep = 1 if last else self.keep
-            for _, old in checkpoints(self.folder)[:-keep]:
-                old.unlink()
-        dist.barrier()
+        if last:
+            self.hand_over()
+        name = f"ba{batch:06}"
+        temporary = self.folder / f"{_SAVING}{name}"
+        tree = state_of(state, self.model)
+        if is_sharded(self.model) and dist.get_world_size() > 1:
+            _first_rank(lambda: _make_empty(temporary))
+            try:
+                write_folder(temporary, tree)
+            except CheckpointException as error:  # of any rank, on all of them
+                cause = next((failure[0] for failure in error.failures.values()), error)
+                _first_rank(lambda: _give_up(temporary, cause))
+        else:
+            temporary, name = temporary.with_suffix(".pt"), f"{name}.pt"
+            tree = gathered(tree)
+            _first_rank(lambda: _write(temporary, tree))
+        _first_rank(lambda: self._put_in_place(temporary, name, 1 if last else self.keep))
+
+    def _put_in_place(self, temporary: Path, name: str, keep: int) -> None:
+        """Name a checkpoint that is written, and prune those before it."""
+        path = self.folder / name
+        if path.is_dir():  # of a run that found a later one damaged
+            _remove(path.with_name(path.name + _DAMAGED))
+            path.rename(path.with_name(path.name + _DAMAGED))
+        os.replace(temporary, path)
+        _sync(self.folder)
+        other = path.with_suffix("" if path.suffix else ".pt")
+        if other.exists():
+            _remove(other)
+        for _, old in checkpoints(self.folder)[:-keep]:
+            _remove(old)
+        for old in self.folder.glob(f"*{_DAMAGED}"):
+            _remove(old)
 
 
-def write_weights(model: PreTrainedModel, folder: Path, metadata: Mapping[str, str]) -> None:
-    """Write a model's weights whole, by Hugging Face's names and without a tied head, into
-    `folder`: `weights.safetensors`, whole or not at all. metadata: what they are of.
+def write_weights(model: nn.Module, folder: Path, metadata: Mapping[str, str]) -> None:
+    """Write a model's weights into `folder`: `weights.safetensors`, whole or not at all.
 
-    The same weights and metadata give the same bytes.
+    They are whole, by the model's own names and in its number formats; one that stands under two
+    names, such as a tied head, stands there under the first. All ranks call it; the first holds a
+    copy of all. metadata: what they are of. The same weights and metadata give the same bytes.
+
+    Raises (on all ranks):
+        UserError: there is no room for them.
     """
-    if dist.get_global_rank():
-        return
-    weights = {name: value.detach().cpu() for name, value in model.named_parameters()}
-    folder.mkdir(parents=True, exist_ok=True)
-    with replaced(folder / WEIGHTS) as temporary:
-        save_file(weights, temporary, dict(metadata))
-        _sort_metadata(temporary)
+    weights = gathered(dict(weights_of(model)))
+    temporary = folder / f"{_SAVING}{WEIGHTS}"
+
+    def write() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            save_file({n: w.contiguous() for n, w in weights.items()}, temporary, dict(metadata))
+            temporary.chmod(mode)  # safetensors lets nobody else read it
+            _sort_metadata(temporary)
+            os.replace(temporary, folder / WEIGHTS)
+        except Exception as error:  # of safetensors, or the disk
+            raise _unwritten(temporary, error, "stage's weights") from None
+
+    _first_rank(write)
 
 
 def _sort_metadata(file: Path) -> None:
@@ -145,7 +231,88 @@ def _sort_metadata(file: Path) -> None:
 
 
 def optimizer_state(path: Path) -> dict[str, dict[str, Tensor]]:
-    """What the optimizer of a checkpoint knows of each parameter, whole, by its usual name."""
-    saved = torch.load(path, map_location="cpu", weights_only=False)["state"]["optimizers"]
-    (optimizer,) = saved.values()
-    return {name.removeprefix("model."): state for name, state in optimizer["state"].items()}
+    """What the optimizer of a checkpoint knows of each parameter, whole, by its name.
+
+    Raises:
+        UserError: the checkpoint is damaged, or may run code and is not trusted.
+    """
+    try:
+        check(path)
+    except Damaged as error:
+        raise fail(
+            f"the checkpoint {path} is damaged ({error})", "start over with --fresh"
+        ) from None
+    return dict(read(path, {})["moments"])
+
+
+def _first_rank(act: Callable[[], T]) -> T:
+    """What the first rank's act comes to, on all ranks; its error, too."""
+    told: list[Any] = [None, None]
+    error: BaseException | None = None
+    if dist.get_global_rank() == 0:
+        try:
+            told[0] = act()
+        except UserError as found:
+            error, told[1] = found, found.problems
+        except Exception as found:
+            error, told[1] = found, [Problem(f"the first rank failed: {found!r}")]
+    dist.broadcast_object_list(told)
+    if error is not None:
+        raise error
+    if told[1] is not None:
+        raise UserError(told[1])
+    result: T = told[0]
+    return result
+
+
+def _write(path: Path, tree: Tree) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write_file(path, tree)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        raise _unwritten(path, error) from None
+
+
+def _give_up(path: Path, error: BaseException) -> None:
+    raise _unwritten(path, error)
+
+
+def _make_empty(folder: Path) -> None:
+    _remove(folder)
+    folder.mkdir(parents=True)
+
+
+def _unwritten(path: Path, error: BaseException, what: str = "checkpoint") -> UserError:
+    """The error that a file or folder of a checkpoint cannot be written; nothing is left of it."""
+    folder, left = path.parent, free_bytes(path.parent)
+    size = sum(p.stat().st_size for p in [path, *path.glob("*")] if p.is_file())
+    _remove(path)
+    if left < _FULL_BELOW:
+        return fail(
+            f"there is no room left in {folder} for a {what}: it takes more than "
+            f"{format_bytes(size)}, and {format_bytes(free_bytes(folder))} are free",
+            "make room there and run the same command again: it resumes from the "
+            "checkpoint before, if there is one",
+        )
+    line = str(error).splitlines()[0] if str(error) else repr(error)
+    return fail(
+        f"the {what} in {folder} cannot be written: {line}",
+        "free some disk space; the run resumes from the checkpoint before",
+    )
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

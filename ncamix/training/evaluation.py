@@ -10,6 +10,7 @@ over the UTF-8 bytes of its unmasked targets.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,11 +102,17 @@ def evaluation_set(
 
 
 def evaluate(
-    model: CurriculumModel, held: EvaluationSet, rows: int, all_rows: bool, device: torch.device
+    model: CurriculumModel,
+    held: EvaluationSet,
+    rows: int,
+    all_rows: bool,
+    device: torch.device,
+    look: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Loss, perplexity and bits per byte of one set; every rank takes its share and gets the same.
 
-    rows: of the model's vocabulary. all_rows: also normalise over all of them.
+    rows: of the model's vocabulary. all_rows: also normalise over all of them. look: called by all
+    ranks before each batch; what it raises breaks the evaluation off.
     """
     source = held.source
     own = ActiveIds([(source.first_id, source.first_id + source.num_ids)])
@@ -113,6 +120,7 @@ def evaluate(
     step = max(1, BATCH_TOKENS // source.sequence_length)
     ranks, rank, num = dist.get_world_size(), dist.get_global_rank(), len(held.samples)
     for first in range(0, num, step * ranks):
+        look()
         # This rank's samples of these: every so many, from its own on.
         part = slice(first + rank, min(first + step * ranks, num), ranks)
         # A rank without a sample left passes one without loss: sharded models move in step.

@@ -47,9 +47,8 @@ __all__ = [
     "build_llama",
     "build_model",
     "fresh_values",
-    "initial_values",
-    "is_norm",
     "layer_of",
+    "normal_values",
     "parameter_groups",
     "random_stream",
 ]
@@ -237,7 +236,7 @@ def fresh_values(
     if constant is not None:
         return torch.full(shape, constant)
     usual = getattr(model.config, "initializer_range", None) or INITIAL_STD
-    return initial_values(name, shape, key, usual if std is None else std)
+    return normal_values(shape, key, usual if std is None else std)
 
 
 def random_stream(key: Sequence[int | str]) -> np.random.Generator:
@@ -247,22 +246,12 @@ def random_stream(key: Sequence[int | str]) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
-def initial_values(
-    name: str, shape: Sequence[int], key: Sequence[int | str], std: float = INITIAL_STD
+def normal_values(
+    shape: Sequence[int], key: Sequence[int | str], std: float = INITIAL_STD
 ) -> Tensor:
-    """The model's own initial values of parameter `name`: float32 `shape`, on the CPU.
-
-    Ones for norms, else normal(0, `std`) from the stream of `key`, filled in row-major order.
-    """
-    if is_norm(name):
-        return torch.ones(*shape)
+    """normal(0, `std`) from the stream of `key`, filled in row-major order: float32, on the CPU."""
     values = random_stream(key).standard_normal(tuple(shape), dtype=np.float32)
     return torch.from_numpy(values * np.float32(std))
-
-
-def is_norm(name: str) -> bool:
-    """Whether the parameter `name` is the scale of a norm."""
-    return name.endswith("norm.weight")
 
 
 class CurriculumModel(ComposerModel):

@@ -78,6 +78,13 @@ class Muon(torch.optim.Optimizer):
         self._adamw = torch.optim.AdamW([g for g in groups if not g.get("use_muon")], **usual)
         super().__init__([*self._adamw.param_groups, *self._muon.param_groups], {})
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with a state, also one that went through JSON, which knows no tuples."""
+        super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            if group.get("use_muon"):
+                group["ns_coeffs"] = [tuple(three) for three in group["ns_coeffs"]]
+
     def step(self, closure: Any = None) -> Any:  # type: ignore[override]
         """One step. Gradients of Muon's groups are overwritten."""
         loss = None

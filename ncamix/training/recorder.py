@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any, TextIO
 
 import torch
@@ -38,7 +39,7 @@ from ncamix.training.model import CurriculumModel
 from ncamix.training.optimizers import set_rate
 from ncamix.training.progress import RunProgress
 from ncamix.training.speed import Stopwatch, flops_per_token, peak_flops
-from ncamix.training.stopping import StopSignal
+from ncamix.training.stopping import Stopped, StopSignal
 from ncamix.training.texts import Texts
 
 BATCHES = ("metrics.jsonl", "speed.jsonl")  # a row a batch
@@ -71,6 +72,7 @@ class Recorder(Callback):
         self.ranges = plan.active_ranges(stage)  # of ids that the stage is trained on
         self.probe = repeated(self.ranges, stage.sequence_length, plan.seeds.init)
         self.seen: list[Observation] = []  # evaluations of this stage, for what it waits for
+        self.owed = False  # the evaluation after the last batch, broken off by a signal
         self.induction: dict[str, Any] | None = None  # of the last evaluation
         self.ended: int | None = None  # batches after which evidence ended the stage
         self.evaluate_after = set(stage.evaluations)
@@ -86,6 +88,7 @@ class Recorder(Callback):
             "seconds": self.stopwatch.seconds,
             "waited": self.stopwatch.waited,
             "seen": seen,
+            "owed": self.owed,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -96,16 +99,20 @@ class Recorder(Callback):
         self.stopwatch.seconds = float(state["seconds"])
         self.stopwatch.waited = float(state.get("waited", 0.0))  # not in older checkpoints
         self.seen = [Observation(**observation) for observation in state["seen"]]
+        self.owed = bool(state.get("owed", False))
 
     def fit_start(self, state: State, logger: Logger) -> None:
         batch = state.timestamp.batch.value
         if dist.get_global_rank() == 0:
-            cut_to(self.plan, self.folder, self.stage.index, batch)
+            cut_to(self.plan, self.folder, self.stage.index, batch, self.owed)
             self._metrics = self.folder.file("metrics.jsonl").open("a")
             self._speed = self.folder.file("speed.jsonl").open("a")
         dist.barrier()
         if batch == 0:
-            self._write(self._evaluate(state, "start"))
+            self._write(self._evaluate(state, "start", self._look))
+        elif self.owed:
+            self._write(self._evaluate(state, "every", self._look))
+            self.owed = False
 
     def before_dataloader(self, state: State, logger: Logger) -> None:
         self.stopwatch.asked()
@@ -128,7 +135,10 @@ class Recorder(Callback):
         set_rate(state.optimizers[0], self._rate)
         for i, count in enumerate(found):
             self.realised[i] += count
-        self.model.reset_sums(num_sources)
+
+    def before_train_batch(self, state: State, logger: Logger) -> None:
+        # Here, since Composer tries a batch again in smaller parts that does not fit into memory.
+        self.model.reset_sums(len(self.stage.sources))
 
     def before_forward(self, state: State, logger: Logger) -> None:
         # Composer weighs a microbatch by its share of the rank's samples and averages over ranks.
@@ -187,11 +197,29 @@ class Recorder(Callback):
         if done == stage.num_batches:
             self._finish(state)
         elif done in self.evaluate_after:
-            rows, until = self._evaluate(state, "every"), stage.spec.until
-            if until is not None and has_ended(until, self.seen):
+            until = stage.spec.until
+            if until is None:
+                try:
+                    self._write(self._evaluate(state, "every", self._look))
+                except Stopped:  # raised again once the state is saved
+                    self.owed = True
+                return
+            rows = self._evaluate(state, "every")
+            if has_ended(until, self.seen):
                 self._end(state, until)
             else:
                 self._write(rows)
+
+    def _look(self) -> None:
+        """Break off what may be broken off, if a signal has come to any rank.
+
+        Raises:
+            Stopped: one has.
+        """
+        self.stop.agree(self._device(), None)
+        stop = self.stop.wanted()
+        if stop is not None:
+            raise stop
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Planned equals realised, at every checkpoint."""
@@ -250,8 +278,11 @@ class Recorder(Callback):
             }
             write_whole(folder / "stage.json", json.dumps(facts).encode())
 
-    def _evaluate(self, state: State, when: str) -> list[dict[str, Any]]:
-        """Evaluate every held-out set: a row each, the same on every rank."""
+    def _evaluate(
+        self, state: State, when: str, look: Callable[[], None] = lambda: None
+    ) -> list[dict[str, Any]]:
+        """Evaluate every held-out set: a row each, the same on every rank. look: as `evaluate`
+        takes it."""
         self.progress.pause()
         self.stopwatch.pause()
         stage, done, device = self.stage, state.timestamp.batch.value, self._device()
@@ -260,7 +291,7 @@ class Recorder(Callback):
         rows = []
         for held in self.sets:
             every_row = when != "every"
-            result = evaluate(self.model, held, self.plan.vocabulary.rows, every_row, device)
+            result = evaluate(self.model, held, self.plan.vocabulary.rows, every_row, device, look)
             rows.append({**at, **result, **next_frame_accuracy(self.model, held, device)})
         values = {
             f"{metric}/{row['source']}": row[metric]
@@ -303,8 +334,9 @@ def _alphabets(plan: Plan, stage: PlannedStage) -> dict[int, list[int]]:
     return dict(sorted(found.items()))
 
 
-def cut_to(plan: Plan, folder: RunFolder, stage: int, batch: int) -> None:
-    """Cut what was recorded back to `batch` batches of a stage."""
+def cut_to(plan: Plan, folder: RunFolder, stage: int, batch: int, owed: bool = False) -> None:
+    """Cut what was recorded back to `batch` batches of a stage. owed: the evaluation behind them is
+    still to come."""
     index = {s.name: s.index for s in plan.stages}
 
     def before(row: dict[str, Any], limit: int) -> bool:
@@ -313,6 +345,7 @@ def cut_to(plan: Plan, folder: RunFolder, stage: int, batch: int) -> None:
 
     for name in BATCHES:
         cut_rows(folder.file(name), lambda row: before(row, batch))
+    limit = batch + 1 if batch and not owed else batch
     # evaluations count the batches behind them, so those after `batch` batches stay
     for name in EVALUATIONS:
-        cut_rows(folder.file(name), lambda row: before(row, batch + 1 if batch else 0))
+        cut_rows(folder.file(name), lambda row: before(row, limit))

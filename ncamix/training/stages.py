@@ -9,12 +9,9 @@ Everything is decided by the plan; the folder's checkpoints say how far a run ha
 from __future__ import annotations
 
 import gc
-import os
 import shutil
-import tempfile
 import traceback
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from composer import Trainer
@@ -32,11 +29,12 @@ from ncamix.quantities import format_seconds
 from ncamix.run_folder import RunFolder
 from ncamix.streams import make_dataset
 from ncamix.training.averaging import Averages
-from ncamix.training.checkpoints import Checkpointer, latest_checkpoint, write_weights
+from ncamix.training.checkpoints import Checkpointer, sound_checkpoint, write_weights
 from ncamix.training.handover import enter_stage, final_checkpoint, keep_optimizer_state
 from ncamix.training.loss import ActiveIds
 from ncamix.training.model import CurriculumModel
 from ncamix.training.optimizers import make_optimizer
+from ncamix.training.parallelism import check_compiler, composer_precision, microbatch, spread
 from ncamix.training.progress import RunProgress
 from ncamix.training.recorder import Recorder
 from ncamix.training.stopping import StopSignal
@@ -44,29 +42,12 @@ from ncamix.training.texts import Texts
 from ncamix.training.transitions import Freezer
 from ncamix.training.workers import LoaderContext, deaths_untold, ignore_signals
 
-RENDEZVOUS_SECONDS = 24 * 3600.0  # the first rank may be tokenizing for hours
 SAID_SECONDS = 1.0  # of waiting for text, from which on it is worth a line
-_PRECISIONS = {"fp32": "fp32", "bf16": "amp_bf16", "fp16": "amp_fp16"}
-
-
-def set_up_ranks(device: str) -> None:
-    """Join the process group of whichever launcher started this process; before any dataset."""
-    os.environ.setdefault("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
-    dist.initialize_dist(device, timeout=RENDEZVOUS_SECONDS)
-
-
-def share_temporary() -> None:
-    """Give all ranks the first one's temporary directory, where Streaming keeps its file locks."""
-    held = [os.environ.get("TMPDIR", "")]
-    dist.broadcast_object_list(held)
-    os.makedirs(held[0], exist_ok=True)
-    os.environ["TMPDIR"] = held[0]
-    tempfile.tempdir = None
 
 
 def is_finished(plan: Plan, folder: RunFolder) -> bool:
     """Whether every stage has its last checkpoint."""
-    return all(final_checkpoint(folder, stage).is_file() for stage in plan.stages)
+    return all(final_checkpoint(folder, stage).exists() for stage in plan.stages)
 
 
 def train(
@@ -83,20 +64,14 @@ def train(
 
     Raises:
         Stopped: a signal came; the state is saved.
-        UserError: the batch does not split over the ranks, the loss is not finite, or a text cannot
-            be compiled; the state is saved.
+        UserError: the loss is not finite, or a text cannot be compiled; the state is saved.
     """
-    ranks = dist.get_world_size()
-    for stage in plan.stages:
-        if stage.batch_size % ranks:
-            raise fail(
-                f"stage '{stage.name}': a batch of {stage.batch_size} samples does not "
-                f"split over {ranks} ranks",
-                "choose a multiple",
-            )
+    if plan.trainer.trainer.compile:
+        check_compiler(device)
     for index in range(len(plan.stages)):
-        if final_checkpoint(folder, plan.stages[index]).is_file():
+        if final_checkpoint(folder, plan.stages[index]).exists():
             continue
+        stop.exchange(None, None)
         with progress.aside() as say:
             plan, seconds = texts.ready(plan, plan.stages[index], say)
         stage = plan.stages[index]
@@ -122,8 +97,9 @@ def _train_stage(
     """Train one stage; the batches after which evidence ended it, if that was early."""
     trainer = plan.trainer.trainer
     home = folder.checkpoints(stage.index, stage.name)
-    found = latest_checkpoint(home)
-    model = CurriculumModel(enter_stage(plan, stage, folder, resumed=found is not None))
+    begin = sound_checkpoint(home, progress.say)
+    model = CurriculumModel(enter_stage(plan, stage, folder, resumed=begin is not None))
+    spread(model.model, trainer, stage.precision, device)
     model.active = ActiveIds(
         plan.active_ranges(stage)
         if plan.vocabulary.softmax == "active"
@@ -162,7 +138,13 @@ def _train_stage(
             write_weights(model.model, home, _facts(plan, stage))
 
     checkpointer = Checkpointer(
-        home, _interval(plan, stage), trainer.checkpoint.keep, stop.wanted, hand_over
+        home,
+        _interval(plan, stage),
+        trainer.checkpoint.keep,
+        stop.wanted,
+        hand_over,
+        model.model,
+        begin,
     )
     recorder = Recorder(plan, stage, folder, model, texts, progress, stop, averages)
     freezer = Freezer(model.model, stage.frozen, trainer.model.layers) if stage.frozen else None
@@ -175,18 +157,15 @@ def _train_stage(
             optimizers=make_optimizer(model, stage),
             max_duration=f"{stage.num_batches}ba",
             device=device,
-            precision=_PRECISIONS[stage.precision],
-            device_train_microbatch_size=_microbatch(trainer.microbatch, share, device),
+            precision=composer_precision(stage.precision, device),
+            device_train_microbatch_size=microbatch(trainer, share, device),
             callbacks=callbacks,
             run_name=f"{plan.name}-{stage.index}",
             seed=plan.seeds.init,
             progress_bar=False,
             log_to_console=False,
-            load_path=str(found[0]) if found else None,
-            load_progress_bar=False,
-            parallelism_config=_parallelism(trainer.parallelism, device),
         )
-        if found is None:
+        if begin is None:
             keep_optimizer_state(plan, stage, folder, model.model, runner.state.optimizers[0])
         runner.fit()
         runner.close()
@@ -233,25 +212,6 @@ def _interval(plan: Plan, stage: PlannedStage) -> int:
     every = plan.trainer.trainer.checkpoint.every
     batches = every.value / 100 * stage.clock_batches if every.unit == "%" else every.value
     return max(1, round(batches))
-
-
-def _microbatch(wanted: int | None, share: int, device: str) -> int | str | None:
-    if wanted is None:
-        return "auto" if device == "gpu" else None
-    return min(wanted, share)
-
-
-def _parallelism(wanted: str, device: str) -> dict[str, Any] | None:
-    if wanted == "ddp":
-        return None
-    assert device == "gpu", "refused before: FSDP needs GPUs"
-    return {
-        "fsdp": {
-            "sharding_strategy": "FULL_SHARD",
-            "mixed_precision": "PURE",
-            "state_dict_type": "full",
-        }
-    }
 
 
 def _num_tokens(batch: dict[str, torch.Tensor]) -> int:

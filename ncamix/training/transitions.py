@@ -20,8 +20,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ncamix.groups import Group, Part, parts
-from ncamix.training.architectures import constant_of, fan_in, layer_of, parameter_groups
-from ncamix.training.model import fresh_values, initial_values, random_stream
+from ncamix.training.architectures import fan_in, is_norm, layer_of, parameter_groups
+from ncamix.training.model import fresh_values, normal_values, random_stream
 from ncamix.training.optimizers import complete_state
 
 Initializer = str | tuple[str, float]
@@ -93,11 +93,11 @@ def _draw(
     """New values of one parameter: float32, on the CPU."""
     if isinstance(initializer, tuple):
         return fresh_values(model, name, key, std=initializer[1])
-    if initializer == "model" or constant_of(model, name) is not None:
+    if initializer == "model" or is_norm(model, name):
         return fresh_values(model, name, key)
     shape = model.get_parameter(name).shape
     if name in parameter_groups(model)["embedding"]:
-        return initial_values(name, shape, key, std=1.0)
+        return normal_values(shape, key, std=1.0)
     # torch's Linear, Kaiming-uniform with a = sqrt(5), comes to 1 / sqrt(fan_in) either side of 0.
     bound = np.float32(1 / math.sqrt(fan_in(model, name)))
     uniform = random_stream(key).random(tuple(shape), dtype=np.float32)

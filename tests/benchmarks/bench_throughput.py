@@ -58,7 +58,8 @@ def streams(rounds: int) -> dict[str, Any]:
     from ncamix.run_folder import RunFolder
     from ncamix.trainer import load_trainer
     from ncamix.training.progress import RunProgress
-    from ncamix.training.stages import set_up_ranks, train
+    from ncamix.training.ranks import set_up_ranks
+    from ncamix.training.stages import train
     from ncamix.training.stopping import StopSignal
     from ncamix.training.texts import Texts
     from ncamix.waiting import quiet
