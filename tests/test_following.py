@@ -9,6 +9,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import TRAINER, Planner
 
@@ -82,9 +83,11 @@ def test_a_run_and_its_resumption_are_one_logged_run(tmp_path: Path, plan_of: Pl
         p.name: json.loads(p.read_text())["id"] for p in folder.path.glob("loggers/*.json")
     }
     wanted = [(256 * (i + 1), 1 / (i + 1)) for i in range(5)]
-    assert tensorboard(folder.path) == pytest.approx(wanted)
-    assert wandb(folder.path) == pytest.approx(wanted)
-    assert mlflow(tmp_path / "mlruns", ids["mlflow.json"]) == pytest.approx(wanted)
+    assert np.array(tensorboard(folder.path)) == pytest.approx(np.array(wanted))
+    assert np.array(wandb(folder.path)) == pytest.approx(np.array(wanted))
+    assert np.array(mlflow(tmp_path / "mlruns", ids["mlflow.json"])) == pytest.approx(
+        np.array(wanted)
+    )
 
 
 def tensorboard(run: Path) -> list[tuple[int, float]]:

@@ -193,8 +193,8 @@ def watched(whole: Runner, rows: list[dict], summary: dict) -> None:
         assert all(row[key] == time[key] for key in ("stage", "batch", "tokens"))
         assert 0 <= time["data_wait"] <= time["seconds"] and "mfu" not in time
     for row in whole.rows(name="evaluations.jsonl"):
-        if row["source"] == "lively":  # 32 ids: two frames, and a piece
-            assert row["frames_seen"] == [1] and 0 <= row["cell_accuracy"][0] <= 1
+        if row["source"] == "lively":  # 33 ids: three frames of nine patches
+            assert row["frames_seen"] == [1, 2] and 0 <= row["cell_accuracy"][0] <= 1
         else:
             assert "frames_seen" not in row
     scores = whole.rows(name="induction.jsonl")
