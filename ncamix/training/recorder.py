@@ -24,6 +24,7 @@ from composer.utils import dist
 from ncamix.errors import fail
 from ncamix.evidence import METRICS, Observation, Until, has_ended
 from ncamix.files import write_whole
+from ncamix.keys import derive_key
 from ncamix.mixture import weights_as_floats
 from ncamix.plan import Plan, PlannedStage
 from ncamix.quantities import counted
@@ -139,6 +140,9 @@ class Recorder(Callback):
     def before_train_batch(self, state: State, logger: Logger) -> None:
         # Here, since Composer tries a batch again in smaller parts that does not fit into memory.
         self.model.reset_sums(len(self.stage.sources))
+        # For dropout: what else draws from torch's generator depends on where a run resumed.
+        place = (self.stage.name, state.timestamp.batch.value, dist.get_global_rank())
+        torch.manual_seed(derive_key("dropout", self.plan.seeds.init, *place))
 
     def before_forward(self, state: State, logger: Logger) -> None:
         # Composer weighs a microbatch by its share of the rank's samples and averages over ranks.
