@@ -33,6 +33,10 @@ class Child:
         self.returncode = self._statuses.get(self.pid)
         return self.returncode
 
+    def speaks(self) -> bool:
+        """Whether it has planned its run and said so: from then on it answers signals."""
+        return self._log.exists() and self._log.stat().st_size > 0
+
     def wait(self, timeout: float) -> int:
         end = time.monotonic() + timeout
         while self.poll() is None:
@@ -118,6 +122,8 @@ def serve() -> None:
     import ncamix.report
     import ncamix.training.stages  # noqa: F401 (what takes long)
 
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as in a process of its own; Composer has laid
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # handlers of its own
     answers = threading.Lock()
 
     def answer(*words: object) -> None:

@@ -118,6 +118,7 @@ def test_sigterm_saves_wherever_it_comes(whole: Fast, server: Server, tmp_path: 
     ]
     for ready in moments:
         process = runner.start()
+        wait_until(process.speaks, process)
         wait_until(ready, process)
         os.kill(process.pid, signal.SIGTERM)
         output = output_of(process)
