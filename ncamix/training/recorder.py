@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TextIO
 
+import numpy as np
 import torch
 from composer.core import Callback, State
 from composer.loggers import Logger
@@ -66,6 +67,7 @@ class Recorder(Callback):
         self.texts, self.progress, self.stop = texts, progress, stop
         self.sets = texts.sets(plan, stage)
         self.realised = [0] * len(stage.sources)  # samples
+        self.planned = np.zeros(len(stage.sources), np.int64)  # samples up to the last batch
         self.loss_tokens = [0] * len(stage.sources)  # unmasked targets
         self.gradients = Gradients(model, float(clip) if (clip := stage.optimizer.clip) else None)
         self.stopwatch = _stopwatch(plan, stage, model)
@@ -104,6 +106,7 @@ class Recorder(Callback):
 
     def fit_start(self, state: State, logger: Logger) -> None:
         batch = state.timestamp.batch.value
+        self.planned = self.stage.apportionment.counts[:batch].sum(axis=0, dtype=np.int64)
         if dist.get_global_rank() == 0:
             cut_to(self.plan, self.folder, self.stage.index, batch, self.owed)
             self._metrics = self.folder.file("metrics.jsonl").open("a")
@@ -226,13 +229,13 @@ class Recorder(Callback):
             raise stop
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Planned equals realised, at every checkpoint."""
+        """Planned equals realised, wherever there may be a checkpoint."""
         done = state.timestamp.batch.value
-        planned = self.stage.apportionment.counts[:done].sum(axis=0).tolist()
-        if planned != self.realised:
+        self.planned += self.stage.apportionment.counts[done - 1]
+        if self.planned.tolist() != self.realised:
             raise RuntimeError(
-                f"stage '{self.stage.name}' after {done} batches: planned {planned} samples of "
-                f"{self.stage.sources}, realised {self.realised}"
+                f"stage '{self.stage.name}' after {done} batches: planned {self.planned.tolist()} "
+                f"samples of {self.stage.sources}, realised {self.realised}"
             )
 
     def fit_end(self, state: State, logger: Logger) -> None:
