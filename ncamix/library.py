@@ -42,7 +42,19 @@ def find(folder: str, name: str, beside: Path | None = None) -> Path:
             f"'{name}' is {kind}, and a {what} is a YAML file", _way_out(candidates[0], what)
         )
     known = sorted({p.stem for where in (near, shipped(folder)) for p in where.glob("*.y*ml")})
-    raise fail(f"no such {what}: '{name}'", nearest(Path(name).stem, known, "known ones"))
+    way_out = nearest(Path(name).stem, known, "known ones")
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        way_out = f"{_looked_in(candidates[0])}; {way_out}"
+    raise fail(f"no such {what}: '{name}'", way_out)
+
+
+def _looked_in(path: Path) -> str:
+    """Where a file was looked for, and what lies there."""
+    folder = path.parent.absolute()
+    if not os.path.isdir(folder):
+        return f"there is no folder {folder}"
+    there = sorted(p.name for p in folder.glob("*.y*ml"))
+    return f"looked in {folder}, " + nearest(path.name, there, "files there")
 
 
 def _way_out(path: Path, what: str) -> str:

@@ -101,6 +101,8 @@ def test_what_is_missing(tmp_path: Path) -> None:
     assert "it has one, two" in refused(tmp_path, begun(name="three")).remedy
     found = refused(tmp_path, begun(name="one"))
     assert "has not finished its stage 'one'" in found.what and "ncamix run" in found.remedy
+    whole = begun().replace("runs/first/two", "runs/first")
+    assert refused(tmp_path, whole).remedy == "write RUN/STAGE, of one, two"
     (tmp_path / "runs/first/plan.json").write_text('{"stages": 1}')
     assert "damaged" in refused(tmp_path, begun()).what
 
