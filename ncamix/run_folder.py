@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ncamix.errors import fail
+from ncamix.errors import UserError, fail, nearest
 from ncamix.files import RUN_LOCK, leave_nothing, make_folder, write_whole
 from ncamix.locks import lock_own
 from ncamix.processes import boot_id
@@ -43,6 +43,25 @@ DECISIONS = "decisions.json"  # which stages ended on evidence, and on what
 _TEMPORARY = "ncamix-"
 _PATIENCE = 20.0
 _BLOCK = 1 << 16  # bytes of a file of rows that are read at once
+
+
+def no_run(folder: Path, missing: str = "plan.json") -> UserError:
+    """The error that a folder is not that of a run; offers those that lie about."""
+    near = sorted({file.parent for at in (folder.parent, Path("runs")) for file in _plans(at)})
+    way_out = nearest(str(folder), map(str, near), "runs near it") if near else "name runs/NAME"
+    what = f"this is not the folder of a run: it holds no {missing}"
+    return fail(what, way_out, file=str(folder))
+
+
+def damaged_plan(folder: Path) -> UserError:
+    """The error that a run's plan.json is torn, or another file."""
+    what = "this is not the plan of a run, or it is damaged"
+    way_out = "put the file back, or start the run over: ncamix run ... --fresh"
+    return fail(what, way_out, file=str(folder / "plan.json"))
+
+
+def _plans(folder: Path) -> list[Path]:
+    return [file for file in folder.glob("*/plan.json") if file.is_file()]
 
 
 class RunFolder:

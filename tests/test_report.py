@@ -417,6 +417,18 @@ def test_a_run_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.Mon
     assert "report on a copy of the run" in found.remedy
 
 
+def test_what_is_no_run_or_a_damaged_one(tmp_path: Path) -> None:
+    (tmp_path / "runs/first").mkdir(parents=True)
+    make_run(tmp_path / "runs/first")
+    found = problem(write_report, tmp_path / "runs/frist")
+    assert "not the folder of a run" in found.what
+    assert f"did you mean '{tmp_path / 'runs/first'}'?" in found.remedy
+    plan = tmp_path / "runs/first/plan.json"
+    plan.write_bytes(plan.read_bytes()[:99])
+    found = problem(write_report, tmp_path / "runs/first")
+    assert found.file == str(plan) and "--fresh" in found.remedy
+
+
 def test_same_folder_same_bytes(tmp_path: Path) -> None:
     make_run(tmp_path)
     first = write_report(tmp_path).read_bytes()
