@@ -137,8 +137,5 @@ class RunProgress:
             )
         elif now >= self._next_line or tokens >= self.num_tokens:
             self._next_line = now + _LINE_SECONDS
-            self.console.print(
-                f"{stage:>12}  {count:>22}  {mix:<40}  {loss_text}  {speed_text}  {note}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            line = f"{stage:>12}  {count:>22}  {mix:<40}  {loss_text}  {speed_text}  {note}"
+            self.console.print(line.rstrip(), highlight=False, soft_wrap=True)
