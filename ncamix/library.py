@@ -6,6 +6,7 @@ ncamix. A file that names another sees its own folder in place of those two.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -61,8 +62,20 @@ def _way_out(path: Path, what: str) -> str:
     """What to name instead of a path that is there, and no file."""
     files = sorted(path.glob("*.y*ml")) if path.is_dir() else []
     if (path / "plan.json").is_file() and path / f"{what}.yaml" in files:
+        began = _began_with(path / "plan.json", what)
+        if began:
+            return f"this is the folder of a run, which was started with {began}: name that"
         return f"this is the folder of a run; its {what} is {path / f'{what}.yaml'}"
     return nearest("", map(str, files), "files there") if files else "name a file, or a shipped one"
+
+
+def _began_with(plan: Path, what: str) -> str:
+    """The curriculum or trainer that a run was started with, where its plan tells."""
+    try:
+        told = json.loads(plan.read_bytes())
+        return str(told["trainer"]["file"] if what == "trainer" else told["curriculum_file"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def choose_trainer(name: str | None) -> tuple[Path, str]:

@@ -82,3 +82,6 @@ def test_what_is_no_file_is_told_from_what_is_not_there(
     (folder / "plan.json").write_text("")
     run = problem(find, "curricula", "folder").remedy
     assert run == "this is the folder of a run; its curriculum is folder/curriculum.yaml"
+    (folder / "plan.json").write_text('{"curriculum_file": "a.yaml", "trainer": {"file": "b"}}')
+    assert "started with a.yaml: name that" in problem(find, "curricula", "folder").remedy
+    assert "started with b: name that" in problem(find, "trainers", "folder").remedy
