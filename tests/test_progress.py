@@ -32,6 +32,18 @@ def test_what_is_waited_for_takes_the_place_of_the_bar() -> None:
     assert "compiling text: more 7%" in out.getvalue()
 
 
+def test_what_goes_on_before_the_first_batch_is_told() -> None:
+    progress, out = shown(terminal=True)
+    with progress:
+        progress.pause(stage="automata", doing="evaluating")
+    last = out.getvalue().split("\r")[-1]
+    assert "automata" in last and "evaluating" in last
+    progress, out = shown(terminal=False)
+    with progress:
+        progress.pause(stage="automata", doing="evaluating")
+    assert out.getvalue() == ""
+
+
 def test_a_log_is_told_in_lines() -> None:
     progress, out = shown(terminal=False)
     with progress:

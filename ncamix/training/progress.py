@@ -70,10 +70,12 @@ class RunProgress:
         if self.bar is not None:
             self.bar.stop()
 
-    def pause(self, num_tokens: int | None = None) -> None:
+    def pause(self, num_tokens: int | None = None, stage: str = "", doing: str = "") -> None:
         """Time that passes now is not training (evaluation, hand-over). num_tokens: of the run, if
-        that has changed."""
+        that has changed. stage, doing: where and what, shown beside the bar."""
         self._last = None
+        if doing and self.bar is not None:
+            self.bar.update(self.task, stage=stage, note=doing)
         if num_tokens is not None:
             self.num_tokens = num_tokens
             if self.bar is not None:
