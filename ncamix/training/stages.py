@@ -68,6 +68,7 @@ def train(
     """
     if plan.trainer.trainer.compile:
         check_compiler(device)
+        progress.say("the model is compiled as each stage begins, which may take minutes")
     for index in range(len(plan.stages)):
         if final_checkpoint(folder, plan.stages[index]).exists():
             continue
