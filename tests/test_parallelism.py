@@ -115,7 +115,7 @@ from torch.distributed.tensor import DTensor
 dist.initialize_dist("cpu")
 from test_parallelism import gradients, losses, model, trainer
 from ncamix.training.parallelism import is_sharded, spread, whole
-from ncamix.training.state_files import write_folder
+from ncamix.training.state_files import complete_folder, write_shards
 
 rank, made = dist.get_global_rank(), trainer(parallelism="fsdp")
 plain, found = model(made), model(made)
@@ -143,7 +143,10 @@ folder = Path({folder!r})
 if rank == 0:
     folder.mkdir()
 dist.barrier()
-write_folder(folder, {{"model": dict(found.named_parameters()), "moments": {{}}, "n": [1]}})
+tree = {{"model": dict(found.named_parameters()), "moments": {{}}, "n": [1]}}
+plain = write_shards(folder, tree)
+if rank == 0:
+    complete_folder(folder, plain)
 dist.barrier()
 """
 
