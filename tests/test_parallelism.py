@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,22 @@ def test_what_saves_memory_or_time_changes_no_gradient(key: str) -> None:
     assert list(got) == list(wanted) and list(found.state_dict()) == names
     for name, value in got.items():
         torch.testing.assert_close(value, wanted[name], rtol=1e-4, atol=1e-6)
+
+
+def test_later_stages_are_compiled_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All sizes, modes and formats of a run are many; past a limit torch would compile no more."""
+    stock, made = torch.compile, trainer(compile=True)
+    monkeypatch.setattr(torch, "compile", lambda code: stock(code, backend="eager"))
+    every = ActiveIds([(0, ROWS)])
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for precision, length in (("fp32", 8), ("bf16", 12), ("fp32", 16)):
+            found = model(made)
+            spread(found, made, precision, "cpu")
+            for training, samples, packed in product((True, False), (4, 3, 1), (True, False)):
+                ids = torch.ones(samples, length, dtype=torch.int64)
+                segments = (torch.arange(length) // 5).expand(samples, -1) if packed else None
+                with torch.set_grad_enabled(training):
+                    found.train(training)(ids, targets=ids, active=every, segments=segments)
 
 
 def test_bf16_multiplies_in_bf16_and_keeps_its_weights() -> None:

@@ -27,7 +27,7 @@ from ncamix.training.architectures import decoder_layers
 from ncamix.training.experts import reach_experts
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_COMPOSERS = {"fp32": "fp32", "bf16": "amp_bf16", "fp16": "amp_fp16"}
+_MOST_GRAPHS = 32  # of a layer: training or not, packed or not, of many sizes, one sample, ...
 
 
 def spread(model: PreTrainedModel, trainer: Trainer, precision: str, device: str) -> None:
@@ -48,6 +48,8 @@ def spread(model: PreTrainedModel, trainer: Trainer, precision: str, device: str
             )
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if trainer.compile:
+        torch.compiler.reset()  # what earlier stages compiled counts against the limit, too
+        torch._dynamo.config.recompile_limit = _MOST_GRAPHS
         for layer in layers:  # not the whole: the loss depends on data, and layers are alike
             layer.forward = torch.compile(layer.forward)
     kind = "cuda" if device == "gpu" else "cpu"
