@@ -41,6 +41,10 @@ _FIRST = "locals"  # the segment that takes a prefix; the others come after it
 _SHARED_MEMORY = Path("/dev/shm")
 DECISIONS = "decisions.json"  # which stages ended on evidence, and on what
 _TEMPORARY = "ncamix-"
+# Bytes of a temporary directory's path: workers that load data put their sockets below it, under
+# `/pymp-xxxxxxxx/listener-xxxxxxxx`, and an address of a socket takes 107.
+_LONGEST = 75
+_SHORT = Path("/tmp")
 _PATIENCE = 20.0
 _BLOCK = 1 << 16  # bytes of a file of rows that are read at once
 
@@ -81,7 +85,7 @@ class RunFolder:
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Own the folder: create it, lock it, clean up after a dead owner, and have a temporary
-        directory of one's own (TMPDIR).
+        directory of one's own (TMPDIR; in /tmp, if the path of TMPDIR is too long for sockets).
 
         Raises:
             UserError: the folder cannot be written, or another process owns it.
@@ -105,7 +109,7 @@ class RunFolder:
         saved = os.environ.get("TMPDIR")
         try:
             self._clean_up(_PATIENCE)
-            temporary = tempfile.mkdtemp(prefix=_TEMPORARY)
+            temporary = _make_temporary()
             self._write({"boot": boot_id(), "temporary": temporary, "prefixes": {}})
             os.environ["TMPDIR"] = temporary
             tempfile.tempdir = None
@@ -231,6 +235,14 @@ def _lines_backwards(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             held = held[: cut + 1]
     if held:
         yield 0, held
+
+
+def _make_temporary() -> str:
+    made = tempfile.mkdtemp(prefix=_TEMPORARY)
+    if len(os.fsencode(made)) > _LONGEST and os.access(_SHORT, os.W_OK | os.X_OK):
+        os.rmdir(made)
+        made = tempfile.mkdtemp(prefix=_TEMPORARY, dir=_SHORT)
+    return made
 
 
 def _identity(prefix: int) -> str:

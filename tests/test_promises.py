@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,9 +27,9 @@ class Fast(Runner):
     def __init__(self, folder: Path, server: Server, cache: Path | None = None) -> None:
         super().__init__(folder, cache)
         self.server, self.runs = server, 0
-        self.temporary = folder / "tmp"
-        self.temporary.mkdir()
-        self.env["TMPDIR"] = str(self.temporary)
+        self._held = tempfile.TemporaryDirectory(dir="/tmp")  # short enough for sockets
+        self.temporary = Path(self._held.name)
+        self.env["TMPDIR"] = self._held.name
 
     def start(self, *extra: str) -> Child:  # type: ignore[override]
         self.runs += 1
