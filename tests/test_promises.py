@@ -213,6 +213,7 @@ def test_ranks_come_go_and_are_killed(whole: Fast, server: Server, tmp_path: Pat
     assert gone(shared)
 
     alone = runner.start("--set", "trainer.workers=2")
+    wait_until(runner.trains_on(1), alone)
     wait_until(lambda: runner.batches() > FIRST_STAGE + 10, alone)
     os.killpg(alone.pid, signal.SIGTERM)  # the workers, too
     output = output_of(alone)
