@@ -34,6 +34,7 @@ GPT2: dict[str, Any] = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": FEW | {"tie_word_embeddings": False},
     "gpt2": GPT2 | {"vocab_size": ROWS, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
+    "mistral": FEW | {"tie_word_embeddings": False, "sliding_window": 3},
     "qwen2": FEW | {"tie_word_embeddings": True},
     "qwen3": FEW | {"tie_word_embeddings": False},
     "gpt_neox": MODERN | {"tie_word_embeddings": False},

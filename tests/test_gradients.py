@@ -73,6 +73,14 @@ def test_what_has_no_gradient_has_no_norm_and_thaws() -> None:
     assert measured(gradients) == {}
 
 
+def test_without_any_gradient_the_sums_lie_on_the_device() -> None:
+    """Where all groups are frozen; they are read together with what does lie there."""
+    model = CurriculumModel(small()).to("meta")
+    gradients = Gradients(model, 1.0)
+    gradients.measure()
+    assert gradients.squares.device.type == "meta" and gradients.squares.shape == (0,)
+
+
 def test_a_norm_that_is_no_number_is_none() -> None:
     assert norms_of([4.0, float("inf"), float("nan")]) == [2.0, None, None]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ncamix.training.loss import MASKED, ActiveIds, linear_cross_entropy
+from ncamix.training.loss import MASKED, ActiveIds, linear_cross_entropy, usual_chunk
 
 RANGES = [[(0, 40)], [(5, 31)], [(0, 7), (9, 12), (30, 40)], [(3, 4), (20, 39)]]
 
@@ -307,3 +307,18 @@ def test_active_ids_are_a_value() -> None:
     assert joined.rows(weight).data_ptr() == weight[2].data_ptr(), "one range is not copied"
     with pytest.raises(AttributeError):
         joined.count = 3  # type: ignore[misc]
+
+
+def test_half_precision_holds_the_gradient_of_a_batch_of_one_id() -> None:
+    """Its numbers end at 65,504, whatever a loss scaler does: no chunk may sum up to more."""
+    hidden, targets = torch.full((2048, 2), 100.0), torch.zeros(2048, dtype=torch.int64)
+    weight = torch.zeros(3, 2, requires_grad=True)
+    every = ActiveIds([(0, 3)])
+    for chunk in (usual_chunk("cuda", torch.float16), usual_chunk("cpu", torch.float16)):
+        with torch.autocast("cpu", dtype=torch.float16):
+            loss, _ = linear_cross_entropy(hidden, weight, targets, every, chunk=chunk)
+        (gradient,) = torch.autograd.grad(loss, weight)
+        torch.testing.assert_close(
+            gradient[:, 0], torch.tensor([-2.0, 1.0, 1.0]) / 3 * 204_800, rtol=1e-3, atol=0
+        )
+    assert usual_chunk("cuda", torch.bfloat16) == usual_chunk("cuda", torch.float32) > chunk

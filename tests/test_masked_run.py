@@ -33,6 +33,7 @@ from ncamix.training.model import build_model
 CURRICULUM = """
 ncamix: 1
 name: tiny
+seed: 8589934597
 tokenizer: bytes
 sources:
   lively: {kind: nca, alphabet: 3, grid: 6, band: {gzip: [0.20, 1.00]}, loss_weight: 2.5}

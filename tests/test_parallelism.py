@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,22 @@ def test_what_saves_memory_or_time_changes_no_gradient(key: str) -> None:
         torch.testing.assert_close(value, wanted[name], rtol=1e-4, atol=1e-6)
 
 
+def test_later_stages_are_compiled_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All sizes, modes and formats of a run are many; past a limit torch would compile no more."""
+    stock, made = torch.compile, trainer(compile=True)
+    monkeypatch.setattr(torch, "compile", lambda code: stock(code, backend="eager"))
+    every = ActiveIds([(0, ROWS)])
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for precision, length in (("fp32", 8), ("bf16", 12), ("fp32", 16)):
+            found = model(made)
+            spread(found, made, precision, "cpu")
+            for training, samples, packed in product((True, False), (4, 3, 1), (True, False)):
+                ids = torch.ones(samples, length, dtype=torch.int64)
+                segments = (torch.arange(length) // 5).expand(samples, -1) if packed else None
+                with torch.set_grad_enabled(training):
+                    found.train(training)(ids, targets=ids, active=every, segments=segments)
+
+
 def test_bf16_multiplies_in_bf16_and_keeps_its_weights() -> None:
     made = trainer(precision="bf16")
     found, whole = model(made), model(made)
@@ -115,7 +132,7 @@ from torch.distributed.tensor import DTensor
 dist.initialize_dist("cpu")
 from test_parallelism import gradients, losses, model, trainer
 from ncamix.training.parallelism import is_sharded, spread, whole
-from ncamix.training.state_files import write_folder
+from ncamix.training.state_files import complete_folder, write_shards
 
 rank, made = dist.get_global_rank(), trainer(parallelism="fsdp")
 plain, found = model(made), model(made)
@@ -143,7 +160,10 @@ folder = Path({folder!r})
 if rank == 0:
     folder.mkdir()
 dist.barrier()
-write_folder(folder, {{"model": dict(found.named_parameters()), "moments": {{}}, "n": [1]}})
+tree = {{"model": dict(found.named_parameters()), "moments": {{}}, "n": [1]}}
+plain = write_shards(folder, tree)
+if rank == 0:
+    complete_folder(folder, plain)
 dist.barrier()
 """
 

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed
+from composer.utils import dist
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from ncamix.errors import UserError
-from ncamix.training import state_files
+from ncamix.training import checkpoints, state_files
+from ncamix.training.checkpoints import Checkpointer
 from ncamix.training.state_files import METADATA, STATE, Damaged, Tree, check, read
 
 Write = Callable[[Path, Tree], None]
@@ -35,7 +37,11 @@ def one_rank() -> Iterator[None]:
 
 @pytest.fixture(params=KINDS)
 def write(request: pytest.FixtureRequest) -> Write:
-    return state_files.write_file if request.param == "whole" else state_files.write_folder
+    return state_files.write_file if request.param == "whole" else write_folder
+
+
+def write_folder(path: Path, tree: Tree) -> None:
+    state_files.complete_folder(path, state_files.write_shards(path, tree))
 
 
 class Mine:
@@ -93,6 +99,24 @@ def test_a_tree_comes_back_whole_or_in_parts(write: Write, tmp_path: Path) -> No
     assert same(tree(), read(again, {}))
 
 
+def test_a_folder_that_cannot_be_completed_is_told_on_all_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the first of them, which alone writes what is not in shards; nothing of it stays."""
+
+    def fail(path: Path) -> int:
+        raise OSError(28, "No space left on device")
+
+    never = Checkpointer(tmp_path, 1, 2, lambda: None, lambda: None, torch.nn.Linear(1, 1), None)
+    monkeypatch.setattr(state_files, "_sum", fail)
+    monkeypatch.setattr(checkpoints, "is_sharded", lambda model: True)
+    monkeypatch.setattr(checkpoints, "state_of", lambda state, model: tree())
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    with pytest.raises(UserError, match="cannot be written: .*No space left"):
+        never.save(None, 5, last=False)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_any_damage_is_found(write: Write, tmp_path: Path) -> None:
     path = tmp_path / "state"
     write(path, tree())
@@ -137,7 +161,7 @@ def test_what_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_metadata_of_a_folder_run_no_code(tmp_path: Path) -> None:
     made, path = tmp_path / "made", tmp_path / "ba000001"
-    state_files.write_folder(path, tree())
+    write_folder(path, tree())
     metadata = pickle.loads((path / METADATA).read_bytes())
     metadata.planner_data = Mine(made)
     replace(path, metadata)

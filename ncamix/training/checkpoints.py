@@ -34,10 +34,12 @@ from ncamix.training.state_files import (
     Damaged,
     Tree,
     check,
+    complete_folder,
     gathered,
     read,
+    sync,
     write_file,
-    write_folder,
+    write_shards,
 )
 from ncamix.training.states import put_back, put_back_random, state_of, weights_of
 
@@ -161,14 +163,15 @@ class Checkpointer(Callback):
         if is_sharded(self.model) and dist.get_world_size() > 1:
             _first_rank(lambda: _make_empty(temporary))
             try:
-                write_folder(temporary, tree)
+                plain = write_shards(temporary, tree)
             except CheckpointException as error:  # of any rank, on all of them
                 cause = next((failure[0] for failure in error.failures.values()), error)
                 _first_rank(lambda: _give_up(temporary, cause))
+            _first_rank(lambda: _write(temporary, plain, complete_folder))
         else:
             temporary, name = temporary.with_suffix(".pt"), f"{name}.pt"
             tree = gathered(tree)
-            _first_rank(lambda: _write(temporary, tree))
+            _first_rank(lambda: _write(temporary, tree, write_file))
         _first_rank(lambda: self._put_in_place(temporary, name, 1 if last else self.keep))
 
     def _put_in_place(self, temporary: Path, name: str, keep: int) -> None:
@@ -178,7 +181,7 @@ class Checkpointer(Callback):
             _remove(path.with_name(path.name + _DAMAGED))
             path.rename(path.with_name(path.name + _DAMAGED))
         os.replace(temporary, path)
-        _sync(self.folder)
+        sync(self.folder)
         other = path.with_suffix("" if path.suffix else ".pt")
         if other.exists():
             _remove(other)
@@ -265,10 +268,10 @@ def _first_rank(act: Callable[[], T]) -> T:
     return result
 
 
-def _write(path: Path, tree: Tree) -> None:
+def _write(path: Path, tree: Tree, act: Callable[[Path, Tree], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        write_file(path, tree)
+        act(path, tree)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise _unwritten(path, error) from None
 
@@ -307,12 +310,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

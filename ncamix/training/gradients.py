@@ -80,7 +80,7 @@ class Gradients:
         self._measured = present
         self.groups = [group for group in self._order if group in names]
         self._sharded = any(_shards(g) > 1 for g in gradients)
-        device = gradients[0].device if gradients else torch.device("cpu")
+        device = self._parameters[0][1].device
         ranks = dist.get_world_size() if self._sharded else 1
         sums = torch.zeros(len(self.groups), len(names), dtype=torch.float64)
         for i, (group, gradient) in enumerate(zip(names, gradients, strict=True)):

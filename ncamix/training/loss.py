@@ -23,8 +23,10 @@ from torch.autograd.function import once_differentiable
 from ncamix.sources.base import MASKED
 
 # Positions per chunk. Training on two cores is about equally fast from 64 to 512 and slower above.
-# Accelerators get larger products, a size that has not been measured.
-CPU_CHUNK = 256
+# Accelerators get larger products, a size that has not been measured; but not in half precision,
+# whose numbers end at 65,504: a row of the head has the sum over a chunk as its gradient, and
+# automata can be so uniform that all targets of it are one id.
+CPU_CHUNK = HALF_CHUNK = 256
 ACCELERATOR_CHUNK = 2048
 
 
@@ -188,7 +190,7 @@ def linear_cross_entropy(
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias {list(bias.shape)} must be [{weight.shape[0]}]")
     if chunk is None:
-        chunk = CPU_CHUNK if hidden.device.type == "cpu" else ACCELERATOR_CHUNK
+        chunk = usual_chunk(hidden.device.type, _product_type(hidden))
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     rows = active.rows(weight)
@@ -203,6 +205,18 @@ def linear_cross_entropy(
     none = (False, False, False)
     scalar, losses, _ = _run(hidden, rows, offsets, kept, local, weights, terms, none)
     return scalar * scale, losses
+
+
+def usual_chunk(device: str, dtype: torch.dtype) -> int:
+    """Positions whose logits exist at once, by default, where products have that type."""
+    if device == "cpu":
+        return CPU_CHUNK
+    return HALF_CHUNK if dtype == torch.float16 else ACCELERATOR_CHUNK
+
+
+def _product_type(hidden: Tensor) -> torch.dtype:
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -255,9 +269,7 @@ def _run(
     int64 [K] are their targets, `weights` float [K] what their losses count.
     """
     device, (num_positions, width) = hidden.device.type, hidden.shape
-    dtype = hidden.dtype
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    dtype = _product_type(hidden)
     exact = torch.promote_types(torch.promote_types(hidden.dtype, rows.dtype), torch.float32)
     whole = len(kept) == num_positions
     # The products below choose their types themselves, on whatever device autocast is on for.

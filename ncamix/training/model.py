@@ -40,6 +40,7 @@ from ncamix.training.architectures import (
     parameter_groups,
     with_loss,
 )
+from ncamix.training.attention import attention_of
 from ncamix.training.loss import MASKED, ActiveIds
 
 __all__ = [
@@ -131,7 +132,8 @@ def _architecture(files: ModelFiles) -> tuple[Any, Any]:
     config.bos_token_id = config.eos_token_id = config.pad_token_id = None
     config.use_cache = False
     capped = getattr(config, "attn_logit_softcapping", None)
-    config._attn_implementation = "sdpa" if base._supports_sdpa and not capped else "eager"
+    usual = "sdpa" if base._supports_sdpa and not capped else "eager"
+    config._attn_implementation = attention_of(config, usual)
     return config, base
 
 
@@ -219,8 +221,8 @@ def build_llama(
         bos_token_id=None,
         eos_token_id=None,
         use_cache=False,
-        attn_implementation=spec.attention,
     )
+    config._attn_implementation = attention_of(config, spec.attention)
     return _fresh(LlamaForCausalLM, config, seed)
 
 

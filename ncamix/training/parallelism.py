@@ -1,6 +1,7 @@
 """How a model is spread over ranks, and how it saves memory and time.
 
-    whole model -> layers that compute their activations again -> compiled layers -> number format
+    whole model -> experts that all have gradients -> layers that compute their activations again
+      -> compiled layers -> number format
       -> ddp: every rank has all of it, as Composer arranges
       -> fsdp: decoder layers, then the rest as one, each rank holding a part of every parameter
 
@@ -23,9 +24,10 @@ from transformers import PreTrainedModel
 from ncamix.errors import fail
 from ncamix.trainer import Trainer
 from ncamix.training.architectures import decoder_layers
+from ncamix.training.experts import reach_experts
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_COMPOSERS = {"fp32": "fp32", "bf16": "amp_bf16", "fp16": "amp_fp16"}
+_MOST_GRAPHS = 32  # of a layer: training or not, packed or not, of many sizes, one sample, ...
 
 
 def spread(model: PreTrainedModel, trainer: Trainer, precision: str, device: str) -> None:
@@ -37,6 +39,7 @@ def spread(model: PreTrainedModel, trainer: Trainer, precision: str, device: str
         UserError: the model cannot compute activations again.
     """
     _, layers = decoder_layers(model)
+    reach_experts(layers)
     if trainer.activation_checkpointing:
         if not model.supports_gradient_checkpointing:
             raise fail(
@@ -45,6 +48,8 @@ def spread(model: PreTrainedModel, trainer: Trainer, precision: str, device: str
             )
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if trainer.compile:
+        torch.compiler.reset()  # what earlier stages compiled counts against the limit, too
+        torch._dynamo.config.recompile_limit = _MOST_GRAPHS
         for layer in layers:  # not the whole: the loss depends on data, and layers are alike
             layer.forward = torch.compile(layer.forward)
     kind = "cuda" if device == "gpu" else "cpu"

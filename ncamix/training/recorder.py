@@ -130,7 +130,9 @@ class Recorder(Callback):
         counts = torch.bincount(batch["source"], minlength=num_sources)
         targets = (batch["labels"] != MASKED).sum()
         summed = torch.cat([counts, targets.view(1), batch["digest"].sum().view(1)])
-        dist.all_reduce(summed)
+        if dist.get_world_size() > 1:  # on the device, since NCCL knows no other
+            summed = summed.to(self._device())
+            dist.all_reduce(summed)
         *found, self._targets, digest = summed.tolist()
         self._digest = digest % (1 << 64)
         self._rank_samples = len(batch["source"])

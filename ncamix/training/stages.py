@@ -43,6 +43,7 @@ from ncamix.training.transitions import Freezer
 from ncamix.training.workers import LoaderContext, deaths_untold, ignore_signals
 
 SAID_SECONDS = 1.0  # of waiting for text, from which on it is worth a line
+COMPOSERS_SEEDS = 1 << 31  # it takes no larger ones, a rank's number added; nothing depends on them
 
 
 def is_finished(plan: Plan, folder: RunFolder) -> bool:
@@ -162,7 +163,7 @@ def _train_stage(
             device_train_microbatch_size=microbatch(trainer, share, device),
             callbacks=callbacks,
             run_name=f"{plan.name}-{stage.index}",
-            seed=plan.seeds.init,
+            seed=plan.seeds.init % COMPOSERS_SEEDS,
             progress_bar=False,
             log_to_console=False,
         )

@@ -29,7 +29,6 @@ from torch.distributed.tensor import DTensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from ncamix.errors import fail
-from ncamix.files import write_whole
 from ncamix.training.parallelism import shared_like, whole
 from ncamix.trust import TRUST_IT, trusted
 
@@ -74,8 +73,9 @@ def write_file(path: Path, tree: Tree) -> None:
         os.fsync(file.fileno())
 
 
-def write_folder(folder: Path, tree: Tree) -> None:
-    """Write a tree of which ranks hold parts. All ranks call it; the folder is empty.
+def write_shards(folder: Path, tree: Tree) -> Tree:
+    """Write the tensors of a tree of which ranks hold parts; all else of it. All ranks call it; the
+    folder is empty.
 
     Raises (on all ranks, if any of them fails):
         torch.distributed.checkpoint.CheckpointException
@@ -84,9 +84,26 @@ def write_folder(folder: Path, tree: Tree) -> None:
     plain = _take_tensors(tree, (), tensors)
     writer = dcp.FileSystemWriter(str(folder), sync_files=True)
     dcp.save(tensors, storage_writer=writer)
-    if dist.get_global_rank() == 0:
-        sums = {p.name: [p.stat().st_size, _sum(p)] for p in sorted(folder.iterdir())}
-        write_whole(folder / STATE, json.dumps({"files": sums, "state": plain}).encode())
+    return plain
+
+
+def complete_folder(folder: Path, plain: Tree) -> None:
+    """Write the rest, on one rank, by which the folder is known to be whole."""
+    sums = {p.name: [p.stat().st_size, _sum(p)] for p in sorted(folder.iterdir())}
+    with (folder / STATE).open("wb") as file:
+        file.write(json.dumps({"files": sums, "state": plain}).encode())
+        file.flush()
+        os.fsync(file.fileno())
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def check(path: Path) -> None:

@@ -101,10 +101,25 @@ def put_back(state: State, model: nn.Module, tree: Tree) -> None:
         token_in_epoch=token,
         token_in_iteration=token,
     )
-    dataset: Any = state.train_dataloader.dataset  # type: ignore[union-attr]
-    # The one epoch of a stage; a dataset that nothing was read of believes to be before it.
-    dataset.load_state_dict({**dataset.state_dict(sample, True), "epoch": 0})
+    resume_data(state.train_dataloader.dataset, sample)  # type: ignore[union-attr]
     state.dataset_resumption["train"] = True
+
+
+def resume_data(dataset: Any, sample: int) -> None:
+    """Have a dataset go on behind so many samples of the stage. All ranks call it.
+
+    Streaming keeps that in memory that the ranks of a node share: none may look into it while
+    another one makes it, or it finds nothing there.
+    """
+    # The one epoch of a stage; a dataset that nothing was read of believes to be before it.
+    known = {**dataset.state_dict(sample, True), "epoch": 0}
+    dist.barrier()
+    first = dist.get_local_rank() == 0
+    if first:
+        dataset.load_state_dict(known)
+    dist.barrier()
+    if not first:
+        dataset.load_state_dict(known)
 
 
 def _put_back_moments(optimizer: torch.optim.Optimizer, model: nn.Module, tree: Tree) -> None:
