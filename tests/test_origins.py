@@ -101,6 +101,20 @@ def test_what_is_missing(tmp_path: Path) -> None:
     assert "it has one, two" in refused(tmp_path, begun(name="three")).remedy
     found = refused(tmp_path, begun(name="one"))
     assert "has not finished its stage 'one'" in found.what and "ncamix run" in found.remedy
+
+
+def test_a_stage_that_was_lengthened_is_finished_at_its_new_end(tmp_path: Path) -> None:
+    """Until then its weights are those of its end before."""
+    first = first_run(tmp_path)
+    home = tmp_path / "runs/first/checkpoints/1-two"
+    (home / "ba000002.pt").touch()
+    assert "has not finished its stage 'two'" in refused(tmp_path, begun()).what
+    decided = {"two": {"num_batches": 2}}
+    (tmp_path / "runs/first/decisions.json").write_text(json.dumps(decided))
+    plan_of(tmp_path, begun())
+    (tmp_path / "runs/first/decisions.json").unlink()
+    (home / f"ba{first.stages[1].num_batches:06}").mkdir()
+    plan_of(tmp_path, begun())
     (tmp_path / "runs/first/plan.json").write_text('{"stages": 1}')
     assert "damaged" in refused(tmp_path, begun()).what
 
