@@ -42,7 +42,9 @@ bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/bench_compile.py
 	$(BIN)/python tests/benchmarks/bench_background.py
 	$(BIN)/python tests/benchmarks/bench_curation.py
+	$(BIN)/python tests/benchmarks/bench_loop.py
 	$(BIN)/python tests/benchmarks/bench_resume.py
+	$(BIN)/python tests/benchmarks/bench_gpu.py --shape tiny
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

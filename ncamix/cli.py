@@ -250,6 +250,14 @@ def _root(
     pass
 
 
+_FULL = "make room, and run the same command again"
+_LOCKED = "see to it that it may be read and written, or choose another folder"
+_WAYS_OUT = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _FULL),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _LOCKED),
+}
+
+
 def main() -> None:
     """Run the command line. Status 2 and a message for the user's mistakes, no traceback.
 
@@ -263,12 +271,13 @@ def main() -> None:
                 print(f"ncamix: {problem}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        way_out = _WAYS_OUT.get(error.errno or 0)
+        if way_out is None:
             _raise_if_first(error)
         where = error.filename2 or error.filename
         what = f"{error.strerror}: {where}" if where else error.strerror
         if is_first_to_fail():
-            print(f"ncamix: {what}; make room and run the same command again", file=sys.stderr)
+            print(f"ncamix: {what}\n    {way_out}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         status = getattr(error, "status", None)

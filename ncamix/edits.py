@@ -205,13 +205,25 @@ def _row(
 
 def _newest(folder: RunFolder) -> str:
     """The newest checkpoint, as a path in the run's folder; nothing if there is none."""
+    found = _checkpoints(folder)
+    return max(found)[2] if found else ""
+
+
+def newest_place(folder: RunFolder) -> tuple[int, int] | None:
+    """The stage of the newest checkpoint, from 0, and its batches until then; None without any."""
+    found = _checkpoints(folder)
+    return max(found)[:2] if found else None
+
+
+def _checkpoints(folder: RunFolder) -> list[tuple[int, int, str]]:
+    """Stage, batches and path in the run's folder of every checkpoint."""
     found = []
     for home in (folder.path / "checkpoints").glob("*-*"):
         index = home.name.partition("-")[0]
         for file in home.glob("ba*"):
             if index.isdigit() and (match := _CHECKPOINT.match(file.name)):
                 found.append((int(index), int(match[1]), f"{home.name}/{file.name}"))
-    return max(found)[2] if found else ""
+    return found
 
 
 def _end_anew(own: Plan, now: Plan, past: Past, folder: RunFolder) -> None:
@@ -241,7 +253,9 @@ def _refused(own: Plan, now: Plan, past: Past, parting: Parting, folder: RunFold
     place = parting.places[0]
     assert place is not None, "what was trained was planned"
     stage, batches = _reached(own, past)
-    why = f"{parting.why} (then and now)" if parting.places[1] else "it is planned no more"
+    why = "it is planned no more"
+    if parting.places[1]:
+        why = f"{parting.why} (then and now)" if " and " in parting.why else parting.why
     what = (
         f"the run in {folder.path} has trained {counted(batches, 'batch', 'batches')} of stage "
         f"'{stage}', {format_count(past.tokens)} tokens in all, and this would change its past "

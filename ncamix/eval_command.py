@@ -163,6 +163,8 @@ def eval_(
     if not names:
         raise fail("--tasks names no task", "write --tasks gsm8k,humaneval")
     _check_installed(names)
+    if task_data is not None and not task_data.is_dir():
+        raise fail(f"there is no folder {task_data}", "mend --task-data DIR, or leave it out")
     ks = _ks(k, samples) if HUMANEVAL in names else []
     _quieten()
     others = [name for name in names if name != HUMANEVAL]

@@ -91,7 +91,7 @@ def choose_vocabulary(plan: Plan, stage: PlannedStage, wanted: str | None) -> st
         raise fail(
             f"up to stage '{stage.name}' the model has seen no text: it has no tokenizer, and no "
             "rows to cut to",
-            "export all rows: --vocabulary whole",
+            "choose a later --stage, or export all rows: ncamix export RUN --vocabulary whole",
         )
     return WHOLE
 

@@ -257,9 +257,10 @@ class Follower:
         from composer.loggers import WandBLogger
 
         keys = {k: self.keys[k] for k in ("project", "entity", "group", "name")}
-        settings = wandb.Settings(init_timeout=SERVER_SECONDS, silent=True, console="off")
 
         def begin(mode: str) -> Any:
+            seconds = PATIENCE if mode == "offline" else SERVER_SECONDS  # offline, of its own start
+            settings = wandb.Settings(init_timeout=seconds, silent=True, console="off")
             kwargs = {
                 "id": self.id,
                 "resume": "allow",

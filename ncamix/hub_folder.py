@@ -27,6 +27,7 @@ from transformers import (
 )
 from transformers.modeling_utils import no_init_weights
 
+from ncamix.disk import UNWRITABLE, unwritable
 from ncamix.errors import fail
 
 MARK = "export.json"  # what an exported folder says of itself
@@ -57,7 +58,8 @@ def write_hub_folder(
     sharded) and is left unchanged. An earlier export at `out` is replaced.
 
     Raises:
-        UserError: `out` holds something else, or the kind of model cannot be cut.
+        UserError: `out` holds something else or cannot be written, or the kind of model cannot be
+            cut.
         ValueError: the text has no ids that the model has, or none that its tokenizer has.
     """
     assert MARK in files and (whole or text is not None)
@@ -76,16 +78,21 @@ def write_hub_folder(
         _cut(exported, text.rows)
     exported.generation_config = GenerationConfig(max_length=sequence_length, **special)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
     fresh = out.with_name(f".{out.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         exported.save_pretrained(fresh, safe_serialization=True)
         if tokenizer is not None:
             tokenizer.save_pretrained(fresh)
         for name, data in files.items():
             (fresh / name).write_bytes(data)
         _replace(fresh, out)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        way_out = "choose another folder with --out"
+        raise unwritable(out.parent, out.name, error, way_out) from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 

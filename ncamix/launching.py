@@ -21,7 +21,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from ncamix.errors import fail
 from ncamix.library import has_gpu
@@ -85,8 +84,10 @@ def launch(num_ranks: int, arguments: Sequence[str]) -> int:
     if not {"", os.getcwd()} & set(sys.path):  # modules of the folder are no modules of ours
         settings["PYTHONSAFEPATH"] = "1"
     ranks: dict[int, subprocess.Popen[str]] = {}
-    with tempfile.TemporaryDirectory(prefix="ncamix-") as words, _signals() as asked:
-        with _environment(settings):
+    with _signals() as asked:
+        # The folder goes at once, so that nothing is left of it whatever happens to this process;
+        # the files last as long as they are open.
+        with tempfile.TemporaryDirectory(prefix="ncamix-") as words, _environment(settings):
             launcher._launch_processes(
                 nproc=num_ranks,
                 world_size=num_ranks,
@@ -108,7 +109,10 @@ def launch(num_ranks: int, arguments: Sequence[str]) -> int:
             _end(ranks)
         if status and status - 128 not in _STOPPING:
             for rank in range(1, num_ranks):
-                print(Path(words, f"{rank}.err").read_text(), end="", file=sys.stderr)
+                said = ranks[rank].stderr
+                assert said is not None
+                said.seek(0)
+                print(said.read(), end="", file=sys.stderr)
     return status
 
 

@@ -6,6 +6,7 @@ ncamix. A file that names another sees its own folder in place of those two.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -42,15 +43,39 @@ def find(folder: str, name: str, beside: Path | None = None) -> Path:
             f"'{name}' is {kind}, and a {what} is a YAML file", _way_out(candidates[0], what)
         )
     known = sorted({p.stem for where in (near, shipped(folder)) for p in where.glob("*.y*ml")})
-    raise fail(f"no such {what}: '{name}'", nearest(Path(name).stem, known, "known ones"))
+    way_out = nearest(Path(name).stem, known, "known ones")
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        way_out = f"{_looked_in(candidates[0])}; {way_out}"
+    raise fail(f"no such {what}: '{name}'", way_out)
+
+
+def _looked_in(path: Path) -> str:
+    """Where a file was looked for, and what lies there."""
+    folder = path.parent.absolute()
+    if not os.path.isdir(folder):
+        return f"there is no folder {folder}"
+    there = sorted(p.name for p in folder.glob("*.y*ml"))
+    return f"looked in {folder}, " + nearest(path.name, there, "files there")
 
 
 def _way_out(path: Path, what: str) -> str:
     """What to name instead of a path that is there, and no file."""
     files = sorted(path.glob("*.y*ml")) if path.is_dir() else []
     if (path / "plan.json").is_file() and path / f"{what}.yaml" in files:
+        began = _began_with(path / "plan.json", what)
+        if began:
+            return f"this is the folder of a run, which was started with {began}: name that"
         return f"this is the folder of a run; its {what} is {path / f'{what}.yaml'}"
     return nearest("", map(str, files), "files there") if files else "name a file, or a shipped one"
+
+
+def _began_with(plan: Path, what: str) -> str:
+    """The curriculum or trainer that a run was started with, where its plan tells."""
+    try:
+        told = json.loads(plan.read_bytes())
+        return str(told["trainer"]["file"] if what == "trainer" else told["curriculum_file"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def choose_trainer(name: str | None) -> tuple[Path, str]:

@@ -201,7 +201,8 @@ class HuggingFaceModel(Model):
     @property
     def title(self) -> str:
         name = self.path if self.path is not None else self.config
-        return f"{self.files.config['model_type']} ({name})"
+        weights = "weights of" if self.pretrained else "fresh weights, config of"
+        return f"{self.files.config['model_type']} ({weights} {name})"
 
     def num_parameters(self, rows: int) -> int:
         """Exact where the weights' headers tell, else about."""

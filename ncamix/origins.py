@@ -104,6 +104,7 @@ def find_origin(
     """
     run = Path(os.path.abspath(folder / os.path.expanduser(origin.run)))
     try:
+        _check_is_no_run(run / origin.stage)
         stages, other_model, there = _read_plan(run, folder)
         file = _weights_of(run, stages, origin.stage)
         _check_model(other_model, model)
@@ -129,6 +130,13 @@ def find_origin(
         )
     told = () if redrawn else tuple(_told(rows, vocabulary))
     return Origin(str(origin), file, content, rows, told), [], remarks
+
+
+def _check_is_no_run(path: Path) -> None:
+    """A run itself where a stage of one is asked for."""
+    if (path / "plan.json").is_file():
+        stages = ", ".join(_read_plan(path, path.parent)[0])
+        raise _Wrong(f"{path} is a run, without a stage of it", f"write RUN/STAGE, of {stages}")
 
 
 def _read_plan(run: Path, folder: Path) -> tuple[Mapping[str, int], Mapping[str, Any], Vocabulary]:

@@ -99,7 +99,35 @@ def _place(stage: PlannedStage, batch: int) -> tuple[str, int] | None:
 
 def _unlike(facts: list[dict[str, Any]]) -> str:
     """The keys in which two dicts differ, in words; nothing if they are equal."""
-    return ", ".join(f"another {key}" for key in facts[0] if facts[0][key] != facts[1][key])
+    one, other = facts
+    found = [
+        f"another {key}{_values(one[key], other[key])}" for key in one if one[key] != other[key]
+    ]
+    return ("; " if any(":" in words for words in found) else ", ").join(found)
+
+
+def _values(one: Any, other: Any) -> str:
+    """`: 8 and 16`, where two unlike values can be told in a word each."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = [key for key in one if key in other and one[key] != other[key]]
+        told = [f"{key} {_word(one[key])} and {_word(other[key])}" for key in keys]
+        brief = all(_word(value[key]) for key in keys for value in (one, other))
+        return f": {', '.join(told)}" if brief and told else ""
+    words = _word(one), _word(other)
+    return f": {words[0]} and {words[1]}" if all(words) else ""
+
+
+def _word(value: Any) -> str:
+    """A number, a name or nothing as a word; "" of what takes more."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float | Fraction):
+        return f"{float(value):.6g}"
+    return value if isinstance(value, str) and len(value) <= 24 else ""
 
 
 def _model(plan: Plan) -> dict[str, Any]:

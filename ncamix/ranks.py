@@ -26,7 +26,7 @@ from ncamix.slurm import ranks_of_step
 _PATIENCE = datetime.timedelta(days=7)  # if one dies, the launcher ends all
 _joined = itertools.count()  # a launcher's store may outlive a command
 _FAREWELL = datetime.timedelta(seconds=10)
-_HEAD_START = 1.0  # seconds
+_HEAD_START = 5.0  # seconds
 _met: list[Any] = []  # stores at which this process has met others
 
 
@@ -120,9 +120,11 @@ def is_first_to_fail() -> bool:
     has. Where all fail alike it is the first one, whose words are sure to be seen."""
     if not _met:
         return True
-    if os.environ.get("RANK", "0") != "0":
-        time.sleep(_HEAD_START)
     try:
+        if os.environ.get("RANK", "0") != "0":
+            until = time.monotonic() + _HEAD_START
+            while not _met[-1].check(["failed"]) and time.monotonic() < until:
+                time.sleep(0.05)
         return bool(_met[-1].add("failed", 1) == 1)
     except RuntimeError:  # the store went with its owner
         return True

@@ -13,7 +13,7 @@ from fractions import Fraction
 from ncamix.documents import package_of
 from ncamix.entry import Enter
 from ncamix.forecast import even_batches
-from ncamix.groups import parts
+from ncamix.groups import all_parts, parts
 from ncamix.optimizer import peaks
 from ncamix.plan import Plan
 from ncamix.quantities import counted
@@ -38,6 +38,7 @@ def remarks(plan: Plan) -> list[str]:
         *short_rollouts(plan),
         *dominant_alphabets(plan),
         *frozen_noise(plan),
+        *frozen_models(plan),
         *other_embedding_scales(plan),
         *unseen_evidence(plan),
         *unseen_cycles(plan),
@@ -148,6 +149,19 @@ def frozen_noise(plan: Plan) -> Iterator[str]:
             yield (
                 f"stage '{stage.name}': {_listed(names)} {'is' if len(names) == 1 else 'are'} "
                 "re-initialised and frozen, so random values stay; remove one of the two"
+            )
+
+
+def frozen_models(plan: Plan) -> Iterator[str]:
+    """Stages that train no parameter at all."""
+    layers = plan.trainer.trainer.model.layers
+    for stage in plan.stages:
+        enter = stage.enter or Enter()
+        frozen = parts([group for group in enter.freeze if group.until is None], layers)
+        if frozen == all_parts(layers):
+            yield (
+                f"stage '{stage.name}' freezes every group all through it, so nothing is learned; "
+                "leave one out of `freeze`, or thaw one with `until`"
             )
 
 

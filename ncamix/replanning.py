@@ -26,7 +26,7 @@ from ncamix.planned_source import PlannedSource
 from ncamix.planning import decide, make_plan
 from ncamix.quantities import counted
 from ncamix.reading import Document, parse_document, read_document
-from ncamix.run_folder import DECISIONS, RunFolder
+from ncamix.run_folder import DECISIONS, RunFolder, damaged_plan, no_run
 from ncamix.trainer import LoadedTrainer, check_trainer
 from ncamix.tree import SETTING, Tree
 from ncamix.waiting import Say, quiet
@@ -86,15 +86,14 @@ def read_plan(folder: Path) -> Recorded:
     """
     for name in ("plan.json", "curriculum.yaml", "trainer.yaml"):
         if not (folder / name).is_file():
-            raise fail(f"this is not the folder of a run: it holds no {name}", file=str(folder))
+            raise no_run(folder, name)
     try:
         before: Recorded = json.loads((folder / "plan.json").read_text())
         str(before["fingerprint"]), str(before["curriculum_file"]), before["trainer"]["file"]
         for source in before["sources"].values():
             source["num_samples"], source["fingerprint"], source["limit"]
     except (ValueError, LookupError, TypeError, AttributeError):
-        what = "this is not the plan of a run, or it is damaged"
-        raise fail(what, "start over with --fresh", file=str(folder / "plan.json")) from None
+        raise damaged_plan(folder) from None
     return before
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ncamix import charts, drawings
 from ncamix.cells import strip_png
+from ncamix.disk import UNWRITABLE, unwritable
 from ncamix.files import write_whole
 from ncamix.groups import GROUPS
 from ncamix.quantities import counted, format_count
@@ -48,7 +49,11 @@ Series = dict[str, list[tuple[Floats, Floats]]]
 
 
 def write_report(run: Path) -> Path:
-    """Write `report.html` into the folder of a finished or unfinished run; returns its path."""
+    """Write `report.html` into the folder of a finished or unfinished run; returns its path.
+
+    Raises:
+        UserError: it is no run, or cannot be written to.
+    """
     from jinja2 import Environment, FileSystemLoader
 
     record = read_run(run)
@@ -58,8 +63,14 @@ def write_report(run: Path) -> Path:
         count=_count, counted=counted, fixed=_fixed, perplexity=_perplexity, signed=_signed
     )
     page = environment.get_template("report.html.j2").render(_page(record))
-    write_whole(run / "report.html", page.encode())
-    return run / "report.html"
+    file = run / "report.html"
+    try:
+        write_whole(file, page.encode())
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise unwritable(run, file.name, error, "report on a copy of the run") from None
+    return file
 
 
 def write_overview(run: Path, out: Path) -> Path:

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ncamix.errors import fail
+from ncamix.errors import UserError, fail, nearest
 from ncamix.files import RUN_LOCK, leave_nothing, make_folder, write_whole
 from ncamix.locks import lock_own
 from ncamix.processes import boot_id
@@ -41,8 +41,31 @@ _FIRST = "locals"  # the segment that takes a prefix; the others come after it
 _SHARED_MEMORY = Path("/dev/shm")
 DECISIONS = "decisions.json"  # which stages ended on evidence, and on what
 _TEMPORARY = "ncamix-"
+# Bytes of a temporary directory's path: workers that load data put their sockets below it, under
+# `/pymp-xxxxxxxx/listener-xxxxxxxx`, and an address of a socket takes 107.
+_LONGEST = 75
+_SHORT = Path("/tmp")
 _PATIENCE = 20.0
 _BLOCK = 1 << 16  # bytes of a file of rows that are read at once
+
+
+def no_run(folder: Path, missing: str = "plan.json") -> UserError:
+    """The error that a folder is not that of a run; offers those that lie about."""
+    near = sorted({file.parent for at in (folder.parent, Path("runs")) for file in _plans(at)})
+    way_out = nearest(str(folder), map(str, near), "runs near it") if near else "name runs/NAME"
+    what = f"this is not the folder of a run: it holds no {missing}"
+    return fail(what, way_out, file=str(folder))
+
+
+def damaged_plan(folder: Path) -> UserError:
+    """The error that a run's plan.json is torn, or another file."""
+    what = "this is not the plan of a run, or it is damaged"
+    way_out = "put the file back, or start the run over: ncamix run ... --fresh"
+    return fail(what, way_out, file=str(folder / "plan.json"))
+
+
+def _plans(folder: Path) -> list[Path]:
+    return [file for file in folder.glob("*/plan.json") if file.is_file()]
 
 
 class RunFolder:
@@ -81,7 +104,7 @@ class RunFolder:
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Own the folder: create it, lock it, clean up after a dead owner, and have a temporary
-        directory of one's own (TMPDIR).
+        directory of one's own (TMPDIR; in /tmp, if the path of TMPDIR is too long for sockets).
 
         Raises:
             UserError: the folder cannot be written, or another process owns it.
@@ -105,7 +128,7 @@ class RunFolder:
         saved = os.environ.get("TMPDIR")
         try:
             self._clean_up(_PATIENCE)
-            temporary = tempfile.mkdtemp(prefix=_TEMPORARY)
+            temporary = _make_temporary()
             self._write({"boot": boot_id(), "temporary": temporary, "prefixes": {}})
             os.environ["TMPDIR"] = temporary
             tempfile.tempdir = None
@@ -231,6 +254,14 @@ def _lines_backwards(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             held = held[: cut + 1]
     if held:
         yield 0, held
+
+
+def _make_temporary() -> str:
+    made = tempfile.mkdtemp(prefix=_TEMPORARY)
+    if len(os.fsencode(made)) > _LONGEST and os.access(_SHORT, os.W_OK | os.X_OK):
+        os.rmdir(made)
+        made = tempfile.mkdtemp(prefix=_TEMPORARY, dir=_SHORT)
+    return made
 
 
 def _identity(prefix: int) -> str:

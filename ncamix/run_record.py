@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncamix.errors import fail
-from ncamix.run_folder import read_rows
+from ncamix.run_folder import damaged_plan, no_run, read_rows
 
 Floats = NDArray[np.float64]
 Json = dict[str, Any]
@@ -91,11 +90,14 @@ class RunRecord:
 
 
 def read_run(run: Path) -> RunRecord:
-    """Read what there is; only `plan.json` has to be."""
+    """Read what there is; only `plan.json` has to be. Raises UserError where that is not so."""
     if not (run / "plan.json").is_file():
-        raise fail("this is not the folder of a run: it holds no plan.json", file=str(run))
+        raise no_run(run)
     remarks = _edits(run)
-    plan = json.loads((run / "plan.json").read_text("utf-8"))
+    try:
+        plan = json.loads((run / "plan.json").read_text("utf-8"))
+    except ValueError:
+        raise damaged_plan(run) from None
     try:
         summary = json.loads((run / "summary.json").read_text("utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):

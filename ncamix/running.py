@@ -17,7 +17,7 @@ from rich.console import Console
 
 from ncamix.background import Compiler, start_compiler
 from ncamix.compilation.compiled import Data, check_data
-from ncamix.edits import go_on, take_over, with_known_sizes
+from ncamix.edits import go_on, newest_place, take_over, with_known_sizes
 from ncamix.errors import Problem, UserError
 from ncamix.files import write_whole
 from ncamix.following import following
@@ -26,6 +26,7 @@ from ncamix.loggers import check_packages
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
 from ncamix.planning import decide
+from ncamix.quantities import counted
 from ncamix.ranks import Ranks
 from ncamix.replanning import read_plan
 from ncamix.run_folder import RunFolder
@@ -68,10 +69,7 @@ def run_plan(
             plan = take_folder(plan, folder, data, fresh, console)
         if ranks.gather(_is_finished(plan, folder))[0]:
             ranks.leave()
-            console.print(
-                f"{plan.name} is finished: see {path}/report.html (--fresh starts over)",
-                markup=False,
-            )
+            console.print(f"{plan.name} is finished (--fresh starts over)", markup=False)
             return dict(json.loads(folder.file("summary.json").read_text()))
         try:
             return _run(plan, folder, data, console)
@@ -174,9 +172,12 @@ def take_folder(
 
             return take_over(plan, folder, exact, console, say)
     go_on(plan, folder)
-    begun = any((folder.path / "checkpoints").glob("*/ba*"))
-    if begun and not _is_finished(plan, folder):
-        console.print(f"resuming the run in {folder.path}", markup=False)
+    reached = newest_place(folder)
+    if reached is not None and not _is_finished(plan, folder):
+        index, batches = reached
+        stage = plan.stages[index].name
+        after = f"after {counted(batches, 'batch', 'batches')} of stage '{stage}'"
+        console.print(f"resuming the run in {folder.path}, {after}", markup=False, highlight=False)
     return plan
 
 

@@ -16,6 +16,8 @@ TRUST_HELP = (
     "Otherwise they are refused. NCAMIX_TRUST=1 in the environment says so to every command."
 )
 
+TRUST_IT = "if you trust whoever made it: ncamix run --trust, or NCAMIX_TRUST=1 before any command"
+
 
 def trusted() -> bool:
     """Whether the user trusts the code in the files that this run reads."""

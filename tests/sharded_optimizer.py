@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+from test_averaging import after
 from test_optimizers import MUON, gradients, optimizer_of
 from test_transitions import small
 from torch.distributed.device_mesh import init_device_mesh
@@ -63,7 +64,7 @@ def main() -> None:
         assert all(torch.equal(one, other) for one, other in pairs)
     again = Averages(shared, how, 0)
     again.load_state_dict(averages[1].state_dict())
-    again.fit_start(None, None)  # type: ignore[arg-type]
+    again.fit_start(after(4), None)  # type: ignore[arg-type]
     for average in (*averages, again):
         assert average.number == 4
         for name, value in average.state_dict()["values"].items():

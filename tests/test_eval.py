@@ -281,6 +281,7 @@ def test_mistakes_are_told_before_anything_is_loaded(tmp_path: Path) -> None:
         (["--tasks", ","], "names no task"),
         (["--tasks", "humaneval", "--samples", "4", "--k", "8"], "needs 8 samples"),
         (["--tasks", "humaneval", "--k", "x"], "no list of numbers"),
+        (["--tasks", "gsm8k", "--task-data", "gone"], "there is no folder gone"),
         (["--tasks", "humaneval"], "not the folder of a run"),
     ):
         with pytest.raises(UserError, match=words):

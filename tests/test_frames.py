@@ -82,13 +82,23 @@ def test_a_model_that_copies_scores_as_copying_does(
     assert min(found["copied_cells"]) > 0 and max(found["copied_cells"]) < 1
 
 
-def test_a_delimiter_is_right_in_no_cell(plan_of: Planner) -> None:
+def test_delimiters_do_not_compete_with_patches(plan_of: Planner) -> None:
     held, rows = held_set(plan_of, ", loss_from_frame: 2")
     end = held.source.first_id + held.source.spec.special_ids()["frame_end"]
-    model = Known(held, lambda samples: torch.full_like(samples[:, 1:], end), rows)
+
+    class Delimited(Decoder):
+        """To it an end is the likeliest id everywhere, and the right one the next."""
+
+        def forward(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
+            found = super().forward(input_ids, use_cache)
+            found.logits[..., end] += 2
+            return found
+
+    model = Known(held, None, rows)
+    model.model = Delimited(held, lambda samples: samples[:, 1:], rows)
     found = next_frame_accuracy(model, held, CPU)  # type: ignore[arg-type]
     assert found["frames_seen"] == [2, 3, 4]
-    assert found["cell_accuracy"] == found["frame_accuracy"] == [0.0] * 3
+    assert found["cell_accuracy"] == found["frame_accuracy"] == [1.0] * 3
 
 
 def test_what_is_not_made_of_frames_has_none(plan_of: Planner) -> None:

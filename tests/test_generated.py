@@ -130,6 +130,8 @@ def check_order(plan: Plan, stage: PlannedStage, drawn: dict[str, list[int]]) ->
 @pytest.mark.parametrize("first", range(0, 1000, CHUNK))
 def test_broken_files_are_planned_or_refused(tmp_path: Path, first: int) -> None:
     files = sorted(shipped("curricula").glob("*.yaml"))
+    pairs = [json.dumps({"question": f"{n} + {n}?", "answer": str(2 * n)}) for n in range(100)]
+    (tmp_path / "problems.jsonl").write_text("\n".join(pairs) + "\n")  # paper_finetune's
     refused = 0
     for seed in range(first, first + CHUNK):
         random = Random(seed)

@@ -16,6 +16,12 @@ def test_a_topic_is_the_page_or_a_section_of_it() -> None:
         assert text in page
 
 
+def test_parts_of_sections_are_found_by_their_titles() -> None:
+    assert find_page("Muon").startswith("### Muon\n")
+    assert find_page("loggers").startswith("### Loggers\n")
+    assert "### Loggers" not in find_page("models of").removeprefix("### Models")
+
+
 def test_topics_may_be_shortened() -> None:
     assert find_page("sched") == find_page("Schedules")
     found = problem(find_page, "schedlues")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from plan_files import problem
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -218,6 +219,14 @@ def test_replaces_whole_or_not_at_all(
         write(model, tokenizer_file, out, rows, end)
     assert (out / "model.safetensors").read_bytes() == first
     assert [path.name for path in out.parent.iterdir()] == ["out"], "nothing is left beside it"
+
+
+def test_a_place_that_cannot_be_written(tokenizer_file: Path, tmp_path: Path) -> None:
+    model, rows, end = model_and_ids(tokenizer_file, tied=True)
+    (tmp_path / "file").touch()
+    found = problem(write, model, tokenizer_file, tmp_path / "file/below", rows, end)
+    assert f"{tmp_path / 'file'} cannot be written" in found.what
+    assert "choose another folder with --out" in found.remedy
 
 
 def test_mistakes_are_refused(tokenizer_file: Path, tmp_path: Path) -> None:

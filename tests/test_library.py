@@ -42,6 +42,16 @@ def test_names_in_a_file_are_seen_from_its_folder(
     assert "did you mean 'base'?" in found.remedy
 
 
+def test_files_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "first.yaml").write_text("")
+    remedy = problem(find, "curricula", "frist.yaml").remedy
+    assert remedy.startswith(f"looked in {tmp_path}, did you mean 'first.yaml'?")
+    assert "known ones: code_target" in remedy
+    remedy = problem(find, "trainers", "gone/cpu.yaml").remedy
+    assert remedy.startswith(f"there is no folder {tmp_path / 'gone'}; ")
+
+
 def test_a_trainer_is_chosen_by_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ncamix.library.has_gpu", lambda: True)
     assert choose_trainer(None)[0].stem == "gpu"
@@ -72,3 +82,6 @@ def test_what_is_no_file_is_told_from_what_is_not_there(
     (folder / "plan.json").write_text("")
     run = problem(find, "curricula", "folder").remedy
     assert run == "this is the folder of a run; its curriculum is folder/curriculum.yaml"
+    (folder / "plan.json").write_text('{"curriculum_file": "a.yaml", "trainer": {"file": "b"}}')
+    assert "started with a.yaml: name that" in problem(find, "curricula", "folder").remedy
+    assert "started with b: name that" in problem(find, "trainers", "folder").remedy

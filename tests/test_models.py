@@ -86,7 +86,7 @@ def test_sizes_come_from_the_config_and_the_headers(tmp_path: Path, files: int) 
     assert (found.layers, found.heads, found.width, found.positions) == (2, 2, 8, 64)
     assert found.num_parameters(20) == FIXED + 20 * 8
     assert found.num_parameters(33) == FIXED + 33 * 8
-    assert found.title == "gpt2 (m)" and found.pretrained
+    assert found.title == "gpt2 (weights of m)" and found.pretrained
 
 
 def test_the_architecture_alone_may_be_a_file(tmp_path: Path) -> None:

@@ -101,6 +101,10 @@ def test_what_is_missing(tmp_path: Path) -> None:
     assert "it has one, two" in refused(tmp_path, begun(name="three")).remedy
     found = refused(tmp_path, begun(name="one"))
     assert "has not finished its stage 'one'" in found.what and "ncamix run" in found.remedy
+    whole = begun().replace("runs/first/two", "runs/first")
+    assert refused(tmp_path, whole).remedy == "write RUN/STAGE, of one, two"
+    (tmp_path / "runs/first/plan.json").write_text('{"stages": 1}')
+    assert "damaged" in refused(tmp_path, begun()).what
 
 
 def test_a_stage_that_was_lengthened_is_finished_at_its_new_end(tmp_path: Path) -> None:
@@ -115,8 +119,6 @@ def test_a_stage_that_was_lengthened_is_finished_at_its_new_end(tmp_path: Path) 
     (tmp_path / "runs/first/decisions.json").unlink()
     (home / f"ba{first.stages[1].num_batches:06}").mkdir()
     plan_of(tmp_path, begun())
-    (tmp_path / "runs/first/plan.json").write_text('{"stages": 1}')
-    assert "damaged" in refused(tmp_path, begun()).what
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xff" * 9, b"\x02" + bytes(7) + b"[]"])

@@ -101,7 +101,7 @@ def test_where_and_why(tmp_path: Path) -> None:
         ("name: tried", "name: other", None),
         ("name: tried", "name: tried\nevaluate: {every: 20%, sources: [hiss]}", None),
         ("name: tried", "name: tried\nseed: {init: 0, order: 9, rules: 0}", None),
-        ("name: tried", "name: tried\nseed: {init: 9, order: 0, rules: 0}", "the weights"),
+        ("name: tried", "name: tried\nseed: {init: 9, order: 0, rules: 0}", "the weights: 0 and 9"),
         (
             "name: tried",
             "name: tried\nseed: {init: 0, order: 0, rules: 9}",
@@ -112,7 +112,7 @@ def test_where_and_why(tmp_path: Path) -> None:
         ("hiss", "noise", None),  # a name decides nothing
         ("{hiss: 1}", "{hiss: 7}", None),
         ("{hiss: 1}", "{hiss: 1}, optimizer: {lr: 1x}", None),
-        ("{hiss: 1}", "{hiss: 1}, batch_size: 8", "another batch size"),
+        ("{hiss: 1}", "{hiss: 1}, batch_size: 8", "another batch size: 4 and 8"),
         ("{hiss: 1}", "{hiss: 1}, optimizer: {weight_decay: 0.5}", "weight_decay of the optimizer"),
         ("symbols: 100", "symbols: 100, distribution: zipf", "other samples of hiss"),
     ],

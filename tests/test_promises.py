@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,9 +27,9 @@ class Fast(Runner):
     def __init__(self, folder: Path, server: Server, cache: Path | None = None) -> None:
         super().__init__(folder, cache)
         self.server, self.runs = server, 0
-        self.temporary = folder / "tmp"
-        self.temporary.mkdir()
-        self.env["TMPDIR"] = str(self.temporary)
+        self._held = tempfile.TemporaryDirectory(dir="/tmp")  # short enough for sockets
+        self.temporary = Path(self._held.name)
+        self.env["TMPDIR"] = self._held.name
 
     def start(self, *extra: str) -> Child:  # type: ignore[override]
         self.runs += 1
@@ -212,6 +213,7 @@ def test_ranks_come_go_and_are_killed(whole: Fast, server: Server, tmp_path: Pat
     assert gone(shared)
 
     alone = runner.start("--set", "trainer.workers=2")
+    wait_until(runner.trains_on(1), alone)
     wait_until(lambda: runner.batches() > FIRST_STAGE + 10, alone)
     os.killpg(alone.pid, signal.SIGTERM)  # the workers, too
     output = output_of(alone)

@@ -127,6 +127,13 @@ def test_frozen_groups_beside_those_that_are_kept(two: Plan) -> None:
     assert "attention and norms are re-initialised" in found
 
 
+def test_a_stage_that_trains_nothing(two: Plan) -> None:
+    most = ["attention", "mlp", "embeddings", "final_norm"]
+    assert not list(remarks.frozen_models(entering(two, freeze=most)))
+    (found,) = remarks.frozen_models(entering(two, freeze=[*most, "norms"]))
+    assert found.startswith("stage 'two' freezes every group")
+
+
 def test_rollouts_of_few_frames(tmp_path: Path) -> None:
     text = curriculum(stage("{hiss: 1, simple: 1, binary: 1}"))
     (found,) = remarks.short_rollouts(plan_of(tmp_path, text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plan_files import problem
 
 from ncamix import charts, drawings
 from ncamix.errors import UserError
@@ -401,6 +403,30 @@ def test_names_are_escaped_in_charts(tmp_path: Path) -> None:
     _, page = read_page(tmp_path)
     assert "b" not in page.tags - {"b"} and page.text.count("$x_2$") >= 3
     assert "a<b>" in page.text and "r&d" in page.text
+
+
+def test_a_run_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path)
+
+    def refused(path: Path, data: bytes) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("ncamix.report.write_whole", refused)
+    found = problem(write_report, tmp_path)
+    assert f"{tmp_path} cannot be written" in found.what and "report.html" in found.what
+    assert "report on a copy of the run" in found.remedy
+
+
+def test_what_is_no_run_or_a_damaged_one(tmp_path: Path) -> None:
+    (tmp_path / "runs/first").mkdir(parents=True)
+    make_run(tmp_path / "runs/first")
+    found = problem(write_report, tmp_path / "runs/frist")
+    assert "not the folder of a run" in found.what
+    assert f"did you mean '{tmp_path / 'runs/first'}'?" in found.remedy
+    plan = tmp_path / "runs/first/plan.json"
+    plan.write_bytes(plan.read_bytes()[:99])
+    found = problem(write_report, tmp_path / "runs/first")
+    assert found.file == str(plan) and "--fresh" in found.remedy
 
 
 def test_same_folder_same_bytes(tmp_path: Path) -> None:

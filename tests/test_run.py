@@ -488,7 +488,7 @@ def test_text_that_cannot_be_compiled_stops_the_run(ranks: int, tmp_path: Path) 
     else:
         status, output = runner.launch(*extra)
         assert status, output
-    assert "the text is too small for its share" in output
+    assert "the text is too small for its share" in output, output
     trained = runner.batches()
     assert {row["stage"] for row in runner.rows()} == {"warm"}
     assert (runner.folder / f"runs/tiny/checkpoints/0-warm/ba{trained:06}.pt").exists()
@@ -502,10 +502,10 @@ def test_two_ranks_train_on_the_same_batches(whole: Runner, tmp_path: Path) -> N
     ours, theirs = runner.rows(), whole.rows()
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs, strict=True):
-        assert {k: v for k, v in a.items() if "loss" not in k} == {
-            k: v for k, v in b.items() if "loss" not in k
-        }
-        assert a["loss"] == pytest.approx(b["loss"], abs=1e-3)
+        assert a.keys() == b.keys()
+        rounded = {key for key in a if key == "loss" or key.startswith(("loss/", "grad_norm/"))}
+        assert all(a[key] == b[key] for key in a.keys() - rounded)
+        assert all(a[key] == pytest.approx(b[key], rel=1e-2, abs=1e-3) for key in rounded)
 
 
 def test_overlaid_vocabulary_worker_processes_and_uneven_microbatches(tmp_path: Path) -> None:

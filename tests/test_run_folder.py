@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -141,10 +142,17 @@ def test_exactly_what_a_killed_owner_left_is_removed(owners: tuple[Owner, Owner]
             pass
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder whose path is short."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:
+        yield Path(made)
+
+
 def test_the_owner_has_a_temporary_directory_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for given in (str(tmp_path), None):
+    for given in (str(short_path), None):
         if given is None:
             monkeypatch.delenv("TMPDIR", raising=False)
         else:
@@ -160,6 +168,23 @@ def test_the_owner_has_a_temporary_directory_of_its_own(
         assert os.environ.get("TMPDIR") == given
         assert tempfile.gettempdir() == before and not own.exists()
         assert not folder.path.exists()  # nothing came of it
+
+
+def test_sockets_find_room_in_the_temporary_directory(
+    tmp_path: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of worker processes, where the path of TMPDIR is longer than their addresses."""
+    for parent in (short_path, tmp_path / ("scratch" * 12)):
+        parent.mkdir(exist_ok=True)
+        monkeypatch.setenv("TMPDIR", str(parent))
+        tempfile.tempdir = None
+        with RunFolder(tmp_path / "run").hold():
+            own = Path(tempfile.gettempdir())
+            assert (own.parent == parent) == (parent == short_path)
+            (own / "pymp-01234567").mkdir()
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(own / "pymp-01234567/listener-01234567"))
+        assert not own.exists() and not any(parent.iterdir())
 
 
 def test_a_second_owner_is_refused_and_the_first_keeps_its_own(tmp_path: Path) -> None:

@@ -332,7 +332,7 @@ def test_nothing_grows_with_the_shards_of_a_long_run(
             assert len(made) <= 24  # of 20 that are kept, and some on their way
     assert number == 1249
     (files, threads, kilobytes), (later_files, later_threads, later_kilobytes) = seen
-    assert abs(later_files - files) <= 3 and abs(later_threads - threads) <= 2  # one at work
+    assert later_files - files <= 3 and later_threads - threads <= 2  # one may be at work
     assert later_kilobytes - kilobytes < 8_000  # 2,000 shards at 4 kB each would be as much
     assert segments and shared() <= segments + 3  # some come with the first batch
 

@@ -82,7 +82,7 @@ def test_values_are_exact_and_defaults_fill_in(tmp_path: Path) -> None:
         ("batch_size: 4", "batch_size: 4\ngenerator_threads: 0", "generator_threads", "not a num"),
         ("name: small", "name: a b", "name", "cannot name a trainer"),
         ("name: small\n", "", "name", "this key is missing"),
-        ("batch_size: 4", "batch_size: 4\ncompile: true", "compile", "not do it yet"),
+        ("batch_size: 4", "batch_size: 4\ncompile: 2", "compile", "not true or"),
     ],
 )
 def test_refused_trainers(tmp_path: Path, old: str, new: str, path: str, what: str) -> None:

@@ -114,7 +114,9 @@ def _leaves(
     entry = manager.task_index.get(name)
     if entry is None:
         close = difflib.get_close_matches(name, [*manager.all_tasks, HUMANEVAL], n=5)
-        way_out = nearest(name, close, "near it") if close else "`lm-eval ls tasks` lists them"
+        way_out = "`lm-eval ls tasks` lists them; for tasks of your own, say --include DIR"
+        if close:
+            way_out = nearest(name, close, "near it")
         raise fail(f"no such task: '{name}'", way_out)
     config = entry.cfg or {}
     if entry.kind.name == "TAG":

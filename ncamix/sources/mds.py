@@ -24,7 +24,7 @@ from ncamix.shards import INDEX, MASK, leads_outside
 from ncamix.sources.base import Meaning
 from ncamix.sources.corpus import FiniteSource
 from ncamix.stores import is_url, misfit_url
-from ncamix.trust import trusted
+from ncamix.trust import TRUST_IT, trusted
 
 COLUMN = "tokens"
 BYTES = "bytes"  # the encoding of ids whose dtype is nowhere
@@ -188,8 +188,7 @@ def read_mds_index(
     for name, encoding in encodings.items():
         if encoding == "pkl" and not trusted():
             what = f"the column '{name}' of {shown} is pickled: reading it may run any code"
-            remedy = "write the data set without it; or, if you trust whoever made it, say --trust"
-            raise fail(what, remedy, path=key)
+            raise fail(what, f"write the data set without it; or, {TRUST_IT}", path=key)
     encoding = encodings[COLUMN]
     match = _ENCODING.match(encoding)
     if match is None and encoding != BYTES:

@@ -3,9 +3,10 @@
     held-out rollouts -> ids predicted under teacher forcing -> cells -> right or wrong, by frame
 
 A rule is met for the first time in its sample, so accuracy that rises with the number of frames
-seen is inference in context. A token is right in so many of its cells; a delimiter in none. Beside
-it stands what copying the frame before would score. Frames count that are whole in a sample and
-are targets. Ids compete with those of their source alone, as in its loss.
+seen is inference in context. A token is right in so many of its cells. Beside it stands what
+copying the frame before would score. Frames count that are whole in a sample and are targets. Where
+a patch comes, patches alone compete: that none of its delimiters does is known, and a young model,
+to which a delimiter is the likeliest id, would otherwise seem to unlearn what it knows of cells.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def next_frame_accuracy(
             ids = samples[part if some else slice(1)]
             inputs = torch.from_numpy(ids[:, :-1]).to(device)
             logits = model.model(input_ids=inputs, use_cache=False).logits
-            own = logits[..., source.first_id : source.first_id + source.num_ids]
+            own = logits[..., source.first_id : source.first_id + spec.alphabet**cells]
             guessed = own.argmax(-1).cpu().numpy() + source.first_id
             if not some:
                 continue

@@ -7,12 +7,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 
 from ncamix.quantities import format_count
 from ncamix.waiting import Say, Waiting
 
 _LINE_SECONDS = 10.0
+_BAR_FROM = 100  # columns of a terminal; on a narrower one numbers need all of them
+
+
+class _Mixture(ProgressColumn):
+    """The mixture, cut off where the line is too long; every other text stays whole."""
+
+    def __init__(self) -> None:
+        super().__init__(table_column=Column(overflow="ellipsis"))
+
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields["mixture"]), no_wrap=True, overflow="ellipsis")
 
 
 class RunProgress:
@@ -27,14 +40,15 @@ class RunProgress:
 
     def __enter__(self) -> RunProgress:
         if self.enabled and self.console.is_terminal:
+            bar = BarColumn(bar_width=24, finished_style="green")
             self.bar = Progress(
                 TextColumn("[bold]{task.fields[stage]}"),
-                BarColumn(bar_width=24),
+                *([bar] if self.console.width >= _BAR_FROM else []),
                 TextColumn("{task.fields[tokens]}"),
-                TextColumn("{task.fields[mixture]}"),
+                _Mixture(),
                 TextColumn("{task.fields[loss]}"),
                 TextColumn("{task.fields[speed]}"),
-                TimeRemainingColumn(compact=True),
+                TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
                 TextColumn("{task.fields[note]}"),
                 console=self.console,
                 refresh_per_second=4,
@@ -56,10 +70,12 @@ class RunProgress:
         if self.bar is not None:
             self.bar.stop()
 
-    def pause(self, num_tokens: int | None = None) -> None:
+    def pause(self, num_tokens: int | None = None, stage: str = "", doing: str = "") -> None:
         """Time that passes now is not training (evaluation, hand-over). num_tokens: of the run, if
-        that has changed."""
+        that has changed. stage, doing: where and what, shown beside the bar."""
         self._last = None
+        if doing and self.bar is not None:
+            self.bar.update(self.task, stage=stage, note=doing)
         if num_tokens is not None:
             self.num_tokens = num_tokens
             if self.bar is not None:
@@ -123,8 +139,5 @@ class RunProgress:
             )
         elif now >= self._next_line or tokens >= self.num_tokens:
             self._next_line = now + _LINE_SECONDS
-            self.console.print(
-                f"{stage:>12}  {count:>22}  {mix:<40}  {loss_text}  {speed_text}  {note}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            line = f"{stage:>12}  {count:>22}  {mix:<40}  {loss_text}  {speed_text}  {note}"
+            self.console.print(line.rstrip(), highlight=False, soft_wrap=True)

@@ -290,7 +290,7 @@ class Recorder(Callback):
     ) -> list[dict[str, Any]]:
         """Evaluate every held-out set: a row each, the same on every rank. look: as `evaluate`
         takes it."""
-        self.progress.pause()
+        self.progress.pause(stage=self.stage.name, doing="evaluating")
         self.stopwatch.pause()
         stage, done, device = self.stage, state.timestamp.batch.value, self._device()
         tokens = stage.first_token + done * stage.batch_size * stage.sequence_length

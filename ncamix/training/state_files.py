@@ -31,7 +31,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from ncamix.errors import fail
 from ncamix.files import write_whole
 from ncamix.training.parallelism import shared_like, whole
-from ncamix.trust import trusted
+from ncamix.trust import TRUST_IT, trusted
 
 Tree = dict[str, Any]
 """Tensors and plain values (numbers, text, lists and dicts of them) by name, nested."""
@@ -206,8 +206,7 @@ def unsafe(path: Path, names: list[str]) -> Exception:
     """The error that a state holds more than tensors and plain values."""
     return fail(
         f"the checkpoint {path} holds what may run code: {', '.join(names[:3])}",
-        "remove it if you do not know where it comes from; if you trust whoever made it, say "
-        "--trust",
+        f"remove it if you do not know where it comes from; {TRUST_IT}",
     )
 
 

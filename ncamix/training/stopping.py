@@ -24,7 +24,7 @@ class Stopped(Exception):
     """A signal asked the run to stop, and it has saved its state. status: for the shell."""
 
     def __init__(self, status: int) -> None:
-        super().__init__(f"stopped by signal {status - 128}")
+        super().__init__(f"stopped by {signal.Signals(status - 128).name}")
         self.status = status
 
 

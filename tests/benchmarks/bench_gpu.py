@@ -80,8 +80,8 @@ def _synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def ours(shape: str, batches: int) -> float:
-    """Seconds of the timed batches of a run."""
+def ours(shape: str, batches: int) -> dict[str, float]:
+    """Seconds of the timed batches of a run, as `seconds`."""
     import torch
     from composer import Trainer
     from composer.core import Callback, State
@@ -91,6 +91,7 @@ def ours(shape: str, batches: int) -> float:
     from ncamix.run_folder import RunFolder
     from ncamix.training import stages
     from ncamix.training.progress import RunProgress
+    from ncamix.training.ranks import set_up_ranks
     from ncamix.training.stopping import StopSignal
     from ncamix.training.texts import Texts
 
@@ -108,7 +109,7 @@ def ours(shape: str, batches: int) -> float:
 
     stages.Trainer = Timed  # type: ignore[misc]
     device = "gpu" if torch.cuda.is_available() else "cpu"
-    stages.set_up_ranks(device)
+    set_up_ranks(device)
     with tempfile.TemporaryDirectory() as home:
         plan, folder = _plan(Path(home), shape, batches), RunFolder(Path(home) / "run")
         silent = RunProgress(plan.num_tokens, Console(file=io.StringIO()), False)
@@ -116,24 +117,25 @@ def ours(shape: str, batches: int) -> float:
             stop = StopSignal()
             texts = Texts(plan, None, None, stop, lambda exact: None)
             stages.train(plan, folder, None, texts, device, progress, stop)
-    return ends[1] - ends[0]
+    return {"seconds": ends[1] - ends[0]}
 
 
-def plain(shape: str, batches: int) -> float:
-    """Seconds of as many batches of random tokens in a plain loop."""
+def plain(shape: str, batches: int) -> dict[str, float]:
+    """`seconds` of as many batches of random tokens in a plain loop, and `flops` of a token."""
     import torch
 
     from ncamix.sources.base import MASKED
     from ncamix.training.loss import ActiveIds
-    from ncamix.training.model import build_llama
+    from ncamix.training.model import build_model
     from ncamix.training.optimizers import make_optimizer
+    from ncamix.training.speed import flops_per_token
 
     sizes = SHAPES[shape]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as home:
         plan = _plan(Path(home), shape, batches)
     spec = plan.trainer.trainer.model
-    model = build_llama(spec, ROWS, sizes["length"], 0).to(device)
+    model = build_model(spec, ROWS, sizes["length"], 0).to(device)
     optimizer = make_optimizer(model, plan.stages[0])
     for group in optimizer.param_groups:
         group["lr"] = 1e-4
@@ -162,13 +164,21 @@ def plain(shape: str, batches: int) -> float:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     _synchronize()
-    return time.perf_counter() - began
+    taken = time.perf_counter() - began
+    flops = flops_per_token(model, length, sum(last - first for first, last in active.ranges))
+    return {"seconds": taken, "flops": flops}
 
 
 def device_name() -> str:
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+
+
+def peak() -> float | None:
+    from ncamix.training.speed import peak_flops
+
+    return peak_flops(device_name())
 
 
 if __name__ == "__main__":
@@ -179,22 +189,28 @@ if __name__ == "__main__":
     parser.add_argument("--one", choices=("ours", "plain"), help="for the processes that it starts")
     asked = parser.parse_args()
     if asked.one:
-        taken = (ours if asked.one == "ours" else plain)(asked.shape, asked.batches)
-        print(json.dumps({"seconds": taken}))
+        print(json.dumps((ours if asked.one == "ours" else plain)(asked.shape, asked.batches)))
         sys.exit()
     print(headline(f"whole runs, {device_name()}", f"{asked.rounds} rounds in turns"))
     command = [sys.executable, __file__, "--shape", asked.shape, "--batches", str(asked.batches)]
     rates: dict[str, list[float]] = {"ours": [], "plain": []}
+    flops = 0.0
     tokens = asked.batches * SHAPES[asked.shape]["batch"] * SHAPES[asked.shape]["length"]
     for i in range(asked.rounds):
         for way in sorted(rates, reverse=bool(i % 2)):
             done = subprocess.run(
                 [*command, "--one", way], check=True, stdout=subprocess.PIPE, text=True
             )
-            rates[way].append(tokens / json.loads(done.stdout.splitlines()[-1])["seconds"])
+            found = json.loads(done.stdout.splitlines()[-1])
+            rates[way].append(tokens / found["seconds"])
+            flops = found.get("flops", flops)
     ratio = median(a / b for a, b in zip(rates["ours"], rates["plain"], strict=True))
     print(
         f"  {asked.shape}: {median(rates['ours']):,.0f} tokens/s on the fly, "
         f"{median(rates['plain']):,.0f} of the plain loop: {ratio:.3f} of it"
     )
-    write_results(f"gpu_{asked.shape}", {"device": device_name(), "rates": rates, "ratio": ratio})
+    used = {way: median(rate) * flops / peak() for way, rate in rates.items()} if peak() else None
+    if used is not None:
+        print(f"  MFU: {used['ours']:.1%} on the fly, {used['plain']:.1%} of the plain loop")
+    results = {"device": device_name(), "rates": rates, "ratio": ratio, "mfu": used}
+    write_results(f"gpu_{asked.shape}", results)

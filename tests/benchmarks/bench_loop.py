@@ -36,6 +36,7 @@ from ncamix.trainer import load_trainer
 from ncamix.training import stages
 from ncamix.training.optimizers import make_optimizer
 from ncamix.training.progress import RunProgress
+from ncamix.training.ranks import set_up_ranks
 from ncamix.training.stopping import StopSignal
 from ncamix.training.texts import Texts
 
@@ -95,7 +96,7 @@ class Twin(Callback):
 
 
 def measure(batches: int, workers: int) -> dict[str, Any]:
-    stages.set_up_ranks("cpu")
+    set_up_ranks("cpu")
     silent = Console(file=io.StringIO())
     with tempfile.TemporaryDirectory() as home:
         work = Path(home)

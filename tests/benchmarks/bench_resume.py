@@ -4,8 +4,8 @@
 
 Timed is all that a run does in its folder from where torch is loaded to the first new batch: rows
 cut, checkpoint loaded, order and data taken up. Trained are ten batches: the state after 10,000 is
-that state with the numbers it would have, beside as many rows. What a checkpoint costs more when
-more batches are behind it, counts held against the plan, is timed beside it, at a million.
+that state with the numbers it would have, beside as many rows. What resuming costs more when more
+batches are behind it, the sum of their planned counts, is timed beside it, at a million.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def main(rounds: int) -> None:
     )
     counts = np.ones((1_000_000, 5), np.int16)
     held = median(seconds(lambda: counts.sum(axis=0)) for _ in range(rounds))
-    print(f"  counts of a million batches, summed at a checkpoint: {held * 1e3:.1f} ms")
+    print(f"  counts of a million batches, summed on resuming: {held * 1e3:.1f} ms")
     results = {"early": first, "late": last, "ratios": ratios, "million_counts": held}
     write_results("resume", {"seconds to resume": results})
 
