@@ -96,7 +96,8 @@ def _settings(written: Written) -> Iterator[tuple[str, str]]:
                 yield f"{section}.{name}", keys
                 continue
             for key, value in keys.items():
-                below = value.items() if key in ("optimizer", "enter") else [(None, value)]
+                inside = isinstance(value, dict) and key in ("optimizer", "enter")
+                below = value.items() if inside else [(None, value)]
                 for inner, item in below:
                     path = ".".join(filter(None, (section, name, key, inner)))
                     yield path, _flow(item)
@@ -151,7 +152,8 @@ def _stage_pins(plans: Plans, stages: Stages, trained: int, whole: bool) -> Writ
     theirs = [conditions(*pair) for pair in zip(plans, stages, strict=True)]
     unlike = {key for key in theirs[0] if theirs[0][key] != theirs[1][key]}
     if first_unlike_counts(plans, stages, by_name=True) < trained or "softmax" in unlike:
-        keys |= _written(plans[0], old, ("draw", "transform")) if _dealt(old) != _dealt(new) else {}
+        if _dealt(old) != _dealt(new):
+            keys |= _written(plans, stages, ("draw", "transform"))
         clock = (old.clock_batches, old.batch_size * old.sequence_length)
         mixture = old.spec.mixture
         keys["mixture"] = _schedule(mixture, "mix", clock, old.spec.cycle is not None)
@@ -162,13 +164,13 @@ def _stage_pins(plans: Plans, stages: Stages, trained: int, whole: bool) -> Writ
     if optimizer:
         keys["optimizer"] = optimizer
     if unlike & _ENTERING:
-        keys |= _written(plans[0], old, ("enter",))
+        keys |= _written(plans, stages, ("enter",))
     elif first_unlike_frozen(plans, stages) < trained:
         frozen = {}
         for group, n in old.frozen:
             layers = {} if group.layers is None else {"layers": "{}..{}".format(*group.layers)}
             frozen[group.name] = {**layers, "until": f"{n}ba"}
-        keys["enter"] = {"freeze": frozen} if frozen else {}
+        keys |= {"enter": {"freeze": frozen}} if frozen else _written(plans, stages, ("enter",))
     if new.clock_batches < old.clock_batches and (optimizer or "mixture" in keys):
         keys["duration"] = f"{old.clock_batches}ba"  # which the positions are within
     return {key: value for key, value in keys.items() if value != {}}
@@ -178,10 +180,15 @@ def _dealt(stage: PlannedStage) -> tuple[Any, ...]:
     return dict(stage.spec.draw), stage.spec.transform
 
 
-def _written(plan: Plan, stage: PlannedStage, keys: Sequence[str]) -> Written:
-    """Keys of a stage as a plan's own curriculum has them; `null` where it has them not."""
-    tree = plan.curriculum.document.tree.value["stages"].value[stage.index]
-    return {key: flow(tree.value[key]) for key in keys if key in tree.value}
+def _written(plans: Plans, stages: Stages, keys: Sequence[str]) -> Written:
+    """Keys of a stage as the old plan's own curriculum has them; empty where only the new one's has
+    them, and they can be."""
+    old, new = (
+        plan.curriculum.document.tree.value["stages"].value[stage.index].value
+        for plan, stage in zip(plans, stages, strict=True)
+    )
+    found = {key: flow(old[key]) for key in keys if key in old}
+    return {**{key: "{}" for key in keys if key in new and key != "transform"}, **found}
 
 
 def _blends(old: Plan, stage: PlannedStage) -> Written:

@@ -28,6 +28,7 @@ from rich.console import Console
 from ncamix.advice import advise
 from ncamix.errors import Problem, UserError
 from ncamix.files import write_whole
+from ncamix.origins import WEIGHTS
 from ncamix.parting import Parting, find_change, find_parting, identity
 from ncamix.plan import Plan
 from ncamix.planning import decide
@@ -130,7 +131,10 @@ def take_over(
 def _begin_anew(plan: Plan, folder: RunFolder, console: Console) -> Plan:
     """Take over the folder of a run that has no past."""
     _write_record(folder, [])
-    folder.file(DECISIONS).unlink(missing_ok=True)
+    for name in (DECISIONS, "summary.json"):
+        folder.file(name).unlink(missing_ok=True)
+    for weights in (folder.path / "checkpoints").glob(f"*/{WEIGHTS}"):
+        weights.unlink()
     _drop_caches(folder)
     told = f"the run in {folder.path} was planned differently, and no checkpoint is there"
     console.print(f"{told}: it begins anew", markup=False, highlight=False)

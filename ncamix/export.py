@@ -3,8 +3,9 @@
     run folder -> checkpoints/<stage>/weights.safetensors -> model -> text rows | all rows -> folder
     plan, metrics, evaluations -> model card, what ids mean                                  /
 
-A stage is finished when its weights are there, whatever became of the run afterwards. Text has a
-tokenizer from the first stage on that draws any; before, there is nothing to cut to.
+A stage is finished when its weights are there, whatever became of the run afterwards, unless it was
+lengthened and trains on. Text has a tokenizer from the first stage on that draws any; before, there
+is nothing to cut to.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ncamix.errors import fail, nearest
 from ncamix.model_card import model_card
-from ncamix.origins import WEIGHTS
+from ncamix.origins import WEIGHTS, finished_weights
 from ncamix.plan import Plan, PlannedStage
 from ncamix.run_folder import RunFolder
 from ncamix.summary import versions
@@ -33,7 +34,11 @@ def find_stage(plan: Plan, wanted: str | None, folder: RunFolder) -> PlannedStag
     Raises:
         UserError: there is no such stage, or it is not finished.
     """
-    finished = [stage for stage in plan.stages if weights_file(folder, stage).is_file()]
+    finished = [
+        stage
+        for stage in plan.stages
+        if finished_weights(folder.checkpoints(stage.index, stage.name), stage.num_batches)
+    ]
     if wanted is None:
         if not finished:
             raise fail(

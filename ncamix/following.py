@@ -8,7 +8,8 @@ Steps are tokens of the run, so its stages, one Composer Trainer each, make one 
 has been told, and under which id, is kept in `loggers/NAME.json` of the run folder: a resumed run
 goes on in the same logged run, with the first row that has not been told. A server that cannot be
 reached delays nobody: MLflow is asked again now and then, Weights & Biases logs offline. At its end
-the run waits a while for those that are behind. If the run dies, the child does at once.
+the run waits a while for those that are behind. If the run dies, the child does at once, between
+two rows if they are short, so that what has been told is kept exactly.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +37,7 @@ LOOK_SECONDS = 1.0  # between two looks at the records
 RETRY_SECONDS = 60.0  # until a server that did not answer is asked again
 SERVER_SECONDS = 20.0  # that a server has for an answer
 PATIENCE, HURRY = 90.0, 8.0  # seconds for loggers at the end of a run, and of one told to stop
+DYING_SECONDS = 2.0  # for loggers to end a row when the run has died
 # What launchers say of a process: the child is of no group.
 _RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK")
 _NAMES = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "mlflow": "MLflow"}
@@ -134,20 +137,25 @@ def main() -> None:
     work = json.loads(sys.stdin.readline())
     ended = threading.Event()
     followers = [
-        threading.Thread(target=Follower(name, keys, work, told.write, ended).run, daemon=True)
-        for name, keys in work["loggers"].items()
+        Follower(name, keys, work, told.write, ended) for name, keys in work["loggers"].items()
     ]
-    threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
-    for follower in followers:
-        follower.start()
-    for follower in followers:
-        follower.join()
+    threads = [threading.Thread(target=follower.run, daemon=True) for follower in followers]
+    threading.Thread(target=_await_end, args=(ended, followers), daemon=True).start()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     told.flush()
     os._exit(0)  # no library is asked whether it has finished: all have
 
 
-def _await_end(ended: threading.Event) -> None:
+def _await_end(ended: threading.Event, followers: Sequence[Follower]) -> None:
     if sys.stdin.readline() != "end\n":  # the run has died
+        until = time.monotonic() + DYING_SECONDS
+        for follower in followers:
+            follower.dying = True
+        for follower in followers:  # whose row is told, and remembered; it begins no other
+            follower.telling.acquire(timeout=max(0.0, until - time.monotonic()))
         os._exit(1)
     ended.set()
 
@@ -170,6 +178,8 @@ class Follower:
         self.id: str | None = known.get("id")
         self.log = RunLog(Path(work["folder"]), known.get("told", {}))
         self.logger: Any = None
+        self.telling = threading.Lock()  # held from a row's telling until it is remembered
+        self.dying = False
 
     def run(self) -> None:
         """Follow to the end, through whatever fails on the way."""
@@ -196,11 +206,14 @@ class Follower:
                 self.ended.wait(RETRY_SECONDS)
 
     def _tell_new(self, all_of_it: bool) -> None:
-        try:
-            for tokens, metrics in self.log.new(all_of_it):
-                self._log(metrics, tokens)
-        finally:
-            self._remember()
+        with self.telling:
+            try:
+                for tokens, metrics in self.log.new(all_of_it):
+                    if self.dying:
+                        break
+                    self._log(metrics, tokens)
+            finally:
+                self._remember()
 
     def _log(self, metrics: Metrics, tokens: int) -> None:
         self.logger.log_metrics(metrics, step=tokens)

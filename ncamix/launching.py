@@ -33,6 +33,7 @@ _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTSTP, sign
 _STOPPING = (signal.SIGTERM, signal.SIGINT)  # of which the first rank tells
 _TICK = 0.1
 _PATIENCE = 30.0  # for other ranks to end after one has failed
+_BRIEFLY = 15.0  # the same, where that one was told to stop before all could agree to
 _CONSEQUENCE = 1  # the status of a rank that failed since another did
 _PARENT_DEATH = 1  # PR_SET_PDEATHSIG
 _parents: list[int] = []  # of this process, if `launch` has started it
@@ -134,7 +135,9 @@ def _watch(ranks: dict[int, subprocess.Popen[str]], asked: list[int]) -> int:
         if not running or time.monotonic() > patient_until:
             break
         if failed or interrupts > 1:
-            patient_until = min(patient_until, time.monotonic() + _PATIENCE)
+            stopped = any(status - 128 in _STOPPING for status in failed.values())
+            patience = _BRIEFLY if stopped else _PATIENCE
+            patient_until = min(patient_until, time.monotonic() + patience)
         while asked:
             number = asked.pop(0)
             interrupts += number == signal.SIGINT

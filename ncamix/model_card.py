@@ -105,7 +105,9 @@ def _losses(stage: PlannedStage, folder: RunFolder) -> str:
     rows = [
         [str(row["source"]), *(_number(row.get(k)) for k in _METRICS)]
         for row in read_rows(folder.file("evaluations.jsonl"))
-        if row["stage"] == stage.name and row["when"] == "end"
+        if row["stage"] == stage.name
+        and row["when"] == "end"
+        and row.get("batch") in (None, stage.num_batches)  # not where it ended before an edit
     ]
     if rows:
         lines += ["On held-out samples, at the end of the stage:", _table(_COLUMNS, rows)]

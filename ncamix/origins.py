@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ from ncamix.keys import fingerprint
 from ncamix.quantities import Refusal, counted
 
 WEIGHTS = "weights.safetensors"  # of a stage, beside its last checkpoint
+_CHECKPOINT = re.compile(r"ba(\d{6,})(\.pt)?\Z")
 _SHAPE = ("kind", "layers", "heads", "kv_heads", "width", "mlp_width", "tie_embeddings")
 _LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
@@ -72,6 +74,17 @@ class Origin:
 
 class _Wrong(Exception):
     """What is wrong, and the way out."""
+
+
+def finished_weights(home: Path, num_batches: int) -> Path | None:
+    """The weights that a stage of so many batches hands over; None as long as it is not finished.
+
+    home: its checkpoints. One that was lengthened when it had ended trains on beside the weights of
+    before: all checkpoints lie ahead of its end then.
+    """
+    saved = [int(m[1]) for file in home.glob("ba*") if (m := _CHECKPOINT.match(file.name))]
+    file = home / WEIGHTS
+    return file if file.is_file() and (not saved or max(saved) >= num_batches) else None
 
 
 def tokenizer_fingerprint(tokenizer: Mapping[str, Any] | None) -> str | None:
@@ -126,8 +139,8 @@ def _check_is_no_run(path: Path) -> None:
         raise _Wrong(f"{path} is a run, without a stage of it", f"write RUN/STAGE, of {stages}")
 
 
-def _read_plan(run: Path, folder: Path) -> tuple[Sequence[str], Mapping[str, Any], Vocabulary]:
-    """Names of a run's stages, its model's keys, its vocabulary."""
+def _read_plan(run: Path, folder: Path) -> tuple[Mapping[str, int], Mapping[str, Any], Vocabulary]:
+    """A run's stages in order, by name, with their batches, its model's keys, its vocabulary."""
     plan = run / "plan.json"
     if not plan.is_file():
         raise _Wrong(
@@ -141,16 +154,21 @@ def _read_plan(run: Path, folder: Path) -> tuple[Sequence[str], Mapping[str, Any
         there = Vocabulary(
             int(vocabulary["rows"]), vocabulary["layout"], ranges, vocabulary.get("tokenizer")
         )
-        return [str(s["name"]) for s in known["stages"]], dict(known["trainer"]["model"]), there
+        stages = {str(s["name"]): int(s["num_batches"]) for s in known["stages"]}
+        if (decided := run / "decisions.json").is_file():  # stages that ended on evidence
+            ended = json.loads(decided.read_text())
+            stages |= {s: int(ended[s]["num_batches"]) for s in stages.keys() & ended.keys()}
+        return stages, dict(known["trainer"]["model"]), there
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise _Wrong(f"{plan} is no plan of a run, or damaged", "start from another run") from None
 
 
-def _weights_of(run: Path, stages: Sequence[str], stage: str) -> Path:
+def _weights_of(run: Path, stages: Mapping[str, int], stage: str) -> Path:
     if stage not in stages:
         raise _Wrong(f"the run in {run} has no stage '{stage}'", f"it has {', '.join(stages)}")
-    file = run / "checkpoints" / f"{list(stages).index(stage)}-{stage}" / WEIGHTS
-    if not file.is_file():
+    home = run / "checkpoints" / f"{list(stages).index(stage)}-{stage}"
+    file = finished_weights(home, stages[stage])
+    if file is None:
         raise _Wrong(
             f"the run in {run} has not finished its stage '{stage}'",
             "run it on until that stage has ended: `ncamix run` resumes it",

@@ -71,7 +71,7 @@ class _Tail:
 
     def __init__(self, path: Path, skipped: int) -> None:
         self.path, self.read = path, skipped
-        self._inode, self._place, self._row = -1, 0, 0
+        self._inode, self._place, self._row, self._last = -1, 0, 0, b""
 
     def rows(self) -> list[dict[str, Any]]:
         try:
@@ -80,15 +80,17 @@ class _Tail:
             return []
         found = []
         with file:
-            now = os.fstat(file.fileno())
-            if now.st_ino != self._inode or now.st_size < self._place:  # another by this name
-                self._inode, self._place, self._row = now.st_ino, 0, 0
+            inode = os.fstat(file.fileno()).st_ino
+            file.seek(self._place - len(self._last))
+            if inode != self._inode or file.read(len(self._last)) != self._last:
+                # another by this name, or cut, whatever has been written since
+                self._inode, self._place, self._row, self._last = inode, 0, 0, b""
             file.seek(self._place)
             for line in file:
                 if not line.endswith(b"\n"):
                     break
                 self._place += len(line)
-                self._row += 1
+                self._row, self._last = self._row + 1, line
                 if self._row > self.read:
                     self.read = self._row
                     found.append(json.loads(line))

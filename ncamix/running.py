@@ -270,15 +270,17 @@ def _train_beside(
 
 def _finish(plan: Plan, folder: RunFolder, facts: TextFacts | None, device: str) -> dict[str, Any]:
     """Export, pictures, summary and report; the summary last, since it says that all is there."""
+    from ncamix.export import EXPORT, TEXT, export_stage, knows_text
+    from ncamix.hub_folder import read_mark
     from ncamix.report import write_report
     from ncamix.summary import device_name, write_summary
 
     save_frames(plan, folder)
-    if facts is not None:
-        from ncamix.export import EXPORT, TEXT, export_stage, knows_text
-
-        if knows_text(plan, plan.stages[-1]):
-            export_stage(plan, plan.stages[-1], folder, facts, TEXT, folder.path / EXPORT)
+    export = folder.path / EXPORT
+    if facts is not None and knows_text(plan, plan.stages[-1]):
+        export_stage(plan, plan.stages[-1], folder, facts, TEXT, export)
+    elif read_mark(export) is not None:  # of the run before it was planned anew, without text
+        shutil.rmtree(export)
     shutil.rmtree(folder.path / "data", ignore_errors=True)  # the stages' caches, empty by now
     summary = write_summary(plan, folder, device_name(device))
     write_report(folder.path)

@@ -180,3 +180,31 @@ def test_an_edit_is_accepted_exactly_if_the_past_is_the_same(
         told = planned(folder, merged(file_of(both[1]), lines), both[1]["budget"])
         assert told is not None, lines
         assert walk(told)[:trained] == ours[:trained], lines
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"reinitialize": ["embeddings"]}, {"reinitialize": ["mlp"]}),
+        ({"reinitialize": ["embeddings"]}, None),
+        (None, {"reinitialize": ["mlp"], "initializer": "torch"}),
+        (None, {"freeze": ["attention"]}),
+        ({"optimizer_state": "keep"}, None),
+    ],
+)
+def test_how_a_stage_was_entered_is_told(
+    tmp_path: Path, before: Written | None, after: Written | None
+) -> None:
+    stages = [
+        {"name": name, "duration": "5ba", "mixture": {"hiss": 1}, "lr": None, "decay": None}
+        for name in "ab"
+    ]
+    written = {"softmax": "all", "stages": [{**s, "transform": None, "replay": 0} for s in stages]}
+    files = [file_of(copy.deepcopy(written)) for _ in range(2)]
+    for file, enter in zip(files, (before, after), strict=True):
+        file["stages"][1] |= {"enter": enter} if enter is not None else {}
+    old, new = (planned(tmp_path, file, 20) for file in files)
+    assert old is not None and new is not None
+    assert find_change((old, new), 256 * 8) is not None
+    told = planned(tmp_path, merged(files[1], advise(old, new, 1, 3, 256 * 8)), 20)
+    assert told is not None and find_change((old, told), 256 * 8) is None

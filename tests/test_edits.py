@@ -23,12 +23,13 @@ from ncamix.edits import past_of
 from ncamix.errors import UserError
 from ncamix.inspection import Request, inspect
 from ncamix.loading import load_curriculum
+from ncamix.origins import WEIGHTS
 from ncamix.plan import Plan
 from ncamix.planning import decide, make_plan
 from ncamix.replanning import read_plan, replan
 from ncamix.run_folder import RunFolder
 from ncamix.run_record import read_run
-from ncamix.running import take_folder, write_files
+from ncamix.running import is_trained, take_folder, write_files
 from ncamix.text_compilation import prepare_text
 from ncamix.trainer import load_trainer
 
@@ -420,6 +421,20 @@ def test_what_has_no_checkpoint_is_no_past(tmp_path: Path) -> None:
     found.folder.file("curriculum.yaml").write_text("nothing: that can be read\n")
     assert "it begins anew" in found.begin(found.plan(LATER.replace("seed: 3", "seed: 4")))
     assert replan(found.folder.path)[1] == "" and found.record() == []
+
+
+def test_what_begins_anew_leaves_nothing_that_says_it_is_finished(tmp_path: Path) -> None:
+    """Such as of a finished run whose checkpoints were removed."""
+    found = Folder(tmp_path)
+    plan = found.plan()
+    found.begin(plan)
+    weights = found.folder.checkpoints(0, "warm") / WEIGHTS
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    found.folder.file("summary.json").write_text(json.dumps({"plan_fingerprint": plan.fingerprint}))
+    found.begin(found.plan(LATER))
+    found.begin(plan)
+    assert not weights.exists() and not is_trained(plan, found.folder.path)
 
 
 def test_what_cannot_be_compared_is_said_plainly(begun: Folder) -> None:

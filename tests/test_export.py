@@ -12,7 +12,7 @@ from finished_runs import CURRICULUM, TRAINER, finished_run, write_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from ncamix import cli
+from ncamix import cli, running
 from ncamix.errors import UserError
 from ncamix.exporting import export_run, find_export
 from ncamix.run_folder import RunFolder
@@ -78,6 +78,42 @@ def test_what_cannot_be_exported_is_refused_with_the_way_out(tmp_path: Path) -> 
     (run / "checkpoints" / "0-warm" / "weights.safetensors").unlink()
     with pytest.raises(UserError, match="no stage of the run .* is finished"):
         exported(run)
+
+
+def test_a_stage_that_was_lengthened_is_exported_at_its_new_end(tmp_path: Path) -> None:
+    """Until then its weights are those of its end before, and so is a row of its evaluation."""
+    run, plan = finished_run(tmp_path)
+    for stage in plan.stages[:2]:
+        (run / "checkpoints" / f"{stage.index}-{stage.name}" / "ba000008.pt").touch()
+    late = run / "checkpoints" / "2-late"
+    (late / "ba000005.pt").touch()
+    with pytest.raises(UserError, match="'late' .*is not finished"):
+        exported(run, "--stage", "late")
+    assert "text" in exported(run)
+    (late / "ba000008.pt").touch()
+    rows = [
+        {"stage": "late", "batch": batch, "when": "end", "source": "words", "loss": float(batch)}
+        for batch in (5, 8)
+    ]
+    (run / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "late" in exported(run)
+    card = (run / "export" / "README.md").read_text()
+    assert "| words | 8.0000 |" in card and "5.0000" not in card
+
+
+def test_a_run_without_text_leaves_no_export_of_one_with_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = finished_run(tmp_path)
+    exported(run)
+    text = CURRICULUM.replace("{words: 1, still: 1}", "{still: 1}").replace("[words]", "[still]")
+    text = text.replace("{words: 1}", "{still: 1}").replace("{words:", "{unused:")
+    other, plan = finished_run(tmp_path / "other", text)
+    (run / "export").rename(other / "export")
+    for name in ("summary.write_summary", "report.write_report", "running.save_frames"):
+        monkeypatch.setattr(f"ncamix.{name}", lambda *given: {})
+    running._finish(plan, RunFolder(other), None, "cpu")
+    assert not (other / "export").exists()
 
 
 def test_a_corpus_that_changed_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from importlib.machinery import ModuleSpec
@@ -88,6 +89,41 @@ def test_a_run_and_its_resumption_are_one_logged_run(tmp_path: Path, plan_of: Pl
     assert np.array(mlflow(tmp_path / "mlruns", ids["mlflow.json"])) == pytest.approx(
         np.array(wanted)
     )
+
+
+def test_what_was_told_when_the_run_died_is_remembered(tmp_path: Path) -> None:
+    """A run is killed while a row is told: that row ends and counts, and no other begins."""
+    script = """
+import sys, threading, time
+from pathlib import Path
+from ncamix import following
+
+class Slow:
+    def log_metrics(self, metrics, step):
+        with open(sys.argv[1] + "/heard", "a") as heard:
+            heard.write(f"{step}\\n")
+        time.sleep(0.2)
+
+work = {"folder": sys.argv[1], "name": "x", "facts": {}}
+follower = following.Follower("mlflow", {}, work, print, threading.Event())
+follower.logger = Slow()
+threading.Thread(target=follower.run, daemon=True).start()
+following._await_end(threading.Event(), [follower])
+"""
+    write(tmp_path, range(100))
+    (tmp_path / "loggers").mkdir()
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=Path.cwd()) as child:
+        until = time.monotonic() + PATIENCE
+        while not (tmp_path / "heard").is_file() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert child.stdin is not None
+        child.stdin.close()
+        child.wait(PATIENCE)
+    heard = (tmp_path / "heard").read_text().split()
+    told = json.loads((tmp_path / "loggers/mlflow.json").read_text())["told"]
+    assert 0 < len(heard) < 100
+    assert sum(told.values()) == len(heard)
 
 
 def tensorboard(run: Path) -> list[tuple[int, float]]:

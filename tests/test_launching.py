@@ -190,3 +190,23 @@ def test_tasks_of_srun_and_ranks_of_torchrun_train_together(tmp_path: Path) -> N
     output = output_of(meeting)
     assert meeting.returncode == 0, output
     assert [row["digest"] for row in runner.rows("runs/torch")] == digests
+
+
+@pytest.mark.parametrize("own", ["sys.exit(143)", "os.kill(os.getpid(), 15)"])
+def test_a_rank_that_is_told_to_stop_while_it_starts_is_not_waited_for_long(
+    monkeypatch: pytest.MonkeyPatch, own: str
+) -> None:
+    """The others wait for it where no signal reaches them; pre-emption gives all 30 seconds."""
+    assert launching._BRIEFLY <= 20
+    monkeypatch.setattr(launching, "_PATIENCE", 1e6)
+    monkeypatch.setattr(launching, "_BRIEFLY", 0.1)
+    ranks = {
+        rank: subprocess.Popen(
+            [sys.executable, "-c", f"import os, sys, time; {code}"], process_group=0, text=True
+        )
+        for rank, code in enumerate(["time.sleep(1e6)", own])
+    }
+    try:
+        assert launching._watch(ranks, []) == 143
+    finally:
+        launching._end(ranks)

@@ -107,6 +107,20 @@ def test_what_is_missing(tmp_path: Path) -> None:
     assert "damaged" in refused(tmp_path, begun()).what
 
 
+def test_a_stage_that_was_lengthened_is_finished_at_its_new_end(tmp_path: Path) -> None:
+    """Until then its weights are those of its end before."""
+    first = first_run(tmp_path)
+    home = tmp_path / "runs/first/checkpoints/1-two"
+    (home / "ba000002.pt").touch()
+    assert "has not finished its stage 'two'" in refused(tmp_path, begun()).what
+    decided = {"two": {"num_batches": 2}}
+    (tmp_path / "runs/first/decisions.json").write_text(json.dumps(decided))
+    plan_of(tmp_path, begun())
+    (tmp_path / "runs/first/decisions.json").unlink()
+    (home / f"ba{first.stages[1].num_batches:06}").mkdir()
+    plan_of(tmp_path, begun())
+
+
 @pytest.mark.parametrize("damage", [b"", b"\xff" * 9, b"\x02" + bytes(7) + b"[]"])
 def test_what_is_damaged(tmp_path: Path, damage: bytes) -> None:
     first_run(tmp_path)

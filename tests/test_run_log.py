@@ -52,6 +52,17 @@ def test_evaluations_wait_for_the_metrics_before_them(tmp_path: Path) -> None:
     assert list(log.new(all_of_it=True)) == [(60, {"induction/loss_drop": 1.0})]
 
 
+def test_a_record_that_was_cut_and_has_grown_again_between_two_looks(tmp_path: Path) -> None:
+    """In place, as a resumed run cuts it; times are not what they were."""
+    file = tmp_path / "speed.jsonl"
+    file.write_text("".join(json.dumps(row(i, seconds=0.5)) + "\n" for i in range(4)))
+    log = RunLog(tmp_path, {})
+    assert len(list(log.new(all_of_it=True))) == 4
+    with file.open("r+") as record:
+        record.write("".join(json.dumps(row(i, seconds=0.0625)) + "\n" for i in range(6)))
+    assert [tokens for tokens, _ in log.new(all_of_it=True)] == [50, 60]
+
+
 @given(st.lists(st.tuples(st.integers(0, 12), st.booleans(), st.integers(0, 3)), max_size=12))
 def test_every_row_is_told_once_in_order(
     tmp_path_factory, moves: list[tuple[int, bool, int]]

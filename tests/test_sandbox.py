@@ -90,6 +90,12 @@ def test_what_is_wrong_or_ends_early_does_not_pass(program: str, reason: str) ->
         "import os\nos.listdir('{home}')",
         "open('/proc/self/environ').read()",
         "open('/etc/passwd').read()",
+        "import os\nos.chmod('{folder}/kept', 0)",
+        "import os\nos.chmod('{folder}', 0)",
+        "import os\nos.utime('{folder}/kept', (1, 1))",
+        "import os\nos.truncate('{folder}/kept', 0)",
+        "import os\nos.setxattr('{folder}/kept', 'user.left', b'1')",
+        "import os, sys\nos.fchmod(os.open(sys.executable, os.O_RDONLY), 0o777)",
         "import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
         "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
         "if libc.unshare(0x10000000) or libc.ptrace(0, 0, 0, 0):\n raise OSError",
@@ -120,6 +126,16 @@ def test_a_fork_bomb_and_a_sleeper_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "_PATIENCE", 1)
     sleeper = "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nwhile True: time.sleep(9)"
     assert run_program(sleeper, BRIEF).reason == "it took too long"
+
+
+@pytest.mark.parametrize(
+    "each",
+    ["open(str(number), 'wb').write(bytes(1 << 20))", "open(str(number), 'wb').close()"],
+    ids=["bytes", "files"],
+)
+def test_one_that_floods_the_disk_ends(each: str) -> None:
+    program = f"import itertools\nfor number in itertools.count():\n {each}"
+    assert run_program(program, Limits(seconds=60, file=1 << 22)).reason == "it wrote too much"
 
 
 def test_threads_are_few() -> None:

@@ -9,7 +9,8 @@ walls stand around the program, each of the kernel's:
 - Landlock: read the interpreter and the system's libraries, write below the working directory, see
   no other file
 - seccomp: no sockets, no processes or programs, no signals to others, no tracing, no mounting, no
-  memory behind the limit's back. What is refused fails with EPERM.
+  memory behind the limit's back, no rights, owners, times or attributes of files, which Landlock
+  lets anybody change. What is refused fails with EPERM.
 
 A user and a network namespace of its own come on top, where the kernel lets anybody have them.
 Without seccomp nothing runs. Without Landlock the caller decides, who is told by `probe`.
@@ -38,16 +39,22 @@ _REFUSED = {
         *(29, 41, 42, 43, 44, 46, 49, 50, 53, 57, 58, 59, 62, 64, 68, 101, 129, 141, 142, 144),
         *(155, 160, 161, 165, 166, 200, 203, 234, 248, 249, 250, 251, 272, 288, 297, 298, 302),
         *(304, 307, 308, 310, 311, 314, 319, 321, 322, 323),
+        *(76, 90, 91, 92, 93, 94, 132, 188, 189, 190, 197, 198, 199, 235, 240, 260, 261, 268, 280),
     ),
     "aarch64": (
         *(30, 39, 40, 41, 51, 97, 117, 118, 119, 122, 129, 130, 131, 138, 140, 164, 186, 190),
         *(194, 198, 199, 200, 201, 202, 203, 206, 211, 217, 218, 219, 221, 240, 241, 242, 261),
         *(265, 268, 269, 270, 271, 274, 279, 280, 281, 282),
+        *(5, 6, 7, 14, 15, 16, 45, 52, 53, 54, 55, 88, 180),
     ),
 }
 # pidfd_send_signal, io_uring_*, open_tree, move_mount, fsopen, fsconfig, fsmount, fspick,
-# pidfd_open, pidfd_getfd, process_madvise, mount_setattr, memfd_secret
-_REFUSED_EVERYWHERE = (424, 425, 426, 427, 428, 429, 430, 431, 432, 433, 434, 438, 440, 442, 447)
+# pidfd_open, pidfd_getfd, process_madvise, mount_setattr, memfd_secret, fchmodat2, setxattrat,
+# removexattrat, file_setattr
+_REFUSED_EVERYWHERE = (
+    *(424, 425, 426, 427, 428, 429, 430, 431, 432, 433, 434, 438, 440, 442, 447, 452, 463, 466),
+    469,
+)
 _CLONE = {"x86_64": 56, "aarch64": 220}
 _CLONE3 = 435
 _AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}

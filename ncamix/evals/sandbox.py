@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +30,16 @@ _SCRIPT = Path(jail.__file__)
 _MOST_SAID = 1 << 14  # bytes of an outcome; a program that writes more is not listened to
 _START_SECONDS = 20.0  # for Python to start on a machine that is busy
 _PATIENCE = 4  # times its CPU seconds that a program may take by the clock
+_LOOK_SECONDS = 0.1  # between two looks at what a program has written
+_MOST_FILES = 1_000  # that a program may leave in its folder
+_KNOWS_TRUNCATION = 3  # the version of Landlock from which on
+_TOO_MUCH = "it wrote too much"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use: CPU seconds, bytes of memory (address space), bytes of a file."""
+    """What one program may use: CPU seconds, bytes of memory (address space), bytes of a file, of
+    which all its files may take four times as many."""
 
     seconds: int = 3
     memory: int = 1 << 30
@@ -60,8 +67,12 @@ class Walls:
     @property
     def gaps(self) -> str:
         """What is not protected, in words; '' if nothing is known to be open."""
-        if self.landlock:
+        if self.landlock >= _KNOWS_TRUNCATION:
             return ""
+        if self.landlock:
+            return (
+                "the interpreter's own files may be cut short: the kernel's Landlock is an old one"
+            )
         return "files that this user may write are not protected: the kernel has no Landlock"
 
 
@@ -93,6 +104,8 @@ def run_program(program: str, limits: Limits | None = None) -> Outcome:
     token = secrets.token_hex(16)
     answer, ended = _converse({"program": program, "token": token}, limits)
     outcome = answer.get("outcome")
+    if outcome == _TOO_MUCH:
+        return Outcome(False, _TOO_MUCH)
     if outcome == "passed" and answer.get("token") == token:
         return Outcome(True)
     if outcome == "not run":
@@ -130,7 +143,8 @@ def _converse(request: dict[str, Any], limits: Limits) -> tuple[dict[str, Any], 
             start_new_session=True,
         )
         try:
-            said, in_time = _listen(process, _START_SECONDS + _PATIENCE * limits.seconds)
+            seconds = _START_SECONDS + _PATIENCE * limits.seconds
+            said, in_time = _listen(process, seconds, lambda: _is_flooded(folder, limits))
             ended = _wait(process) if in_time else None
         finally:
             if process.poll() is None:  # nothing else can be in its group: it starts no process
@@ -145,19 +159,39 @@ def _converse(request: dict[str, Any], limits: Limits) -> tuple[dict[str, Any], 
     return (answer if isinstance(answer, dict) else {}), ended
 
 
-def _listen(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, bool]:
-    """What a process writes until it says a line or ends; whether that was in time."""
+def _listen(
+    process: subprocess.Popen[bytes], seconds: float, flooded: Callable[[], bool]
+) -> tuple[bytes, bool]:
+    """What a process writes until it says a line or ends; whether that was in time. What is said of
+    one that has `flooded` its folder is said for it."""
     assert process.stdout is not None
     said, end = b"", time.monotonic() + seconds
     while b"\n" not in said and len(said) < _MOST_SAID:
-        ready, _, _ = select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))
+        ready, _, _ = select.select([process.stdout], [], [], _LOOK_SECONDS)
         if not ready:
-            return said, False
+            if flooded():
+                return json.dumps({"outcome": _TOO_MUCH}).encode(), False
+            if time.monotonic() > end:
+                return said, False
+            continue
         part = os.read(process.stdout.fileno(), _MOST_SAID)
         if not part:
             break
         said += part
     return said, True
+
+
+def _is_flooded(folder: str, limits: Limits) -> bool:
+    """Whether a program has filled its folder beyond measure."""
+    files = used = 0
+    for home, folders, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                used += os.lstat(os.path.join(home, name)).st_blocks * 512
+        files += len(folders) + len(names)
+        if files > _MOST_FILES or used > 4 * limits.file:
+            return True
+    return False
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int | None:
