@@ -50,8 +50,10 @@ class Sampler:
     """A model and its tokenizer, loaded from a folder onto a device."""
 
     def __init__(self, folder: Path, device: str) -> None:
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", trust_remote_code=False
+        )
         self.model = model.to(device).eval()
         self.device = device
 
