@@ -21,6 +21,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -272,11 +274,13 @@ class Follower:
             logger.init(self._state(), None)  # type: ignore[arg-type]
             return logger
 
+        if self.keys["mode"] == "offline":
+            return begin("offline")
         try:
+            # Asked beforehand: wandb, once it has waited for a server, does not begin offline.
+            _ask(wandb.setup().settings.base_url)  # type: ignore[union-attr]
             return begin(self.keys["mode"])
         except Exception as error:
-            if self.keys["mode"] == "offline":
-                raise
             why = str(error).strip().split("\n")[0][:200]
             self.tell(
                 f"Weights & Biases cannot be reached and logs into {self.home}/wandb, "
@@ -304,6 +308,12 @@ class Follower:
         )
         logger.init(self._state(), None)  # type: ignore[arg-type]
         return logger
+
+
+def _ask(url: str) -> None:
+    """Ask a server for anything: whether it is there. Raises OSError if it is not."""
+    with suppress(urllib.error.HTTPError):  # an answer like any other
+        urllib.request.urlopen(url, timeout=SERVER_SECONDS).close()
 
 
 def _close(name: str, logger: Any) -> None:

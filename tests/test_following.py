@@ -185,7 +185,7 @@ def test_servers_that_cannot_be_reached_hold_nobody_up(
         write(folder.path, range(3))
         assert time.monotonic() - began < 5  # training is not what waits
     told = "\n".join(said)
-    assert "Weights & Biases cannot be reached and logs into" in told
+    assert "Weights & Biases cannot be reached and logs into" in told and "refused" in told
     assert "MLflow cannot be told of this run; ncamix gives up" in told
     assert wandb_rows(folder.path) == 3
 
