@@ -147,7 +147,11 @@ class Recorder(Callback):
         self.model.reset_sums(len(self.stage.sources))
         # For dropout: what else draws from torch's generator depends on where a run resumed.
         place = (self.stage.name, state.timestamp.batch.value, dist.get_global_rank())
-        torch.manual_seed(derive_key("dropout", self.plan.seeds.init, *place))
+        key = derive_key("dropout", self.plan.seeds.init, *place)
+        # Not `torch.manual_seed`: without a GPU in use, it keeps a note of every call for later.
+        torch.default_generator.manual_seed(key)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed(key)
 
     def before_forward(self, state: State, logger: Logger) -> None:
         # Composer weighs a microbatch by its share of the rank's samples and averages over ranks.
