@@ -107,7 +107,7 @@ def test_a_folder_that_cannot_be_completed_is_told_on_all_ranks(
     def fail(path: Path) -> int:
         raise OSError(28, "No space left on device")
 
-    never = Checkpointer(tmp_path, 1, 2, lambda: None, lambda: None, torch.nn.Linear(1, 1), None)
+    never = checkpointer(tmp_path, lambda: None)
     monkeypatch.setattr(state_files, "_sum", fail)
     monkeypatch.setattr(checkpoints, "is_sharded", lambda model: True)
     monkeypatch.setattr(checkpoints, "state_of", lambda state, model: tree())
@@ -115,6 +115,23 @@ def test_a_folder_that_cannot_be_completed_is_told_on_all_ranks(
     with pytest.raises(UserError, match="cannot be written: .*No space left"):
         never.save(None, 5, last=False)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_rows_of_a_checkpoint_are_on_the_disk_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    saves = checkpointer(tmp_path, lambda: seen.append(sorted(os.listdir(tmp_path))))
+    monkeypatch.setattr(checkpoints, "state_of", lambda state, model: tree())
+    for batch in (5, 6):
+        saves.save(None, batch, last=False)  # type: ignore[arg-type]
+    assert seen == [[".saving-ba000005.pt"], [".saving-ba000006.pt", "ba000005.pt"]]
+
+
+def checkpointer(folder: Path, settle: Any) -> Checkpointer:
+    """One that saves after every batch."""
+    model = torch.nn.Linear(1, 1)
+    return Checkpointer(folder, 1, 2, lambda: None, lambda: None, settle, model, None)
 
 
 def test_any_damage_is_found(write: Write, tmp_path: Path) -> None:

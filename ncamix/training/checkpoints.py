@@ -104,7 +104,8 @@ class Checkpointer(Callback):
     """Saves at every `every`-th batch, at the stage's last one, and whenever `wanted` says so.
 
     model: what is trained. hand_over: writes down what the stage hands over; called by all ranks
-    before the last checkpoint is there. begin: a sound checkpoint to go on from.
+    before the last checkpoint is there. settle: has the records of the batches so far on the disk;
+    called by the first rank before a checkpoint is there. begin: a sound checkpoint to go on from.
 
     Raises (through Composer):
         Stopped: after the checkpoint that `wanted` asked for. UserError: a checkpoint cannot be
@@ -118,11 +119,12 @@ class Checkpointer(Callback):
         keep: int,
         wanted: Callable[[], BaseException | None],
         hand_over: Callable[[], None],
+        settle: Callable[[], None],
         model: nn.Module,
         begin: Path | None,
     ) -> None:
         self.folder, self.every, self.keep = folder, every, keep
-        self.wanted, self.hand_over = wanted, hand_over
+        self.wanted, self.hand_over, self.settle = wanted, hand_over, settle
         self.model, self.begin = model, begin
         self._random: Tree | None = None
 
@@ -176,6 +178,7 @@ class Checkpointer(Callback):
 
     def _put_in_place(self, temporary: Path, name: str, keep: int) -> None:
         """Name a checkpoint that is written, and prune those before it."""
+        self.settle()
         path = self.folder / name
         if path.is_dir():  # of a run that found a later one damaged
             _remove(path.with_name(path.name + _DAMAGED))

@@ -139,16 +139,17 @@ def _train_stage(
         with in_place():
             write_weights(model.model, home, _facts(plan, stage))
 
+    recorder = Recorder(plan, stage, folder, model, texts, progress, stop, averages)
     checkpointer = Checkpointer(
         home,
         _interval(plan, stage),
         trainer.checkpoint.keep,
         stop.wanted,
         hand_over,
+        recorder.settle,
         model.model,
         begin,
     )
-    recorder = Recorder(plan, stage, folder, model, texts, progress, stop, averages)
     freezer = Freezer(model.model, stage.frozen, trainer.model.layers) if stage.frozen else None
     callbacks = [c for c in (freezer, averages, recorder, checkpointer) if c is not None]
     runner: Trainer | None = None
