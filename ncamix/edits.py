@@ -16,7 +16,6 @@ while nothing was trained since. Positions are tokens of the run and batches of 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,19 +27,17 @@ from rich.console import Console
 from ncamix.advice import advise
 from ncamix.errors import Problem, UserError
 from ncamix.files import write_whole
-from ncamix.origins import WEIGHTS
 from ncamix.parting import Parting, find_change, find_parting, identity
 from ncamix.plan import Plan
 from ncamix.planning import decide
 from ncamix.quantities import counted, format_count
 from ncamix.replanning import decisions_of, known_sizes, read_plan, recall
-from ncamix.run_folder import DECISIONS, RunFolder, read_rows
+from ncamix.run_folder import DECISIONS, WEIGHTS, RunFolder, checkpoints_in, read_rows
 from ncamix.text_compilation import with_sizes
 from ncamix.waiting import Say
 
 EDITS = "edits"  # folder of the files of before, and with .jsonl the record of the edits
 KEPT = ("plan.json", "curriculum.yaml", "trainer.yaml")
-_CHECKPOINT = re.compile(r"ba(\d{6,})(\.pt)?\Z")
 
 
 @dataclass(frozen=True)
@@ -65,8 +62,7 @@ def past_of(plan: Plan, folder: RunFolder) -> Past:
 
 def checkpointed(folder: RunFolder, index: int, stage: str) -> dict[int, Path]:
     """The checkpoints of a stage, by the batches that are behind them."""
-    files = folder.checkpoints(index, stage).glob("ba*")
-    return {int(m[1]): file for file in files if (m := _CHECKPOINT.match(file.name))}
+    return dict(checkpoints_in(folder.checkpoints(index, stage)))
 
 
 def with_known_sizes(plan: Plan, folder: RunFolder) -> Plan:
@@ -220,9 +216,9 @@ def _checkpoints(folder: RunFolder) -> list[tuple[int, int, str]]:
     found = []
     for home in (folder.path / "checkpoints").glob("*-*"):
         index = home.name.partition("-")[0]
-        for file in home.glob("ba*"):
-            if index.isdigit() and (match := _CHECKPOINT.match(file.name)):
-                found.append((int(index), int(match[1]), f"{home.name}/{file.name}"))
+        if index.isdigit():
+            saved = checkpoints_in(home)
+            found += [(int(index), batch, f"{home.name}/{file.name}") for batch, file in saved]
     return found
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from ncamix.errors import fail, nearest
 from ncamix.model_card import model_card
-from ncamix.origins import WEIGHTS, finished_weights
 from ncamix.plan import Plan, PlannedStage
 from ncamix.run_folder import RunFolder
 from ncamix.summary import versions
@@ -37,7 +36,7 @@ def find_stage(plan: Plan, wanted: str | None, folder: RunFolder) -> PlannedStag
     finished = [
         stage
         for stage in plan.stages
-        if finished_weights(folder.checkpoints(stage.index, stage.name), stage.num_batches)
+        if folder.finished_weights(stage.index, stage.name, stage.num_batches)
     ]
     if wanted is None:
         if not finished:
@@ -57,15 +56,10 @@ def find_stage(plan: Plan, wanted: str | None, folder: RunFolder) -> PlannedStag
     if stage not in finished:
         raise fail(
             f"stage '{stage.name}' of the run in {folder.path} is not finished: its weights are "
-            f"written at its end, to {weights_file(folder, stage)}",
+            f"written at its end, to {folder.weights(stage.index, stage.name)}",
             f"finished: {', '.join(s.name for s in finished) or 'none'}",
         )
     return stage
-
-
-def weights_file(folder: RunFolder, stage: PlannedStage) -> Path:
-    """The weights after the last batch of a stage."""
-    return folder.checkpoints(stage.index, stage.name) / WEIGHTS
 
 
 def knows_text(plan: Plan, stage: PlannedStage) -> bool:

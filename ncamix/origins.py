@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,8 @@ from ncamix.errors import UserError
 from ncamix.hashing import file_hashes
 from ncamix.keys import fingerprint
 from ncamix.quantities import Refusal, counted
+from ncamix.run_folder import RunFolder
 
-WEIGHTS = "weights.safetensors"  # of a stage, beside its last checkpoint
-_CHECKPOINT = re.compile(r"ba(\d{6,})(\.pt)?\Z")
 _SHAPE = ("kind", "layers", "heads", "kv_heads", "width", "mlp_width", "tie_embeddings")
 _LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
@@ -74,17 +72,6 @@ class Origin:
 
 class _Wrong(Exception):
     """What is wrong, and the way out."""
-
-
-def finished_weights(home: Path, num_batches: int) -> Path | None:
-    """The weights that a stage of so many batches hands over; None as long as it is not finished.
-
-    home: its checkpoints. One that was lengthened when it had ended trains on beside the weights of
-    before: all checkpoints lie ahead of its end then.
-    """
-    saved = [int(m[1]) for file in home.glob("ba*") if (m := _CHECKPOINT.match(file.name))]
-    file = home / WEIGHTS
-    return file if file.is_file() and (not saved or max(saved) >= num_batches) else None
 
 
 def tokenizer_fingerprint(tokenizer: Mapping[str, Any] | None) -> str | None:
@@ -155,9 +142,8 @@ def _read_plan(run: Path, folder: Path) -> tuple[Mapping[str, int], Mapping[str,
             int(vocabulary["rows"]), vocabulary["layout"], ranges, vocabulary.get("tokenizer")
         )
         stages = {str(s["name"]): int(s["num_batches"]) for s in known["stages"]}
-        if (decided := run / "decisions.json").is_file():  # stages that ended on evidence
-            ended = json.loads(decided.read_text())
-            stages |= {s: int(ended[s]["num_batches"]) for s in stages.keys() & ended.keys()}
+        ended = RunFolder(run).decisions()
+        stages |= {stage: ended[stage] for stage in stages.keys() & ended.keys()}
         return stages, dict(known["trainer"]["model"]), there
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise _Wrong(f"{plan} is no plan of a run, or damaged", "start from another run") from None
@@ -166,8 +152,7 @@ def _read_plan(run: Path, folder: Path) -> tuple[Mapping[str, int], Mapping[str,
 def _weights_of(run: Path, stages: Mapping[str, int], stage: str) -> Path:
     if stage not in stages:
         raise _Wrong(f"the run in {run} has no stage '{stage}'", f"it has {', '.join(stages)}")
-    home = run / "checkpoints" / f"{list(stages).index(stage)}-{stage}"
-    file = finished_weights(home, stages[stage])
+    file = RunFolder(run).finished_weights(list(stages).index(stage), stage, stages[stage])
     if file is None:
         raise _Wrong(
             f"the run in {run} has not finished its stage '{stage}'",

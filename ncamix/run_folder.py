@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -40,6 +41,8 @@ _SEGMENTS = (
 _FIRST = "locals"  # the segment that takes a prefix; the others come after it
 _SHARED_MEMORY = Path("/dev/shm")
 DECISIONS = "decisions.json"  # which stages ended on evidence, and on what
+WEIGHTS = "weights.safetensors"  # what a stage hands over, beside its last checkpoint
+_CHECKPOINT = re.compile(r"ba(\d{6,})(\.pt)?\Z")
 _TEMPORARY = "ncamix-"
 # Bytes of a temporary directory's path: workers that load data put their sockets below it, under
 # `/pymp-xxxxxxxx/listener-xxxxxxxx`, and an address of a socket takes 107.
@@ -83,6 +86,19 @@ class RunFolder:
     def checkpoints(self, index: int, stage: str) -> Path:
         """The checkpoint folder of a stage."""
         return self.path / "checkpoints" / f"{index}-{stage}"
+
+    def weights(self, index: int, stage: str) -> Path:
+        """The weights that a stage hands over."""
+        return self.checkpoints(index, stage) / WEIGHTS
+
+    def finished_weights(self, index: int, stage: str, num_batches: int) -> Path | None:
+        """The same of a stage of so many batches; None as long as it is not finished.
+
+        One that was lengthened when it had ended trains on beside the weights of before: all
+        checkpoints lie ahead of its end then.
+        """
+        saved, file = checkpoints_in(self.checkpoints(index, stage)), self.weights(index, stage)
+        return file if file.is_file() and (not saved or saved[-1][0] >= num_batches) else None
 
     def decisions(self) -> dict[str, int]:
         """Batches after which evidence ended stages of this run."""
@@ -262,6 +278,19 @@ def _make_temporary() -> str:
         os.rmdir(made)
         made = tempfile.mkdtemp(prefix=_TEMPORARY, dir=_SHORT)
     return made
+
+
+def checkpoint_path(folder: Path, batch: int) -> Path:
+    """The checkpoint taken after `batch` batches of its stage: a file, or a folder if that is what
+    is there."""
+    shared = folder / f"ba{batch:06}"
+    return shared if shared.is_dir() else shared.with_suffix(".pt")
+
+
+def checkpoints_in(folder: Path) -> list[tuple[int, Path]]:
+    """(batch, checkpoint) of a stage, in the order of batches."""
+    found = folder.glob("ba*")
+    return sorted((int(m[1]), path) for path in found if (m := _CHECKPOINT.match(path.name)))
 
 
 def _identity(prefix: int) -> str:

@@ -9,9 +9,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from ncamix.models import Llama
-from ncamix.origins import WEIGHTS
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
+from ncamix.run_folder import WEIGHTS
 
 
 def finish(run: Path, plan: Plan, *stages: str, value: float = 1.0) -> None:

@@ -13,27 +13,22 @@ from safetensors import safe_open
 from ncamix.errors import UserError
 from ncamix.files import DATA_LOCK, RUN_LOCK, leave_nothing, make_folder
 from ncamix.models import Llama
-from ncamix.training.checkpoints import (
-    checkpoint_path,
-    checkpoints,
-    latest_checkpoint,
-    sound_checkpoint,
-    write_weights,
-)
+from ncamix.run_folder import checkpoint_path, checkpoints_in
+from ncamix.training.checkpoints import sound_checkpoint, write_weights
 from ncamix.training.model import build_model
 from ncamix.training.state_files import write_file
 
 
 def test_checkpoints_stand_in_the_order_of_batches(tmp_path: Path) -> None:
-    assert latest_checkpoint(tmp_path) is None
+    assert checkpoints_in(tmp_path) == []
     for batch in (1_000_000, 999_500, 50):
         checkpoint_path(tmp_path, batch).touch()
     (tmp_path / ".saving-1000500.pt").touch()
     (tmp_path / "ba000070.pt.old").touch()
-    assert [batch for batch, _ in checkpoints(tmp_path)] == [50, 999_500, 1_000_000]
-    assert latest_checkpoint(tmp_path) == (tmp_path / "ba1000000.pt", 1_000_000)
+    assert [batch for batch, _ in checkpoints_in(tmp_path)] == [50, 999_500, 1_000_000]
+    assert checkpoints_in(tmp_path)[-1] == (1_000_000, tmp_path / "ba1000000.pt")
     (tmp_path / "ba1000500").mkdir()
-    assert latest_checkpoint(tmp_path) == (tmp_path / "ba1000500", 1_000_500)
+    assert checkpoints_in(tmp_path)[-1] == (1_000_500, tmp_path / "ba1000500")
     assert checkpoint_path(tmp_path, 1_000_500) == tmp_path / "ba1000500"
 
 
@@ -50,12 +45,12 @@ def test_damaged_checkpoints_are_set_aside_for_the_one_before(tmp_path: Path) ->
         "ba000040.damaged",
         "ba000030.pt.damaged",
     ]
-    assert [batch for batch, _ in checkpoints(folder)] == [10, 20]
+    assert [batch for batch, _ in checkpoints_in(folder)] == [10, 20]
     for batch in (10, 20):
         (folder / f"ba{batch:06}.pt").write_bytes(b"no checkpoint")
     with pytest.raises(UserError, match=r"(?s)none before it.*stage 'warm' anew.*--fresh"):
         sound_checkpoint(folder, told.append)
-    assert [batch for batch, _ in checkpoints(folder)] == [10]
+    assert [batch for batch, _ in checkpoints_in(folder)] == [10]
 
 
 def test_a_checkpoint_that_runs_code_is_no_damaged_one(tmp_path: Path) -> None:
@@ -65,7 +60,7 @@ def test_a_checkpoint_that_runs_code_is_no_damaged_one(tmp_path: Path) -> None:
     torch.save({"n": Mine(made)}, folder / "ba000020.pt")
     with pytest.raises(UserError, match=r"(?s)may run code: \w+\.mkdir.*--trust"):
         sound_checkpoint(folder, print)
-    assert not made.exists() and [batch for batch, _ in checkpoints(folder)] == [10, 20]
+    assert not made.exists() and [batch for batch, _ in checkpoints_in(folder)] == [10, 20]
 
 
 class Mine:

@@ -23,11 +23,10 @@ from ncamix.edits import past_of
 from ncamix.errors import UserError
 from ncamix.inspection import Request, inspect
 from ncamix.loading import load_curriculum
-from ncamix.origins import WEIGHTS
 from ncamix.plan import Plan
 from ncamix.planning import decide, make_plan
 from ncamix.replanning import read_plan, replan
-from ncamix.run_folder import RunFolder
+from ncamix.run_folder import WEIGHTS, RunFolder
 from ncamix.run_record import read_run
 from ncamix.running import is_trained, take_folder, write_files
 from ncamix.text_compilation import prepare_text

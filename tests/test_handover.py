@@ -16,10 +16,9 @@ from torch import Tensor
 from ncamix.errors import UserError
 from ncamix.groups import Group, parts
 from ncamix.loading import load_curriculum
-from ncamix.origins import WEIGHTS
 from ncamix.plan import Plan
 from ncamix.planning import make_plan
-from ncamix.run_folder import RunFolder
+from ncamix.run_folder import WEIGHTS, RunFolder
 from ncamix.trainer import load_trainer
 from ncamix.training.handover import enter_stage, load_weights, stage_model
 from ncamix.training.model import build_llama, parameter_groups

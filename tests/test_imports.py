@@ -20,7 +20,7 @@ RANKS = """
 ncamix
 errors keys packing random rerouting trust
 files formats globs library locks processes stores threads tree waiting
-words
+run_folder words
 duplicates gram_index
 shards slots
 shard_log
@@ -71,7 +71,7 @@ text_compilation
 collation
 compilation background
 streams
-run_folder run_log
+run_log
 following
 training
 run_record hub_folder

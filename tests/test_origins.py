@@ -11,9 +11,9 @@ from other_runs import finish
 from plan_files import SOURCES, TRAINER, curriculum, plan_of, problem, stage
 
 from ncamix.errors import Problem
-from ncamix.origins import WEIGHTS
 from ncamix.parting import find_parting
 from ncamix.plan import Plan
+from ncamix.run_folder import WEIGHTS
 
 BYTES = "tokenizer: bytes\n"
 TWO = stage("{hiss: 1}", "50%") + stage("{rich: 1}", name="two")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,8 +26,8 @@ from torch.distributed.checkpoint import CheckpointException
 
 from ncamix.disk import free_bytes
 from ncamix.errors import Problem, UserError, fail
-from ncamix.origins import WEIGHTS
 from ncamix.quantities import format_bytes
+from ncamix.run_folder import WEIGHTS, checkpoints_in
 from ncamix.training.parallelism import is_sharded
 from ncamix.training.state_files import (
     Damaged,
@@ -44,28 +43,9 @@ from ncamix.training.state_files import (
 from ncamix.training.states import put_back, put_back_random, state_of, weights_of
 
 _FULL_BELOW = 1 << 16  # bytes free: what failed to write has met a full disk
-_NAME = re.compile(r"ba(\d{6,})(\.pt)?\Z")
 _SAVING, _DAMAGED = ".saving-", ".damaged"
 
 T = TypeVar("T")
-
-
-def checkpoint_path(folder: Path, batch: int) -> Path:
-    """The checkpoint taken after `batch` batches of its stage: a file, or a folder if that is what
-    is there."""
-    shared = folder / f"ba{batch:06}"
-    return shared if shared.is_dir() else shared.with_suffix(".pt")
-
-
-def latest_checkpoint(folder: Path) -> tuple[Path, int] | None:
-    """The newest checkpoint of a stage and its batch, or None."""
-    found = checkpoints(folder)
-    return (found[-1][1], found[-1][0]) if found else None
-
-
-def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """(batch, checkpoint) of a stage, in the order of batches."""
-    return sorted((int(m[1]), p) for p in folder.glob("ba*") if (m := _NAME.match(p.name)))
 
 
 def sound_checkpoint(folder: Path, say: Callable[[str], None]) -> Path | None:
@@ -79,7 +59,7 @@ def sound_checkpoint(folder: Path, say: Callable[[str], None]) -> Path | None:
 
 
 def _sound_checkpoint(folder: Path, say: Callable[[str], None]) -> Path | None:
-    found = checkpoints(folder)
+    found = checkpoints_in(folder)
     for batch, path in reversed(found):
         try:
             check(path)
@@ -188,7 +168,7 @@ class Checkpointer(Callback):
         other = path.with_suffix("" if path.suffix else ".pt")
         if other.exists():
             _remove(other)
-        for _, old in checkpoints(self.folder)[:-keep]:
+        for _, old in checkpoints_in(self.folder)[:-keep]:
             _remove(old)
         for old in self.folder.glob(f"*{_DAMAGED}"):
             _remove(old)

@@ -19,10 +19,10 @@ from safetensors import SafetensorError, safe_open
 
 from ncamix.errors import fail
 from ncamix.hashing import file_hashes
-from ncamix.origins import WEIGHTS, Origin, Rows
+from ncamix.origins import Origin, Rows
 from ncamix.plan import Plan, PlannedStage
-from ncamix.run_folder import RunFolder
-from ncamix.training.checkpoints import checkpoint_path, optimizer_state
+from ncamix.run_folder import RunFolder, checkpoint_path
+from ncamix.training.checkpoints import optimizer_state
 from ncamix.training.model import build_model
 from ncamix.training.optimizers import keep_state
 from ncamix.training.transitions import reinitialize, select_parameters, vocabulary_parameters
@@ -31,11 +31,6 @@ from ncamix.training.transitions import reinitialize, select_parameters, vocabul
 def final_checkpoint(folder: RunFolder, stage: PlannedStage) -> Path:
     """The checkpoint after the last batch of a stage."""
     return checkpoint_path(folder.checkpoints(stage.index, stage.name), stage.num_batches)
-
-
-def final_weights(folder: RunFolder, stage: PlannedStage) -> Path:
-    """The weights that a stage hands over."""
-    return folder.checkpoints(stage.index, stage.name) / WEIGHTS
 
 
 def enter_stage(plan: Plan, stage: PlannedStage, folder: RunFolder, resumed: bool) -> Any:
@@ -53,7 +48,8 @@ def enter_stage(plan: Plan, stage: PlannedStage, folder: RunFolder, resumed: boo
         _check(stage.origin)
         load_weights(model, stage.origin.file, stage.origin.rows)
     elif stage.index:
-        load_weights(model, final_weights(folder, plan.stages[stage.index - 1]))
+        before = plan.stages[stage.index - 1]
+        load_weights(model, folder.weights(before.index, before.name))
     if stage.enter is not None:
         way = stage.enter.initializer
         reinitialize(
@@ -126,7 +122,7 @@ def keep_optimizer_state(
 def stage_model(plan: Plan, stage: PlannedStage, folder: RunFolder) -> Any:
     """The model after a stage that is finished, on the CPU."""
     model = _fresh(plan, stage)
-    load_weights(model, final_weights(folder, stage))
+    load_weights(model, folder.weights(stage.index, stage.name))
     return model
 
 
