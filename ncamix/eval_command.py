@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from ncamix.errors import fail
+from ncamix.options import StageOption, TextDataOption
 from ncamix.waiting import WaitingIfLong
 
 if TYPE_CHECKING:
@@ -40,12 +41,7 @@ def eval_(
             show_default=False,
         ),
     ],
-    stage: Annotated[
-        str | None,
-        typer.Option(
-            "--stage", "-s", metavar="S", help="Of a run.", show_default="the last one finished"
-        ),
-    ] = None,
+    stage: StageOption = None,
     task_data: Annotated[
         Path | None,
         typer.Option(
@@ -119,15 +115,7 @@ def eval_(
             show_default="RUN/evaluations/STAGE",
         ),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            metavar="DIR|URL",
-            help="Where the run's text was compiled, if it was trained with --data.",
-            show_default=False,
-        ),
-    ] = None,
+    data: TextDataOption = None,
 ) -> None:
     """Evaluate a run's model, or an exported one, on benchmarks.
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ncamix.options import StageOption, TextDataOption
 from ncamix.waiting import WaitingIfLong
 
 
@@ -15,16 +16,7 @@ def export(
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="A run's folder: runs/NAME.", show_default=False)
     ],
-    stage: Annotated[
-        str | None,
-        typer.Option(
-            "--stage",
-            "-s",
-            metavar="S",
-            help="Name, or number from 1, of a finished stage.",
-            show_default="the last one finished",
-        ),
-    ] = None,
+    stage: StageOption = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -44,15 +36,7 @@ def export(
             show_default="text, where the model has seen any",
         ),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            metavar="DIR|URL",
-            help="Where the run's text was compiled, if it was trained with --data.",
-            show_default=False,
-        ),
-    ] = None,
+    data: TextDataOption = None,
 ) -> None:
     """Export a finished stage of a run for Hugging Face transformers.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ncamix.errors import fail
+from ncamix.errors import UserError, fail
 
 RUN_LOCK, DATA_LOCK = ".lock", ".data.lock"  # of a run's folder, and of compiled datasets
 
@@ -75,13 +75,25 @@ def make_folder(path: Path, lock: str) -> Path | None:
                 f"the output folder {path} holds other things",
                 "choose an empty or a new one with --out",
             )
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    make_output(path)
+    return missing[0] if missing else None
+
+
+def make_output(path: Path) -> None:
+    """Create a folder for results, and those above it. Raises UserError if it cannot be written."""
+    try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise fail(
-            f"the output folder {path} cannot be written ({error.strerror})",
-            "choose another with --out",
-        ) from None
-    return missing[0] if missing else None
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return fail(
+        f"the output folder {path} cannot be written ({error.strerror})",
+        "choose another with --out",
+    )
 
 
 def leave_nothing(path: Path, created: Path | None, lock: str) -> None:

@@ -1,4 +1,5 @@
-"""What several commands take: a curriculum, a trainer, settings; and the plans that these mean."""
+"""What several commands take: a curriculum, a trainer, settings, and the plans that these mean; a
+stage of a run."""
 
 from __future__ import annotations
 
@@ -43,6 +44,25 @@ SetOption = Annotated[
         "stages.code.optimizer.lr.peak=3e-4. Stages and sources go by name, a value is YAML "
         "('sources.rich.band={gzip: [0.4, 0.5]}'), null deletes (stages.automata=null), and "
         "trainer.budget=2Mtok changes the trainer. May be given several times.",
+    ),
+]
+StageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--stage",
+        "-s",
+        metavar="S",
+        help="Name, or number from 1, of a finished stage of a run.",
+        show_default="the last one finished",
+    ),
+]
+TextDataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="DIR|URL",
+        help="Where the run's text was compiled, if it was trained with --data.",
+        show_default=False,
     ),
 ]
 

@@ -60,3 +60,14 @@ def plan_of(tmp_path: Path) -> Planner:
         return make_plan(load_curriculum(curriculum_file), load_trainer(trainer_file))
 
     return plan
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Matrices as small as those of a test's only lose time between threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from ncamix.training.architectures import layer_of, masks, parameter_groups, pla
 from ncamix.training.loss import MASKED, ActiveIds
 from ncamix.training.model import CurriculumModel, build_model
 from ncamix.training.transitions import reinitialize
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROWS, LENGTH = 50, 12
 MODERN: dict[str, Any] = {
@@ -71,15 +72,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "dropout": 0.0,
     },
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Matrices this small only lose time between threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def config_file(folder: Path, kind: str, **changes: Any) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +20,8 @@ from ncamix.errors import UserError
 from ncamix.hub_folder import MARK, TextVocabulary, read_mark, write_hub_folder
 from ncamix.training.model import build_llama
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEXT = "def f(x):\n    return x + 1  # naïve\n"
 END = "<|endoftext|>"
 FILES = {MARK: b'{"vocabulary": "text"}', "README.md": b"# model"}
@@ -28,15 +29,6 @@ FILES = {MARK: b'{"vocabulary": "text"}', "README.md": b"# model"}
 
 def write(model: Any, file: Path, out: Path, rows: int, end: int, whole: bool = False) -> None:
     write_hub_folder(model, out, 64, TextVocabulary(file, rows, end), whole, FILES)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Matrices this small only lose time between threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

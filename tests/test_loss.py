@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,16 +15,9 @@ from torch.nn.functional import cross_entropy
 
 from ncamix.training.loss import MASKED, ActiveIds, linear_cross_entropy, usual_chunk
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RANGES = [[(0, 40)], [(5, 31)], [(0, 7), (9, 12), (30, 40)], [(3, 4), (20, 39)]]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Matrices this small only lose time between threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def problem(

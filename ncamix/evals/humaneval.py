@@ -22,9 +22,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from ncamix.evals.results import Result, Value, make_folder
+from ncamix.evals.results import Result, Value
 from ncamix.evals.sandbox import Limits, Outcome, find_walls, run_program
-from ncamix.files import write_whole
+from ncamix.files import make_output, write_whole
 from ncamix.keys import fingerprint
 from ncamix.run_folder import cut_rows, read_rows
 from ncamix.threads import count_threads
@@ -68,7 +68,7 @@ class Record:
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = folder / TASK / fingerprint(settings)[:12]
         self.samples, self.outcomes = (self.folder / f"{n}.jsonl" for n in ("samples", "outcomes"))
-        make_folder(self.folder)
+        make_output(self.folder)
         write_whole(self.folder / "settings.json", json.dumps(settings, indent=1).encode())
 
     def completions(self) -> dict[str, dict[int, str]]:

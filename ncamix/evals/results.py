@@ -17,8 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ncamix.errors import fail
-from ncamix.files import write_whole
+from ncamix.files import make_output, write_whole
 
 
 @dataclass(frozen=True)
@@ -55,21 +54,10 @@ def result_file(folder: Path, task: str) -> Path:
     return folder / f"{re.sub(r'[^A-Za-z0-9_.+-]', '_', task)}.json"
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder of results. Raises UserError if it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise fail(
-            f"the folder {folder} cannot be written ({error.strerror})",
-            "choose another with --out",
-        ) from None
-
-
 def write_result(folder: Path, result: Result) -> Path:
     """Write a result, and where."""
     file = result_file(folder, result.task)
-    make_folder(folder)
+    make_output(folder)
     write_whole(file, json.dumps(asdict(result), indent=1, default=str).encode())
     return file
 
