@@ -170,27 +170,62 @@ class Plan:
         """Hash of everything that decides which samples are trained on, and how."""
         if self.undecided is not None:
             return self.undecided
-        trainer = self.trainer.trainer
         evaluate = plain(self.curriculum.curriculum.evaluate)
         return fingerprint(
             {
-                "model": trainer.model.meaning(),
-                "averaging": plain(trainer.averaging) if trainer.averaging else None,
-                "canonical_nodes": trainer.canonical_nodes,
-                "rows": self.vocabulary.rows,
+                **self._conditions(),
                 "ranges": self.vocabulary.ranges,
-                "softmax": self.vocabulary.softmax,
-                "seeds": repr(self.seeds),
                 "evaluate": {k: v for k, v in evaluate.items() if k != "benchmarks"},
-                "sources": {
-                    name: [source.fingerprint, source.limit, *self.owned(source)]
-                    for name, source in self.sources.items()
-                },
+                "sources": {name: self._samples(source) for name, source in self.sources.items()},
                 "stages": [_stage_meaning(self, stage) for stage in self.stages],
-                **({"z_loss": str(trainer.z_loss)} if trainer.z_loss else {}),
-                **({"kept_rows": self.kept_rows} if trainer.model.pretrained else {}),
             }
         )
+
+    def beginning(self, num_stages: int) -> str:
+        """Hash of everything that decides what a run leaves behind in its first stages, records
+        included. Where it is equal, one run may go on from another's end of these stages."""
+        stages = self.stages[:num_stages]
+        sources = {
+            name: self.sources[name]
+            for stage in stages
+            for name in (*self._drawn(stage), *self.evaluated(stage))
+            if name in self.sources
+        }
+        return fingerprint(
+            {
+                **self._conditions(),
+                "ranges": {n: (s.first_id, s.num_ids) for n, s in sources.items()},
+                "evaluated": self.curriculum.curriculum.evaluate.samples,
+                "sources": {name: self._samples(s) for name, s in sources.items()},
+                "stages": [
+                    [
+                        _stage_meaning(self, stage),
+                        stage.clock_batches,
+                        stage.evaluations,
+                        self.evaluated(stage),
+                    ]
+                    for stage in stages
+                ],
+            }
+        )
+
+    def _conditions(self) -> dict[str, Any]:
+        """What decides over a run beside samples and stages, as plain JSON."""
+        trainer = self.trainer.trainer
+        return {
+            "model": trainer.model.meaning(),
+            "averaging": plain(trainer.averaging) if trainer.averaging else None,
+            "canonical_nodes": trainer.canonical_nodes,
+            "rows": self.vocabulary.rows,
+            "softmax": self.vocabulary.softmax,
+            "seeds": repr(self.seeds),
+            **({"z_loss": str(trainer.z_loss)} if trainer.z_loss else {}),
+            **({"kept_rows": self.kept_rows} if trainer.model.pretrained else {}),
+        }
+
+    def _samples(self, source: PlannedSource) -> list[Any]:
+        """What determines a source's samples."""
+        return [source.fingerprint, source.limit, *self.owned(source)]
 
     @cached_property
     def generation_seconds(self) -> dict[str, float]:
