@@ -84,6 +84,7 @@ edits
 model_card
 export
 running
+jobs
 launching selection spreading batches decoding
 exporting
 evals
