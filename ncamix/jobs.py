@@ -31,6 +31,7 @@ from ncamix.threads import count_threads
 LAST_LINES = 40  # of a job's log, which `Done` has
 STOPPED = 128 + signal.SIGTERM  # the status of a job that was stopped
 KILLED = 128 + signal.SIGKILL
+_COMMAND = ("-m", "ncamix")
 _LAST_BYTES = 1 << 16
 _TICK = 0.1
 _PATIENCE = 120.0  # for a job that is stopped to save its state
@@ -137,7 +138,7 @@ class Process:
         with self.job.log.open("ab") as log:
             self._said_before = log.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "ncamix", *self.job.arguments],
+                [sys.executable, *_COMMAND, *self.job.arguments],
                 cwd=self.job.cwd,
                 env=_environment(self._settings),
                 stdin=subprocess.DEVNULL,
