@@ -85,6 +85,7 @@ model_card
 export
 running
 jobs
+ray_jobs
 launching selection spreading batches decoding
 exporting
 evals

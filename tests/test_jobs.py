@@ -152,7 +152,7 @@ def test_as_many_run_at_once_as_there_are_slots(folder: Path) -> None:
 
 @pytest.mark.usefixtures("stand_in")
 def test_what_does_not_stop_is_killed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_PATIENCE", 0.5)
+    monkeypatch.setattr(jobs, "PATIENCE", 0.5)
     workers, deaf = LocalWorkers(1, 1), job(folder, "deaf")
     workers.start(deaf)
     pid = begun(deaf.log)
