@@ -13,8 +13,18 @@ from typing import Any
 
 import psutil
 import pytest
-from processes import free_port, wait_until
-from test_jobs import CURRICULUM, TRAINER, all_of, job, losses, num_batches, run_job
+from processes import free_port, output_of, output_to, started, wait_until
+from test_jobs import (
+    CURRICULUM,
+    ENDLESS,
+    TRAINER,
+    all_of,
+    job,
+    losses,
+    num_batches,
+    run_job,
+    wait_until_trained,
+)
 
 from ncamix import ray_jobs
 from ncamix.errors import UserError
@@ -41,6 +51,7 @@ def machine() -> Iterator[RayMachine]:
     from ray.cluster_utils import Cluster
 
     short = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # addresses of sockets have 107 bytes
+    stock = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", short)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -59,6 +70,7 @@ def machine() -> Iterator[RayMachine]:
         cluster.wait_for_nodes()
         yield made
         cluster.shutdown()
+    signal.signal(signal.SIGTERM, stock)
     shutil.rmtree(short, ignore_errors=True)
 
 
@@ -78,7 +90,7 @@ def workers(machine: RayMachine, folder: Path) -> Iterator[RayWorkers]:
 
 
 def process_of(job: Job) -> psutil.Process:
-    """The process of a job that runs: its child has the worker's number as its parent's."""
+    """The process of a job that runs."""
     for process in psutil.process_iter():
         try:
             if process.cmdline()[-len(job.arguments) :] == list(job.arguments):
@@ -86,6 +98,11 @@ def process_of(job: Job) -> psutil.Process:
         except psutil.Error:
             continue
     raise AssertionError(f"{job.name} does not run")
+
+
+def saved_batches(folder: Path) -> int:
+    """After how many batches a run has saved its state."""
+    return checkpoints_in(folder / "checkpoints" / "0-only")[-1][0]
 
 
 def test_jobs_run_on_nodes_and_tell_how_they_end(
@@ -112,11 +129,14 @@ def test_a_run_whose_worker_dies_is_run_again_and_goes_on(
     whole, killed = run_job(folder, "whole"), run_job(folder, "killed")
     for one in (whole, killed):
         workers.start(one)
-    wait_until(lambda: num_batches(killed.folder) > 30)
+    wait_until_trained(60, workers, killed)
     worker = process_of(killed).parent()
-    victim = worker if what == "worker" else worker.parent()
-    assert ("ray::" in victim.cmdline()[0]) if what == "worker" else "raylet" in victim.name()
-    victim.kill()
+    assert worker.cmdline()[0].startswith("ray::") and worker.parent().name() == "raylet"
+    if what == "worker":
+        worker.kill()
+    else:  # with all that runs there
+        for process in (worker.parent(), *worker.parent().children(recursive=True)):
+            process.kill()
     ended = {done.job: done for done in all_of(workers)}
     assert [ended[one].status for one in (whole, killed)] == [0, 0], ended
     assert killed.log.read_text().count("on node ") == 2
@@ -127,20 +147,17 @@ def test_a_run_whose_worker_dies_is_run_again_and_goes_on(
 
 
 def test_runs_that_are_stopped_save_their_state(workers: RayWorkers, folder: Path) -> None:
-    running = [run_job(folder, name) for name in ("one", "two", "waits")]
+    running = [run_job(folder, name, *ENDLESS) for name in ("one", "two", "waits")]
     for one in running:
         workers.start(one)
-    wait_until(lambda: all(num_batches(one.folder) > 25 for one in running[:2]))
+    wait_until_trained(25, workers, *running[:2])
     workers.stop()
     for one in running[:2]:
         assert not (one.folder / "summary.json").exists()
         assert "interrupted" in one.log.read_text() or "SIGTERM" in one.log.read_text()
-        (saved, _), reached = checkpoints_in(one.folder / "checkpoints" / "0-only")[-1], 0
-        reached = num_batches(one.folder)
-        assert saved == reached > 25
+        assert saved_batches(one.folder) == num_batches(one.folder) > 25
     assert not running[2].log.exists()
     assert not ray.is_initialized() and not list((folder / "study").iterdir())
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_job_that_dies_once_too_often_is_told(machine: RayMachine, folder: Path) -> None:
@@ -155,14 +172,31 @@ def test_a_job_that_dies_once_too_often_is_told(machine: RayMachine, folder: Pat
 
 
 def test_a_client_from_outside_has_its_jobs_done(machine: RayMachine, folder: Path) -> None:
-    workers = RayWorkers(f"ray://127.0.0.1:{machine.client_port}", folder / "study", folder)
-    plan, run = job(folder, "plan", "tiny.yaml", "-t", "small.yaml"), run_job(folder, "run")
-    workers.start(plan)
-    workers.start(run)
-    assert [done.status for done in workers.wait(200)] == [0]
-    wait_until(lambda: num_batches(run.folder) > 10)
-    workers.stop()
-    assert checkpoints_in(run.folder / "checkpoints" / "0-only")[-1][0] == num_batches(run.folder)
+    """In a process of its own: Ray's client leaves traces where it was."""
+    plan, run = (
+        job(folder, "plan", "tiny.yaml", "-t", "small.yaml", name="plan"),
+        run_job(folder, "run", *ENDLESS),
+    )
+    program = (
+        "from pathlib import Path, PosixPath\n"
+        "from ncamix.jobs import Job\n"
+        "from ncamix.ray_jobs import RayWorkers\n"
+        f"here = Path({str(folder)!r})\n"
+        f"workers = RayWorkers('ray://127.0.0.1:{machine.client_port}', here / 'study', here)\n"
+        f"workers.start({plan!r})\n"
+        f"workers.start({run!r})\n"
+        "print('ended', [(done.job.name, done.status) for done in workers.wait(200)], flush=True)\n"
+        "input()\n"
+        "workers.stop()\n"
+        "print('left', list((here / 'study').iterdir()))\n"
+    )
+    process = started([sys.executable, "-c", program], folder, talks=True)
+    assert output_to(process, "ended") == "ended [('plan', 0)]\n"
+    wait_until(lambda: num_batches(run.folder) > 10, process)
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    assert output_of(process) == "left []\n"
+    assert saved_batches(run.folder) == num_batches(run.folder)
 
 
 def test_nodes_that_cannot_do_the_jobs_are_named(
@@ -199,6 +233,7 @@ def test_a_cluster_is_started_where_there_is_none(
     monkeypatch.setenv("RAY_TMPDIR", short)
     (Path(short) / "ray").mkdir()
     (Path(short) / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{free_port()}")  # it died
+    stock = signal.signal(signal.SIGTERM, own := lambda number, frame: None)
     before = set(psutil.Process().children(recursive=True))
     workers = RayWorkers("ray", folder / "study", folder, num_cpus=0.5)
     assert workers.free >= 2
@@ -206,7 +241,9 @@ def test_a_cluster_is_started_where_there_is_none(
     assert any("raylet" in process.name() for process in begun)
     workers.start(job(folder, "plan", "tiny.yaml", "-t", "small.yaml"))
     assert [done.status for done in all_of(workers)] == [0]
+    assert signal.getsignal(signal.SIGTERM) is own
     workers.stop()
+    assert signal.signal(signal.SIGTERM, stock) is own
     _, alive = psutil.wait_procs(list(begun), timeout=60)
     assert not alive
     shutil.rmtree(short, ignore_errors=True)
