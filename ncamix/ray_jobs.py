@@ -30,7 +30,7 @@ from ncamix.jobs import KILLED, PATIENCE, STOPPED, TICK, Done, Job, Process, las
 from ncamix.processes import safe_path
 from ncamix.threads import count_threads
 
-_TRUE_SOON = 10.0  # seconds for a cluster to take a connection
+_CONNECTS = 10.0  # seconds for a cluster to take a connection
 _LOOKS = 120.0  # for all nodes to say what they see
 _AGAIN = 10.0  # between two requests to end
 _OBJECTS = 100 << 20  # bytes of a cluster's store for objects, of which jobs have none
@@ -268,11 +268,13 @@ def _connect(ray: Any, address: str | None) -> bool:
         try:
             ray.init(found, **settings)
         except (OSError, RuntimeError, ValueError, SystemExit) as error:
+            said = " ".join(str(error).split())
+            if found == "local":
+                way_out = "set RAY_TMPDIR to a short path with room, or start one with `ray start`"
+                raise fail(f"Ray cannot be started: {said}", way_out) from None
             raise fail(
-                f"Ray cannot be started: {_first_line(error)}"
-                if found == "local"
-                else f"the Ray cluster at {found} takes no connection: {_first_line(error)}",
-                "see what it wrote below /tmp/ray/session_latest/logs",
+                f"the Ray cluster at {found} takes no connection: {said}",
+                "see that Ray and Python are of the same version there and here",
             ) from None
     return True
 
@@ -290,7 +292,7 @@ def _answers(address: str) -> bool:
     """Whether anybody listens at HOST:PORT or ray://HOST:PORT."""
     with suppress(OSError, ValueError):
         place = urlsplit(address if "://" in address else f"//{address}")
-        with socket.create_connection((place.hostname or "", place.port or 10001), _TRUE_SOON):
+        with socket.create_connection((place.hostname or "", place.port or 10001), _CONNECTS):
             return True
     return False
 
