@@ -29,6 +29,7 @@ from ncamix.ranks import Ranks
 from ncamix.threads import count_threads
 
 _LAUNCHED = "NCAMIX_LAUNCHED"  # to a rank of ours: its parent's number, its arguments
+JOB = "NCAMIX_JOB"  # to a run of a study: the number of the process that has started it
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTSTP, signal.SIGCONT)
 _STOPPING = (signal.SIGTERM, signal.SIGINT)  # of which the first rank tells
 _TICK = 0.1
@@ -190,7 +191,15 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
 
 
 def begin_rank() -> list[str] | None:
-    """Make this process a rank if it is one; its arguments, where our own parent started it."""
+    """Make this process a rank if it is one; its arguments, where our own parent started it.
+
+    A run of a study is told to stop when the study's process ends.
+    """
+    starter = os.environ.pop(JOB, None)
+    if starter is not None:
+        _end_with_parent(signal.SIGTERM)
+        if os.getppid() != int(starter):  # it was dead before
+            sys.exit(128 + signal.SIGTERM)
     told = os.environ.pop(_LAUNCHED, None)
     if told is None:
         if "RANK" in os.environ:

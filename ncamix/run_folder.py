@@ -41,6 +41,7 @@ _SEGMENTS = (
 _FIRST = "locals"  # the segment that takes a prefix; the others come after it
 _SHARED_MEMORY = Path("/dev/shm")
 DECISIONS = "decisions.json"  # which stages ended on evidence, and on what
+DIVERGED = "diverged.json"  # of which plan, and where, the loss ceased to be a number
 WEIGHTS = "weights.safetensors"  # what a stage hands over, beside its last checkpoint
 _CHECKPOINT = re.compile(r"ba(\d{6,})(\.pt)?\Z")
 _TEMPORARY = "ncamix-"

@@ -43,7 +43,8 @@ splits models
 validation
 evidence entry loggers optimizer
 trainer
-curriculum study
+controls curriculum
+study
 references
 loading schema
 variants
