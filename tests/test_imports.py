@@ -57,6 +57,10 @@ forecast remarks parting corpora stored cache_limits
 inventory
 planning
 plans
+statistics
+held_out verdicts
+speedups
+findings
 plan_output handbook
 plan_tables comparison study_plan
 permutations
