@@ -16,6 +16,7 @@ from ncamix.entry import Enter
 from ncamix.groups import GROUPS, LAYERED
 from ncamix.plan import Plan, PlannedStage
 from ncamix.sources.base import LeafSource
+from ncamix.study import CONTROLS
 
 TIMES = 10  # what `text_x10` has of the tokens of the stages that it replaces
 
@@ -79,7 +80,7 @@ def control_settings(kind: str, parts: Parts, transition: bool) -> tuple[str, ..
     """
     if kind == "permuted" and not transition:
         return _permuted(parts, transition)
-    found = CONTROLS[kind](parts)
+    found = _MAKERS[kind](parts)
     if parts.first.enter is None or transition:
         return found
     where = f"stages.{parts.first.name}.enter"
@@ -213,7 +214,7 @@ def _other(name: str, source: str) -> Callable[[Parts], tuple[str, ...]]:
     return settings
 
 
-CONTROLS: dict[str, Callable[[Parts], tuple[str, ...]]] = {
+_MAKERS: dict[str, Callable[[Parts], tuple[str, ...]]] = {
     "scratch_natural": _scratch,
     "scratch_total": lambda parts: _scratch(parts, more_tokens=_tokens(parts)),
     "scratch_steps": lambda parts: _scratch(
@@ -228,3 +229,5 @@ CONTROLS: dict[str, Callable[[Parts], tuple[str, ...]]] = {
     "noise_uniform": _other("noise_uniform", "{{kind: noise, symbols: {ids}}}"),
     "noise_zipf": _other("noise_zipf", "{{kind: noise, distribution: zipf, symbols: {ids}}}"),
 }
+
+assert tuple(_MAKERS) == CONTROLS, "each can be written, and made"

@@ -15,7 +15,6 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import Field, PlainValidator, WithJsonSchema, field_validator
 
 from ncamix import forms
-from ncamix.controls import CONTROLS
 from ncamix.errors import nearest
 from ncamix.evidence import METRICS
 from ncamix.quantities import AboveZero, Refusals, Whole, refuse
@@ -24,6 +23,19 @@ from ncamix.sources.base import Spec
 
 Match = Literal["natural", "total", "steps"]
 _PATH = {"pattern": r"^[a-z_]+(\.[^.]+)*$"}  # of a setting, as `--set` takes it
+CONTROLS = (
+    "scratch_natural",
+    "scratch_total",
+    "scratch_steps",
+    "text",
+    "text_x10",
+    "shuffled",
+    "permuted",
+    "dyck_nested",
+    "dyck_shuffle",
+    "noise_uniform",
+    "noise_zipf",
+)
 _FACTOR = re.compile(r"([0-9]+(?:\.[0-9]+)?)x")
 _NAMES_FORM = forms.either(
     {"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}

@@ -57,12 +57,15 @@ forecast remarks parting corpora stored cache_limits
 inventory
 planning
 plans
+controls
+study_plan
 statistics
 held_out verdicts
 speedups
 findings
 plan_output handbook
-plan_tables comparison study_plan
+plan_tables comparison
+study_tables
 permutations
 owners
 order
@@ -89,15 +92,19 @@ edits
 model_card
 export
 running
-launching selection spreading batches decoding
+launching forking selection spreading batches decoding
 exporting
 evals
 showing batch_pictures
 inspection
 batch_output
 measure
-options
-looking compile_command measure_command export_command eval_command pruning
+jobs study_runs
+conducting shares study_progress
+study_running
+study_forecast
+interrupting options
+looking compile_command measure_command export_command eval_command study_command pruning
 cache_command
 cli
 __main__
