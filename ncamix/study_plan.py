@@ -10,6 +10,7 @@ are those of finite sources: text, pairs, datasets.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -173,11 +174,13 @@ class _Planner:
         self.loaded, self.study, self.say = loaded, loaded.study, say
         self.every: tuple[Setting, ...] = ()
         self._matches: dict[tuple[str, ...], Plan] = {}
-        base = self._base(())
-        every = base.curriculum.curriculum.evaluate.every
-        if every.unit == "%":
-            tokens = max(1, round(every.value / 100 * base.num_tokens))
-            self.every = (parse_setting(f"evaluate.every={tokens}tok"),)
+        with suppress(UserError):  # a base that cannot be planned may have variants that can
+            base = self._base(())
+            every = base.curriculum.curriculum.evaluate.every
+            if every.unit == "%":
+                tokens = max(1, round(every.value / 100 * base.num_tokens))
+                self.every = (parse_setting(f"evaluate.every={tokens}tok"),)
+                self._matches.clear()
 
     def plan(self, laid: Iterable[Setting]) -> Plan:
         return make_plan(*self.loaded.load(laid), self.say)
