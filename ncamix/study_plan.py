@@ -310,20 +310,14 @@ class _Planner:
     def _lengthened(self, arm: Arm, length: Fraction) -> Arm:
         assert arm.plan is not None
         name = f"{arm.name},length={format_fraction(length)}x"
+        stages = self.study.controls.stages if self.study.controls else ()
+        settings = length_settings(arm.plan, length, stages)
+        laid = (*arm.laid, *map(parse_setting, settings))
+        plan, problems = None, tuple[Problem, ...]()
         try:
-            parts = None
-            if not is_natural(arm.plan):
-                stages = self.study.controls.stages if self.study.controls else ()
-                parts = cut(arm.plan, stages)
-            settings = length_settings(parts, arm.plan, length)
-            laid = (*arm.laid, *map(parse_setting, settings))
-            plan, problems = self.plan(laid), tuple[Problem, ...]()
-        except Impossible as error:
-            what, remedy = error.args
-            problem = self.loaded.document.problem(("compare", "speedup"), what, remedy)
-            laid, plan, problems = arm.laid, None, (problem,)
+            plan = self.plan(laid)
         except UserError as error:
-            laid, plan, problems = arm.laid, None, tuple(error.problems)
+            problems = tuple(error.problems)
         return replace(
             arm,
             name=name,

@@ -143,7 +143,9 @@ def test_a_variant_that_changes_nothing_keeps_the_budget(tmp_path: Path, match: 
 
 def test_what_is_compared_is_an_arm(tmp_path: Path) -> None:
     body = "variants: {up: {}, none: {stages.one: null}}\n"
-    body += "compare: {primary: [up, upp], metric: loss/simple, smallest_effect: 0.1, against: nun, "
+    body += (
+        "compare: {primary: [up, upp], metric: loss/simple, smallest_effect: 0.1, against: nun, "
+    )
     body += "speedup: {to: no, of: [up, un]}}\n"
     loaded = load(tmp_path, body)
     found = check_compared(loaded, plan_study(loaded))
