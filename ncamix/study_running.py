@@ -23,7 +23,7 @@ from ncamix.composition import Setting
 from ncamix.conducting import OVER, Conductor, why_failed
 from ncamix.errors import UserError, fail
 from ncamix.files import make_folder, write_whole
-from ncamix.jobs import LocalWorkers, Workers, local_slots
+from ncamix.jobs import LocalWorkers, Workers, default_slots
 from ncamix.keys import fingerprint
 from ncamix.locks import lock_own
 from ncamix.plan import Plan
@@ -309,7 +309,8 @@ def write_record(agenda: Agenda) -> None:
 def make_workers(on: str | None, num_jobs: int | None) -> Workers:
     """Who trains: this machine, or a Ray cluster. Raises UserError where there is none."""
     if on is None:
-        return LocalWorkers(local_slots(num_jobs))
+        slots = default_slots(num_jobs)
+        return LocalWorkers(slots.num_jobs, slots.threads, slots.gpus)
     from ncamix.ray_jobs import ray_workers
 
     return ray_workers(on, num_jobs)

@@ -92,6 +92,7 @@ edits
 model_card
 export
 running
+jobs
 launching forking selection spreading batches decoding
 exporting
 evals
@@ -99,7 +100,7 @@ showing batch_pictures
 inspection
 batch_output
 measure
-jobs study_runs
+study_runs
 conducting shares study_progress
 study_running
 study_forecast
