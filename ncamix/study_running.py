@@ -324,7 +324,8 @@ def held_study(folder: Path, shard: Shard) -> Iterator[None]:
         UserError: the folder holds other things, or another process trains that share.
     """
     make_folder(folder, STUDY_LOCK)
-    (folder / STUDY_LOCK).touch()
+    if not (folder / STUDY_LOCK).exists():
+        (folder / STUDY_LOCK).touch()
     path = folder / f".shard-{shard.number}-of-{shard.of}.lock"
     with path.open("a") as lock:
         if not lock_own(lock, path):
