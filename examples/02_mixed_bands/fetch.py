@@ -2,9 +2,10 @@
 
     packages.txt --pip download, one by one--> a wheel, its hash checked --unpacked-->
         build/packages/PACKAGE/...    its .py files
-        build/code.jsonl              all of them, a row each: {"repo_name": PACKAGE, "path", "text"},
-                                      in an order that mixes packages (by the hash of the path)
-        build/packages.json           of each package: version, hash, files, bytes, what is left out
+        build/code.jsonl              all of them, a row each, {"repo_name", "path", "text"}, in an
+                                      order that mixes packages: by the hash of the path
+        build/packages.json           of each package: version, hash, files, bytes, and what of it
+                                      is left out
 
 The study reads the rows: `holdout: {by: package}` goes by `repo_name`, and as a run is evaluated on
 the first of what is held out, that is of all held-out packages, not of the first by name.
@@ -38,6 +39,7 @@ RULES = 1  # of what is left out: another number, and all is unpacked anew
 LARGEST = 4 << 20  # bytes of a file; no code of people is as long
 VENDORED = {"_vendor", "_vendored", "vendor", "vendored", "extern", "externals", "third_party"}
 TESTS = {"test", "tests"}
+GENERATED = rb"do not (edit|modify|change)|generated (by|from)"  # in a file's first lines
 COPIES = {"six.py", "_six.py", "typing_extensions.py"}  # that many packages carry along
 
 
@@ -70,8 +72,9 @@ def download(pin: Pin, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     wanted = folder / "wanted.txt"
     wanted.write_text(f"{pin}\n")
-    how = "--quiet --no-deps --require-hashes --only-binary :all: --ignore-requires-python".split()
-    command = [sys.executable, "-m", "pip", "download", *how, "-r", str(wanted), "-d", str(folder)]
+    how = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--ignore-requires-python"]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", *how]
+    command = [*pip, "--requirement", str(wanted), "--dest", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
@@ -91,9 +94,7 @@ def left_out(name: str, data: bytes) -> str | None:
     ):
         return "tests"
     head = b"".join(data.splitlines()[:6]).lower()
-    if b"generated" in head and re.search(
-        rb"do not (edit|modify|change)|generated (by|from)", head
-    ):
+    if b"generated" in head and re.search(GENERATED, head):
         return "generated"
     if len(data) > LARGEST:
         return "large"
@@ -105,7 +106,7 @@ def left_out(name: str, data: bytes) -> str | None:
 
 
 def code_of(wheel: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """The .py files of a wheel by name: plain files whose names stay below the folder they go to."""
+    """The .py files of a wheel by name: plain files that stay below the folder they go to."""
     with zipfile.ZipFile(wheel) as archive:
         for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
             name = PurePosixPath(entry.filename)
