@@ -40,9 +40,8 @@ def table(stages: list[dict[str, Any]]) -> str:
         points = stage["points"]
         targets = sum(point["targets"] for point in points)
         first, last = points[0]["loss"], points[-1]["loss"]
-        lines.append(
-            f"| {stage['stage']} | {points[-1]['batches']} | {targets:,} | {first:.3f} | {last:.3f} |"
-        )
+        name, batches = stage["stage"], points[-1]["batches"]
+        lines.append(f"| {name} | {batches} | {targets:,} | {first:.3f} | {last:.3f} |")
     return "\n".join(lines)
 
 

@@ -57,10 +57,10 @@ def train(baked: Path) -> list[dict[str, float | str]]:
             model.draw_embeddings()
         optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-4)
         curve, size = stage["learning_rate_curve"], stage["batch_size"]
+        folder = str(baked / f"{index}-{stage['name']}")
         dataset = StreamingDataset(
-            local=str(baked / f"{index}-{stage['name']}"),
-            num_canonical_nodes=1, shuffle=False, batch_size=size,
-        )  # fmt: skip
+            local=folder, num_canonical_nodes=1, shuffle=False, batch_size=size
+        )
         for t, batch in enumerate(DataLoader(dataset, batch_size=size, collate_fn=list)):
             ids = torch.from_numpy(np.stack([row["tokens"] for row in batch]).astype(np.int64))
             masks = np.stack([row.get("loss_mask", np.ones(ids.shape[1])) for row in batch])
@@ -68,16 +68,14 @@ def train(baked: Path) -> list[dict[str, float | str]]:
             rate = np.interp((t + 0.5) / stage["num_batches"], curve["progress"], curve["rate"])
             for group in optimizer.param_groups:
                 group["lr"] = float(rate)
-            losses = F.cross_entropy(
-                model(ids[:, :-1]).transpose(1, 2), ids[:, 1:], reduction="none"
-            )
-            loss = losses[trained].mean()
+            logits = model(ids[:, :-1])
+            loss = F.cross_entropy(logits[trained], ids[:, 1:][trained])
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            rows.append({"stage": stage["name"], "batch": t, "targets": int(trained.sum()),
-                         "rate": float(rate), "loss": loss.item()})  # fmt: skip
+            told = {"stage": stage["name"], "batch": t, "targets": int(trained.sum())}
+            rows.append({**told, "rate": float(rate), "loss": loss.item()})
     return rows
 
 
