@@ -18,7 +18,7 @@ EVALUATION = ("loss", "perplexity", "bits_per_byte", "num_tokens", "num_bytes")
 
 
 def thin(summary: dict[str, Any]) -> dict[str, Any]:
-    """A summary without what fingerprints, frames and induction say."""
+    """A summary without what frames, induction and the machine say."""
     stages = []
     for stage in summary["stages"]:
         found = {
@@ -26,8 +26,9 @@ def thin(summary: dict[str, Any]) -> dict[str, Any]:
             for source, both in stage["evaluation"].items()
         }
         stages.append({**{key: stage[key] for key in STAGE}, "evaluation": found})
-    kept = ("name", "trainer", "device", "num_tokens", "plan_fingerprint", "versions")
-    return {**{key: summary[key] for key in kept}, "stages": stages}
+    kept = ("name", "trainer", "device", "num_tokens", "plan_fingerprint")
+    versions = {name: of for name, of in summary["versions"].items() if name != "platform"}
+    return {**{key: summary[key] for key in kept}, "versions": versions, "stages": stages}
 
 
 def table(summary: dict[str, Any]) -> str:
