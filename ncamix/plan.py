@@ -171,11 +171,12 @@ class Plan:
         if self.undecided is not None:
             return self.undecided
         evaluate = plain(self.curriculum.curriculum.evaluate)
+        unsaid = ("benchmarks", "test") if evaluate["test"] is None else ("benchmarks",)
         return fingerprint(
             {
                 **self._conditions(),
                 "ranges": self.vocabulary.ranges,
-                "evaluate": {k: v for k, v in evaluate.items() if k != "benchmarks"},
+                "evaluate": {k: v for k, v in evaluate.items() if k not in unsaid},
                 "sources": {name: self._samples(source) for name, source in self.sources.items()},
                 "stages": [_stage_meaning(self, stage) for stage in self.stages],
             }
