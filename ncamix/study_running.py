@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -80,17 +80,22 @@ class Agenda:
     _homes: dict[str, str] = field(default_factory=dict)  # folders of runs, by fingerprint
 
     def __post_init__(self) -> None:
+        self.points = self.loaded.tuning_points()
+        with suppress(LookupError, TypeError, ValueError, AttributeError):  # a damaged record
+            self._recorded = self._read()
+
+    def _read(self) -> dict[Key, StudyRun]:
+        """The runs of the record whose arms are planned as they were."""
         record = read_json(self.folder / RECORD)
         if record.get("version") != __version__:
-            record = {}
-        for entry in record.get("runs", []):
-            arm = self.arms.get(entry["arm"])
-            known = record["arms"].get(entry["arm"], {})
-            if arm is not None and known.get("fingerprint") == plan_of(arm).fingerprint:
-                run = from_json(entry)
-                self._recorded[run.arm, run.seed, run.point, run.tuning] = run
-
-        self.points = self.loaded.tuning_points()
+            return {}
+        alike = {
+            arm.name
+            for arm in self.arms.values()
+            if record["arms"].get(arm.name, {}).get("fingerprint") == plan_of(arm).fingerprint
+        }
+        runs = [from_json(entry) for entry in record["runs"] if entry["arm"] in alike]
+        return {(run.arm, run.seed, run.point, run.tuning): run for run in runs}
 
     def tuning(self) -> list[StudyRun]:
         """The runs to tune with."""
