@@ -309,7 +309,7 @@ def _stage_rows(record: RunRecord) -> list[Json]:
                 "done": done,
                 "complete": done >= stage.num_batches,
                 "total": sum(realised.values()),
-                "loss_tokens": stage.loss_tokens,
+                "loss_tokens": sum(int(n[-1]) for n in stage.loss_tokens.values() if len(n)),
                 "counts": [
                     (s, plan["counts"].get(s, 0), realised.get(s, 0) if done else None)
                     for s in names

@@ -464,7 +464,9 @@ def test_torn_line_and_repeated_batches(tmp_path: Path) -> None:
     make_run(tmp_path, until=50)
     metrics = tmp_path / "metrics.jsonl"
     lines = metrics.read_text().splitlines(keepends=True)
-    again = {**json.loads(lines[45]), "loss/rich": 7.5, "loss/simple": float("nan")}
+    row = json.loads(lines[45])
+    assert "loss/binary" in row
+    again = {**row, "loss/rich": 7.5, "loss/binary": float("nan")}
     metrics.write_text("".join(lines) + json.dumps(again) + "\n" + lines[3][:40])
     record = read_run(tmp_path)
     stage = record.stages[0]
