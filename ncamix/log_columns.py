@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 Columns = dict[str, Floats]
 
 BLOCK = 1 << 24  # bytes that are read at once
-_NO_NUMBER = re.compile(rb"(:\s*)-?(?:NaN|Infinity)(?=\s*[,}])")  # Python writes it, JSON has it not
+_NO_NUMBER = re.compile(rb"(:\s*)-?(?:NaN|Infinity)(?=\s*[,}])")  # JSON has none, Python writes it
 _PLACE = ("batch", "tokens")
 
 

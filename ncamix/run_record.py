@@ -72,7 +72,7 @@ class RunRecord:
     @property
     def sources(self) -> dict[str, Json]:
         """The run's sources by name; one drawn in samples of several lengths stands once."""
-        return _by_name(self.plan["sources"])
+        return by_name(self.plan["sources"])
 
     @property
     def batches(self) -> tuple[int, int]:
@@ -124,7 +124,8 @@ def read_run(run: Path) -> RunRecord:
     )
 
 
-def _by_name(datasets: Mapping[str, Json]) -> dict[str, Json]:
+def by_name(datasets: Mapping[str, Json]) -> dict[str, Json]:
+    """A plan's sources by name, in their order; one of several lengths stands once."""
     found: dict[str, Json] = {}
     for key, entry in datasets.items():
         found.setdefault(entry.get("source", key), entry)
@@ -152,7 +153,7 @@ def read_stages(
 ) -> list[StageRecord]:
     """The stages of a run of that plan, as recorded so far; `watched` with what is looked at of a
     single run: gradients, rates and times."""
-    names, sources = [s["name"] for s in plan["stages"]], list(_by_name(plan["sources"]))
+    names, sources = [s["name"] for s in plan["stages"]], list(by_name(plan["sources"]))
     keys = [f"{key}/{s}" for s in sources for key in ("loss", "count", "loss_tokens")]
     groups = GROUPS if watched else ()
     keys += [*(f"grad_norm/{group}" for group in groups), *(["lr"] if watched else [])]

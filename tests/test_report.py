@@ -411,7 +411,7 @@ def test_a_run_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.Mon
     def refused(path: Path, data: bytes) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr("ncamix.report.write_whole", refused)
+    monkeypatch.setattr("ncamix.pages.write_whole", refused)
     found = problem(write_report, tmp_path)
     assert f"{tmp_path} cannot be written" in found.what and "report.html" in found.what
     assert "report on a copy of the run" in found.remedy
