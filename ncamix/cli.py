@@ -23,6 +23,7 @@ from ncamix import (
     export_command,
     looking,
     measure_command,
+    report_command,
     study_command,
 )
 from ncamix.errors import UserError, fail, nearest
@@ -122,17 +123,6 @@ def run(
         console.print(line, highlight=False, markup=False)
 
 
-def report(
-    run_folder: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run's folder: runs/NAME.", show_default=False)
-    ],
-) -> None:
-    """Draw report.html of a run anew, also of one that is not finished."""
-    from ncamix.report import write_report
-
-    Console().print(f"wrote {write_report(run_folder)}", highlight=False, markup=False)
-
-
 def schema(
     sort: Annotated[
         str, typer.Argument(metavar="SORT", help="curriculum, trainer or study.")
@@ -200,7 +190,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "cache": cache_command.cache,
     "export": export_command.export,
     "eval": eval_command.eval_,
-    "report": report,
+    "report": report_command.report,
     "schema": schema,
     "help": help_,
 }

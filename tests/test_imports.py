@@ -82,9 +82,10 @@ streams
 run_log
 following
 training
+log_columns
 run_record hub_folder
-charts cells canvas
-drawings pictures frequencies
+epiplexity charts cells canvas
+drawings multiples pictures frequencies pages
 plan_picture
 summary report
 replanning advice
@@ -102,10 +103,20 @@ batch_output
 measure
 study_runs
 conducting shares study_progress
+run_results
+study_record
+several_runs over_seeds
+study_effects study_sources
+study_results
+study_files study_drawings
+study_panels
+study_pictures
+study_report
 study_running
 study_forecast
 interrupting options
 looking compile_command measure_command export_command eval_command study_command pruning
+report_command
 cache_command
 cli
 __main__
