@@ -84,7 +84,7 @@ def study_file(name: str) -> Path | None:
 
 
 def find_study(name: str) -> Path:
-    """The study's file that a name means. Raises UserError where there is none, or it is no study."""
+    """The study's file that a name means. Raises UserError where there is none, or no study."""
     found = study_file(name)
     if found is not None:
         return found

@@ -52,6 +52,7 @@ variants: {up: {}, down: {stages.before.transform: reverse}}
 controls: {use: [scratch_natural], transition: same}
 compare: {primary: [up, down], metric: bits_per_byte/words, smallest_effect: 0.01}
 """
+WHOLE = Shard()
 
 
 class Tried:
@@ -75,7 +76,7 @@ class Tried:
     def agenda(self) -> Agenda:
         return open_study(load_study(self.folder / "study.yaml"), self.out, quiet)
 
-    def __call__(self, shard: Shard = Shard(), status: int = 0, before: Any = None) -> list[str]:
+    def __call__(self, shard: Shard = WHOLE, status: int = 0, before: Any = None) -> list[str]:
         """Run the study; the folders of the runs that it started."""
 
         def workers() -> WarmWorkers:
