@@ -401,3 +401,55 @@ def test_which_share_of_a_study_is_asked_for(
     path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
     said = run(*command, "orders.yaml", folder=folder, PATH=path, OUT="/o", **variables)
     assert said == f"study orders.yaml {expected}\n"
+
+
+# ---- 02, 03 and 04: studies
+
+
+def rows_of_code(folder: Path) -> None:
+    """A few modules of the standard library, each as if it were a package, where fetch.py leaves
+    its rows."""
+    names = ("argparse", "ast", "dataclasses", "inspect", "shutil", "tarfile", "typing", "pdb")
+    rows = [
+        {"repo_name": name, "path": f"{name}/{name}.py", "text": text}
+        for name in (*names, "optparse", "pydoc", "turtle", "zipfile", "ssl", "uuid", "cgi")
+        if (file := Path(os.__file__).with_name(f"{name}.py")).is_file()
+        and (text := file.read_text())
+    ]
+    (folder / "build").mkdir()
+    (folder / "build/code.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.timeout(600)
+def test_the_main_study_at_a_reduced_size(run: Run, tmp_path: Path, own_cache: Path) -> None:
+    folder = copy_of("02_mixed_bands", tmp_path)
+    rows_of_code(folder)
+    said = run("ncamix", "study", "reduced.yaml", folder=folder)
+    assert "12 runs are over" in said
+    made = folder / "runs/mixed_bands_reduced"
+    page = (made / "study.html").read_text()
+    assert "mixed" in page and "single" in page and "scratch_natural" in page
+    found = json.loads((made / "results.json").read_text())
+    assert len(list(made.glob("*/[0-9]/test.json"))) == 6 and found
+    assert "are over" in run("ncamix", "study", "reduced.yaml", folder=folder)
+    assert "wrote" in run("ncamix", "report", "runs/mixed_bands_reduced", folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "runs"), [("02_mixed_bands", 80), ("03_reinit_ablation", 35), ("04_alphabets", 45)]
+)
+def test_studies_are_planned(
+    run: Run, tmp_path: Path, own_cache: Path, name: str, runs: int
+) -> None:
+    rows_of_code(copy_of("02_mixed_bands", tmp_path))
+    if name != "02_mixed_bands":
+        copy_of(name, tmp_path)
+    small = ["--set", "tokenizer=bytes", "--set", "trainer.sequence_length=64"]
+    small += ["--set", "sources.code.repeat=free"]
+    said = run("ncamix", "plan", "study.yaml", *small, "--json", folder=tmp_path / name)
+    made = json.loads(said)
+    arms = [arm for arm in made["arms"].values() if not arm["same_as"]]
+    tuning = made["tuning"]
+    points = len(tuning["points"]) * len(tuning["seeds"]) if tuning else 0
+    assert len(arms) * (len(made["seeds"]) + points) == runs
+    assert all("num_tokens" in arm for arm in arms)
