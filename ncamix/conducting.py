@@ -124,8 +124,10 @@ class Conductor:
             self.say(f"{run.name}: planned otherwise than before; the old run is moved aside")
             arguments = (*arguments, "--fresh")
         elif state == "missing":
-            shutil.rmtree(folder, ignore_errors=True)  # a failure was noted there, at most
-            self._fork(run, folder)
+            if folder.is_dir() and {p.name for p in folder.iterdir()} <= {RUN_LOCK, FAILED}:
+                shutil.rmtree(folder)  # a failure was noted there, and nothing else
+            if not folder.exists():
+                self._fork(run, folder)
         log = self.folder / "logs" / f"{run.folder.replace('/', '-')}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         self.running[run.fingerprint] = run

@@ -48,18 +48,22 @@ class Parts:
 def cut(plan: Plan, stages: Sequence[str] = ()) -> Parts:
     """Cut a plan in two: behind the last of `stages`, or before the first stage that draws from a
     finite source. Raises Impossible where either part is empty."""
-    names = [stage.name for stage in plan.stages]
-    if stages:
-        end = max(names.index(name) for name in stages if name in names) + 1
-    else:
-        natural = [any(_is_finite(plan, stage)) for stage in plan.stages]
-        end = natural.index(True) if True in natural else len(names)
-    if end == len(names):
+    end = _end(plan, stages)
+    if end == len(plan.stages):
         raise Impossible("no stage of natural text comes behind the automata", "add one")
     if end == 0:
         raise Impossible("no stage comes before the first of natural text", "add one of automata")
     chosen = [s for s in plan.stages[:end] if not stages or s.name in stages]
     return Parts(plan, tuple(chosen), plan.stages[end:])
+
+
+def _end(plan: Plan, stages: Sequence[str]) -> int:
+    """How many of a plan's first stages are pre-pre-training; all, where no natural one follows."""
+    known = [i for i, stage in enumerate(plan.stages) if stage.name in stages]
+    if stages:
+        return known[-1] + 1 if known else 0
+    natural = [any(_is_finite(plan, stage)) for stage in plan.stages]
+    return natural.index(True) if True in natural else len(natural)
 
 
 def _is_finite(plan: Plan, stage: PlannedStage) -> list[bool]:
@@ -91,11 +95,15 @@ def has_transition(parts: Parts) -> bool:
     return parts.first.enter is not None
 
 
-def length_settings(parts: Parts | None, plan: Plan, factor: Fraction) -> tuple[str, ...]:
-    """What gives an arm natural stages of `factor` times their batches; the others stay."""
-    natural = parts.natural if parts is not None else plan.stages
-    batches = {s.name: max(1, round(s.num_batches * factor)) for s in natural}
-    return _lengths(plan, {s.name: batches.get(s.name, s.num_batches) for s in plan.stages})
+def length_settings(plan: Plan, factor: Fraction, stages: Sequence[str] = ()) -> tuple[str, ...]:
+    """What gives an arm natural stages of `factor` times their batches; the others stay. stages:
+    the pre-pre-training ones, as `cut` takes them."""
+    end = _end(plan, stages)
+    batches = {
+        s.name: max(1, round(s.num_batches * factor)) if s.index >= end else s.num_batches
+        for s in plan.stages
+    }
+    return _lengths(plan, batches)
 
 
 def _lengths(plan: Plan, batches: dict[str, int]) -> tuple[str, ...]:

@@ -24,19 +24,18 @@ from contextlib import contextmanager, suppress
 
 from ncamix.errors import fail
 from ncamix.library import has_gpu
+from ncamix.processes import begin_child, end_with_parent, safe_path
 from ncamix.quantities import counted
 from ncamix.ranks import Ranks
 from ncamix.threads import count_threads
 
 _LAUNCHED = "NCAMIX_LAUNCHED"  # to a rank of ours: its parent's number, its arguments
-JOB = "NCAMIX_JOB"  # to a run of a study: the number of the process that has started it
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTSTP, signal.SIGCONT)
 _STOPPING = (signal.SIGTERM, signal.SIGINT)  # of which the first rank tells
 _TICK = 0.1
 _PATIENCE = 30.0  # for other ranks to end after one has failed
 _BRIEFLY = 15.0  # the same, where that one was told to stop before all could agree to
 _CONSEQUENCE = 1  # the status of a rank that failed since another did
-_PARENT_DEATH = 1  # PR_SET_PDEATHSIG
 _parents: list[int] = []  # of this process, if `launch` has started it
 
 
@@ -81,9 +80,8 @@ def launch(num_ranks: int, arguments: Sequence[str]) -> int:
         _LAUNCHED: json.dumps({"parent": os.getpid(), "arguments": list(arguments)}),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")
         or str(max(1, count_threads() // num_ranks)),
+        **safe_path(),
     }
-    if not {"", os.getcwd()} & set(sys.path):  # modules of the folder are no modules of ours
-        settings["PYTHONSAFEPATH"] = "1"
     ranks: dict[int, subprocess.Popen[str]] = {}
     with _signals() as asked:
         # The folder goes at once, so that nothing is left of it whatever happens to this process;
@@ -191,32 +189,15 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
 
 
 def begin_rank() -> list[str] | None:
-    """Make this process a rank if it is one; its arguments, where our own parent started it.
-
-    A run of a study is told to stop when the study's process ends.
-    """
-    starter = os.environ.pop(JOB, None)
-    if starter is not None:
-        _end_with_parent(signal.SIGTERM)
-        if os.getppid() != int(starter):  # it was dead before
-            sys.exit(128 + signal.SIGTERM)
+    """Make this process a rank if it is one; its arguments, where our own parent started it."""
     told = os.environ.pop(_LAUNCHED, None)
     if told is None:
+        begin_child()
         if "RANK" in os.environ:
-            _end_with_parent(signal.SIGTERM)
+            end_with_parent(signal.SIGTERM)
         return None
     facts = json.loads(told)
     _parents.append(facts["parent"])
     os.setpgrp()  # the terminal speaks to the parent, which speaks to all ranks
-    _end_with_parent(signal.SIGKILL)
-    if os.getppid() != facts["parent"]:  # it was dead before
-        sys.exit(128 + signal.SIGKILL)
+    end_with_parent(signal.SIGKILL, facts["parent"])
     return list(facts["arguments"])
-
-
-def _end_with_parent(number: int) -> None:
-    """Have the kernel send a signal when the parent ends."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PARENT_DEATH, number)

@@ -1,6 +1,7 @@
 """Processes known by more than their number, so that a dead one is told from one that took it.
 
 this process -> machine, boot, name space, number, start -> written down -> is it still at work?
+this process -> its number, in the environment of a child -> the child ends when this process does
 
 Numbers are used again, and mean something else on another machine, after a boot and in another
 container.
@@ -9,9 +10,14 @@ container.
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import sys
 from pathlib import Path
 from typing import Any
+
+_PARENT = "NCAMIX_PARENT"  # to a command that is to end with its parent: the parent's number
+_PARENT_DEATH = 1  # PR_SET_PDEATHSIG
 
 
 def boot_id() -> str:
@@ -33,6 +39,39 @@ def is_dead(other: dict[str, Any]) -> bool:
         return False
     number = other.get("process")
     return isinstance(number, int) and _start_of(number) != other.get("start")
+
+
+def safe_path() -> dict[str, str]:
+    """Variables for `python -m ncamix`, started from this process: modules of its folder are no
+    modules of ours, unless this process takes them from there, too."""
+    return {} if {"", os.getcwd()} & set(sys.path) else {"PYTHONSAFEPATH": "1"}
+
+
+def settings_of_child() -> dict[str, str]:
+    """Variables for `python -m ncamix` as a child that ends, on Linux, with the thread of this
+    process that starts it."""
+    return {_PARENT: str(os.getpid())}
+
+
+def begin_child() -> None:
+    """Where this process was started with `settings_of_child`: SIGTERM comes when its parent ends,
+    so that it saves its state. Children of its own are none of that parent's."""
+    parent = os.environ.pop(_PARENT, None)
+    if parent is not None:
+        end_with_parent(signal.SIGTERM, int(parent))
+
+
+def end_with_parent(number: int, parent: int | None = None) -> None:
+    """Have the kernel send a signal when the parent ends; on Linux alone.
+
+    parent: its number. Where it was dead before, this process ends at once, as by the signal.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PARENT_DEATH, number)
+    if parent is not None and os.getppid() != parent:
+        sys.exit(128 + number)
 
 
 def _machine() -> dict[str, str]:

@@ -79,7 +79,7 @@ def study(
 
     ncamix study mixed_bands.yaml --shard 1/4
     """
-    from ncamix.plans import study_file
+    from ncamix.plans import find_study
     from ncamix.shares import Shard, parse_shard
     from ncamix.study_forecast import forecast_study
     from ncamix.study_running import make_workers, open_study, train_study
@@ -89,8 +89,7 @@ def study(
     part = parse_shard(shard) if shard is not None else Shard()
     with interruptible(Ranks()):
         with WaitingIfLong(Console(stderr=True)) as say:
-            file = study_file(study)
-            loaded = load_study(file if file is not None else study, trainer, settings or ())
+            loaded = load_study(find_study(study), trainer, settings or ())
             folder = Path(os.path.abspath(out or Path("runs") / loaded.study.name))
             agenda = open_study(loaded, folder, say)
         if dry_run:

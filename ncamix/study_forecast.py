@@ -16,7 +16,7 @@ from statistics import stdev
 from rich.console import Console
 
 from ncamix.findings import power_words
-from ncamix.jobs import Slot, local_slots
+from ncamix.jobs import default_slots
 from ncamix.library import has_gpu
 from ncamix.plan import Plan
 from ncamix.quantities import counted, format_count, format_seconds
@@ -42,10 +42,10 @@ def forecast_study(agenda: Agenda, num_jobs: int | None, console: Console) -> No
     say(f"\n{counted(len(runs), 'run')}, {format_count(total)} tokens; {format_count(needed)} to")
     say(f"train, for what begins alike is trained once; {len(runs) - len(left)} are over")
     if left:
-        slots = local_slots(num_jobs)
+        slots = default_slots(num_jobs)
         with Waiting(console, "timing a few steps of the model"):
-            seconds = _seconds(agenda, left, slots[0])
-        at_once = min(len(slots), len(left))
+            seconds = _seconds(agenda, left, slots.threads)
+        at_once = min(slots.num_jobs, len(left))
         say(
             f"about {format_seconds(seconds / at_once)} on this machine, {at_once} at once, at the "
             "pace of a few steps measured just now, one run alone"
@@ -82,15 +82,12 @@ def spread_of(agenda: Agenda) -> float | None:
     return stdev(differences) if len(differences) > 1 else None
 
 
-def _seconds(agenda: Agenda, left: Sequence[StudyRun], slot: Slot) -> float:
+def _seconds(agenda: Agenda, left: Sequence[StudyRun], threads: int) -> float:
     """Seconds that runs take one after the other: their batches, and what each spends beside."""
-    import torch
-
     began = time.monotonic()
     from ncamix.training.pace import measure_pace
 
     beside = time.monotonic() - began  # importing, which every run does
-    torch.set_num_threads(slot.threads)
     device = "gpu" if has_gpu() else "cpu"
     paces: dict[Shape, float] = {}
     spent, seen = 0.0, set[str]()
@@ -98,7 +95,7 @@ def _seconds(agenda: Agenda, left: Sequence[StudyRun], slot: Slot) -> float:
         plan = plan_of(agenda.arms[run.arm])
         shapes = _shapes(plan)
         if any(shape not in paces for shape in shapes.values()):
-            measured = measure_pace(plan, device)
+            measured = measure_pace(plan, device, threads)
             paces.update((shapes[name], seconds) for name, seconds in measured.items())
         spent += beside
         for key, (name, batches) in zip(

@@ -10,6 +10,7 @@ are those of finite sources: text, pairs, datasets.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -173,11 +174,13 @@ class _Planner:
         self.loaded, self.study, self.say = loaded, loaded.study, say
         self.every: tuple[Setting, ...] = ()
         self._matches: dict[tuple[str, ...], Plan] = {}
-        base = self._base(())
-        every = base.curriculum.curriculum.evaluate.every
-        if every.unit == "%":
-            tokens = max(1, round(every.value / 100 * base.num_tokens))
-            self.every = (parse_setting(f"evaluate.every={tokens}tok"),)
+        with suppress(UserError):  # a base that cannot be planned may have variants that can
+            base = self._base(())
+            every = base.curriculum.curriculum.evaluate.every
+            if every.unit == "%":
+                tokens = max(1, round(every.value / 100 * base.num_tokens))
+                self.every = (parse_setting(f"evaluate.every={tokens}tok"),)
+                self._matches.clear()
 
     def plan(self, laid: Iterable[Setting]) -> Plan:
         return make_plan(*self.loaded.load(laid), self.say)
@@ -307,20 +310,14 @@ class _Planner:
     def _lengthened(self, arm: Arm, length: Fraction) -> Arm:
         assert arm.plan is not None
         name = f"{arm.name},length={format_fraction(length)}x"
+        stages = self.study.controls.stages if self.study.controls else ()
+        settings = length_settings(arm.plan, length, stages)
+        laid = (*arm.laid, *map(parse_setting, settings))
+        plan, problems = None, tuple[Problem, ...]()
         try:
-            parts = None
-            if not is_natural(arm.plan):
-                stages = self.study.controls.stages if self.study.controls else ()
-                parts = cut(arm.plan, stages)
-            settings = length_settings(parts, arm.plan, length)
-            laid = (*arm.laid, *map(parse_setting, settings))
-            plan, problems = self.plan(laid), tuple[Problem, ...]()
-        except Impossible as error:
-            what, remedy = error.args
-            problem = self.loaded.document.problem(("compare", "speedup"), what, remedy)
-            laid, plan, problems = arm.laid, None, (problem,)
+            plan = self.plan(laid)
         except UserError as error:
-            laid, plan, problems = arm.laid, None, tuple(error.problems)
+            problems = tuple(error.problems)
         return replace(
             arm,
             name=name,

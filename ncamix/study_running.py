@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from ncamix.composition import Setting
 from ncamix.conducting import OVER, Conductor, why_failed
 from ncamix.errors import UserError, fail
 from ncamix.files import make_folder, write_whole
-from ncamix.jobs import LocalWorkers, Workers, local_slots
+from ncamix.jobs import LocalWorkers, Workers, default_slots
 from ncamix.keys import fingerprint
 from ncamix.locks import lock_own
 from ncamix.plan import Plan
@@ -80,17 +80,22 @@ class Agenda:
     _homes: dict[str, str] = field(default_factory=dict)  # folders of runs, by fingerprint
 
     def __post_init__(self) -> None:
+        self.points = self.loaded.tuning_points()
+        with suppress(LookupError, TypeError, ValueError, AttributeError):  # a damaged record
+            self._recorded = self._read()
+
+    def _read(self) -> dict[Key, StudyRun]:
+        """The runs of the record whose arms are planned as they were."""
         record = read_json(self.folder / RECORD)
         if record.get("version") != __version__:
-            record = {}
-        for entry in record.get("runs", []):
-            arm = self.arms.get(entry["arm"])
-            known = record["arms"].get(entry["arm"], {})
-            if arm is not None and known.get("fingerprint") == plan_of(arm).fingerprint:
-                run = from_json(entry)
-                self._recorded[run.arm, run.seed, run.point, run.tuning] = run
-
-        self.points = self.loaded.tuning_points()
+            return {}
+        alike = {
+            arm.name
+            for arm in self.arms.values()
+            if record["arms"].get(arm.name, {}).get("fingerprint") == plan_of(arm).fingerprint
+        }
+        runs = [from_json(entry) for entry in record["runs"] if entry["arm"] in alike]
+        return {(run.arm, run.seed, run.point, run.tuning): run for run in runs}
 
     def tuning(self) -> list[StudyRun]:
         """The runs to tune with."""
@@ -309,7 +314,8 @@ def write_record(agenda: Agenda) -> None:
 def make_workers(on: str | None, num_jobs: int | None) -> Workers:
     """Who trains: this machine, or a Ray cluster. Raises UserError where there is none."""
     if on is None:
-        return LocalWorkers(local_slots(num_jobs))
+        slots = default_slots(num_jobs)
+        return LocalWorkers(slots.num_jobs, slots.threads, slots.gpus)
     from ncamix.ray_jobs import ray_workers
 
     return ray_workers(on, num_jobs)
@@ -323,7 +329,8 @@ def held_study(folder: Path, shard: Shard) -> Iterator[None]:
         UserError: the folder holds other things, or another process trains that share.
     """
     make_folder(folder, STUDY_LOCK)
-    (folder / STUDY_LOCK).touch()
+    if not (folder / STUDY_LOCK).exists():
+        (folder / STUDY_LOCK).touch()
     path = folder / f".shard-{shard.number}-of-{shard.of}.lock"
     with path.open("a") as lock:
         if not lock_own(lock, path):

@@ -20,7 +20,7 @@ EXPECTED = ("declared but never used", "is not used")  # of remarks: no news of 
 
 def print_study(loaded: LoadedStudy, arms: Sequence[Arm], console: Console) -> None:
     """The plans of a study: a line an arm, how many runs that is, and remarks."""
-    head = f": {loaded.base.stem} under trainer {loaded.trainer.stem}"
+    head = f": variants of {loaded.base.stem} under trainer {loaded.trainer.stem}"
     console.print(Text.assemble((loaded.study.name, "bold"), head))
     console.print(study_table(arms))
     for line in study_words(loaded, arms):

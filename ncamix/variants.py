@@ -281,23 +281,23 @@ def _faults(loaded: LoadedStudy) -> list[Problem]:
 
 
 def named(problems: Mapping[str, Sequence[Problem]]) -> list[Problem]:
-    """The problems of variants, each once, saying which variants have it."""
+    """The problems of arms, each once, saying which arms have it."""
     return [replace(p, what=f"{where}: {p.what}") for where, p in shared(problems)]
 
 
 def shared(items: Mapping[str, Sequence[Item]]) -> list[tuple[str, Item]]:
-    """What variants have, each once, behind words for those that have it."""
+    """What arms have, each once, behind words for those that have it."""
     owners: dict[Item, list[str]] = {}
     for name, own in items.items():
         for item in dict.fromkeys(own):
             owners.setdefault(item, []).append(name)
-    return [(_in_variants(names, len(items)), item) for item, names in owners.items()]
+    return [(_in_arms(names, len(items)), item) for item, names in owners.items()]
 
 
-def _in_variants(names: list[str], of: int) -> str:
+def _in_arms(names: list[str], of: int) -> str:
     if len(names) == 1:
-        return f"in the variant '{names[0]}'"
-    return "in every variant" if len(names) == of else f"in {len(names)} variants, as '{names[0]}'"
+        return f"in the arm '{names[0]}'"
+    return "in every arm" if len(names) == of else f"in {len(names)} arms, as '{names[0]}'"
 
 
 def _not_measured(curriculum: LoadedCurriculum, loaded: LoadedStudy) -> list[Problem]:

@@ -93,6 +93,7 @@ edits
 model_card
 export
 running
+jobs
 launching forking selection spreading batches decoding
 exporting
 evals
@@ -100,7 +101,7 @@ showing batch_pictures
 inspection
 batch_output
 measure
-jobs study_runs
+study_runs
 conducting shares study_progress
 run_results
 study_record
