@@ -10,7 +10,7 @@ long log costs little more than its columns: 8 bytes a value.
 from __future__ import annotations
 
 import json
-import re
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +22,6 @@ Floats = NDArray[np.float64]
 Columns = dict[str, Floats]
 
 BLOCK = 1 << 24  # bytes that are read at once
-_NO_NUMBER = re.compile(rb"(:\s*)-?(?:NaN|Infinity)(?=\s*[,}])")  # JSON has none, Python writes it
 _PLACE = ("batch", "tokens")
 
 
@@ -41,8 +40,9 @@ def read_columns(
     parts: list[Floats] = []
     if path.is_file():
         with path.open("rb") as file:
-            number = 1
+            number, before = 1, b""
             for block in _blocks(file):
+                number += before.count(b"\n")
                 place, values, damaged = _parse(block, stages, names)
                 places.append(place)
                 parts.append(values)
@@ -51,7 +51,7 @@ def read_columns(
                         f"{path.name}, line {number + i} is not readable and was left out."
                         for i in damaged
                     ]
-                number += block.count(b"\n")
+                before = block
     if not parts:
         return {stage: dict.fromkeys(names, np.zeros(0)) for stage in stages}
     place, values = np.concatenate(places), np.concatenate(parts, axis=1)
@@ -89,24 +89,28 @@ def _parse(
     """The stage of each row [rows], its numbers [keys, rows], and damaged lines from 0."""
     import pyarrow as pa
     import pyarrow.compute as pc
-    from pyarrow.json import ParseOptions, ReadOptions, read_json
 
-    if b"NaN" in block or b"Infinity" in block:
-        block = _NO_NUMBER.sub(rb"\1null", block)
-    schema = pa.schema([("stage", pa.string()), *((name, pa.float64()) for name in names)])
-    options = ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     try:
-        table = read_json(
-            pa.BufferReader(block), ReadOptions(use_threads=False), parse_options=options
-        )
+        table = _table(block, names)
     except pa.ArrowInvalid:
         return _parse_lines(block, stages, names)
     found = pc.fill_null(pc.index_in(table["stage"], pa.array(stages, pa.string())), -1)
     values = np.empty((len(names), table.num_rows))
     for row, name in enumerate(names):
         values[row] = table[name].to_numpy()
+    values[~np.isfinite(values)] = np.nan
     known = np.isfinite(values[:2]).all(axis=0)
     return found.to_numpy().astype(np.intp)[known], values[:, known], []
+
+
+def _table(block: bytes, names: Sequence[str]) -> Any:
+    """A block as an Arrow table; ArrowInvalid if anything in it is damaged."""
+    import pyarrow as pa
+    from pyarrow.json import ParseOptions, ReadOptions, read_json
+
+    schema = pa.schema([("stage", pa.string()), *((name, pa.float64()) for name in names)])
+    options = ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    return read_json(pa.BufferReader(block), ReadOptions(use_threads=False), parse_options=options)
 
 
 def _parse_lines(
@@ -133,4 +137,4 @@ def _parse_lines(
 
 def _number(value: Any) -> float:
     plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if plain else np.nan
+    return float(value) if plain and math.isfinite(value) else math.nan
