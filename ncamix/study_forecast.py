@@ -39,8 +39,10 @@ def forecast_study(agenda: Agenda, num_jobs: int | None, console: Console) -> No
     runs = list({run.fingerprint: run for run in agenda.expected()}.values())
     left = [run for run in runs if state_of(run, agenda.folder) not in ("finished", "diverged")]
     total, needed = shared_tokens(runs)
-    say(f"\n{counted(len(runs), 'run')}, {format_count(total)} tokens; {format_count(needed)} to")
-    say(f"train, for what begins alike is trained once; {len(runs) - len(left)} are over")
+    say(
+        f"\n{counted(len(runs), 'run')}, {format_count(total)} tokens; {format_count(needed)} to "
+        f"train, since what begins alike is trained once; {len(runs) - len(left)} are over"
+    )
     if left:
         slots = default_slots(num_jobs)
         with Waiting(console, "timing a few steps of the model"):
