@@ -41,6 +41,8 @@ Written = dict[str, Any]  # YAML: mappings, lists, and scalars as their text
 _ENTERING = {  # conditions that `enter` decides over
     "set of groups drawn anew",
     "way of drawing them",
+    "set of groups permuted",
+    "set of rows that are not permuted",
     "run to start from",
     "state of the optimizer",
 }

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 WIDTH = 960.0  # points; the page's column in CSS pixels
 LEFT, TEXT = 44.0, 11.5
+LABEL = WIDTH / 4  # what names at the ends of lines may take
 
 # After Tol's "muted" scheme, safe for the colour-blind: cool hues for automata and other synthetic
 # sources, warm ones for language. Beyond three of each the labels have to help.
@@ -158,6 +159,14 @@ def add_small_panel(
     return ax
 
 
+def add_curves(
+    fig: Figure, top: float, height: float, labels: Iterable[str], theme: Theme, title: str
+) -> Axes:
+    """A panel over whatever its drawing says, with room for `labels` at the ends of lines."""
+    room = 18 + min(LABEL, max(map(text_width, labels), default=0))
+    return add_small_panel(fig, 0, top, (WIDTH - room, height), theme, title)
+
+
 def _dress(ax: Axes, theme: Theme) -> None:
     ax.set_facecolor("none")
     for side in ("top", "left", "right"):
@@ -209,6 +218,43 @@ def panel_size(ax: Axes) -> tuple[float, float]:
 def text_width(text: str) -> float:
     """About how wide `text` is, in points."""
     return 0.6 * TEXT * len(text)
+
+
+def shortened(text: str, room: float) -> str:
+    """A text of at most `room` points, with its middle left out if it is longer."""
+    most = int(room / (0.6 * TEXT))
+    if len(text) <= most:
+        return text
+    first = max(1, (most - 1) // 2)
+    return f"{text[:first]}…{text[len(text) - max(1, most - 1 - first) :]}"
+
+
+def in_lines(text: str, room: float) -> str:
+    """A text of at most `room` points a line, over two lines if it takes more: cut behind the comma
+    that halves it best, since names of arms are lists."""
+    commas = [i for i, letter in enumerate(text, 1) if letter == ","]
+    if text_width(text) <= room or not commas:
+        return shortened(text, room)
+    cut = min(commas, key=lambda i: max(i, len(text) - i))
+    return f"{shortened(text[:cut], room)}\n{shortened(text[cut:], room)}"
+
+
+def add_rows(
+    fig: Figure, place: tuple[float, float, float, float], count: int, theme: Theme, title: str
+) -> Axes:
+    """A panel of `count` rows, the first at the top, over whatever its drawing says. place: left,
+    top, width and height in points; row i is at y = i."""
+    width, total = (72 * float(v) for v in fig.get_size_inches())
+    left, top, wide, high = place
+    ax = fig.add_axes((left / width, 1 - (top + high) / total, wide / width, high / total))
+    _dress(ax, theme)
+    ax.grid(False)
+    ax.grid(axis="x", color=theme.line, linewidth=0.8)
+    ax.set_ylim(count - 0.5, -0.5)
+    ax.set_yticks([])
+    at: dict[str, Any] = {"color": theme.ink, "fontsize": TEXT, "transform": ax.transAxes}
+    ax.text(0, 1 + 10 / high, title, va="baseline", **at)
+    return ax
 
 
 def label_line_ends(

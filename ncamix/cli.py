@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -25,8 +23,11 @@ from ncamix import (
     export_command,
     looking,
     measure_command,
+    report_command,
+    study_command,
 )
 from ncamix.errors import UserError, fail, nearest
+from ncamix.interrupting import interruptible
 from ncamix.launching import begin_rank, launch, num_ranks
 from ncamix.options import CurriculumArgument, SetOption, TrainerOption, plan_of
 from ncamix.ranks import Ranks, is_first_to_fail
@@ -99,7 +100,7 @@ def run(
         trust_files()
     mine = Ranks()
     console = Console(quiet=not mine.is_first)
-    with _interruptible(mine):
+    with interruptible(mine):
         mine.join()
         with mine.together():
             started = num_ranks(ranks, mine)
@@ -120,40 +121,6 @@ def run(
             summary = run_plan(made, folder, data, fresh, console)
     for line in summary_lines(summary, folder):
         console.print(line, highlight=False, markup=False)
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM came before there was anything to save, or after all was."""
-
-
-@contextmanager
-def _interruptible(ranks: Ranks) -> Iterator[None]:
-    """Within it, SIGINT and SIGTERM end the command with 130 and 143, and the way to go on."""
-
-    def end(number: int, frame: Any) -> None:
-        raise _Terminated
-
-    stock = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        if ranks.is_first:
-            print("ncamix: interrupted; run the same command again to resume", file=sys.stderr)
-        number = signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT
-        raise typer.Exit(128 + number) from None
-    finally:
-        signal.signal(signal.SIGTERM, stock)
-
-
-def report(
-    run_folder: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run's folder: runs/NAME.", show_default=False)
-    ],
-) -> None:
-    """Draw report.html of a run anew, also of one that is not finished."""
-    from ncamix.report import write_report
-
-    Console().print(f"wrote {write_report(run_folder)}", highlight=False, markup=False)
 
 
 def schema(
@@ -214,6 +181,7 @@ def help_(
 COMMANDS: dict[str, Callable[..., None]] = {
     "plan": looking.plan,
     "run": run,
+    "study": study_command.study,
     "compile": compile_command.compile,
     "batch": looking.batch,
     "show": looking.show,
@@ -222,7 +190,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "cache": cache_command.cache,
     "export": export_command.export,
     "eval": eval_command.eval_,
-    "report": report,
+    "report": report_command.report,
     "schema": schema,
     "help": help_,
 }

@@ -23,7 +23,7 @@ from ncamix.tree import SETTING, Origin, Place, Tree
 
 MAX_FILES = 20  # that extend each other
 SCHEDULES = {"mixture", "lr"}
-GROUPS = {"reinitialize", "keep_only", "freeze", "spare"}  # lists, which may be written otherwise
+GROUPS = {"reinitialize", "keep_only", "permute", "freeze", "spare"}  # lists, or written otherwise
 ONE_VALUE = SCHEDULES | GROUPS | {"until", "band", "tokenizer"}
 _DOT = re.compile(r"(?<![0-9])\.|\.(?![0-9])")  # between steps, unlike that of 12.5%
 

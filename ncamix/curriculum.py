@@ -255,7 +255,13 @@ class Evaluate(Spec):
         Positive,
         Field(description="Held-out samples of each source, at most: text has what it holds out."),
     ] = 64
-
+    test: Annotated[
+        Positive | None,
+        Field(
+            description="Samples of each source's test split, at most, evaluated once as the run "
+            "ends: as many as `samples` by default."
+        ),
+    ] = None
     benchmarks: Annotated[
         Files,
         Field(
@@ -268,6 +274,11 @@ class Evaluate(Spec):
     @classmethod
     def _list(cls, written: Any) -> Any:
         return tuple(written) if isinstance(written, list) else written
+
+    @property
+    def test_samples(self) -> int:
+        """Samples of each source's test split, at most."""
+        return self.samples if self.test is None else self.test
 
 
 def _check_kind(written: Any) -> Any:

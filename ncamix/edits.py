@@ -119,7 +119,7 @@ def take_over(
         facts = {name: decided[name] for name in kept}
         write_whole(folder.file(DECISIONS), json.dumps(facts, indent=1).encode())
     _drop_caches(folder)
-    folder.file("summary.json").unlink(missing_ok=True)
+    folder.forget_end()
     console.print(_told(now, past, parting), markup=False, highlight=False)
     return plan
 
@@ -127,8 +127,8 @@ def take_over(
 def _begin_anew(plan: Plan, folder: RunFolder, console: Console) -> Plan:
     """Take over the folder of a run that has no past."""
     _write_record(folder, [])
-    for name in (DECISIONS, "summary.json"):
-        folder.file(name).unlink(missing_ok=True)
+    folder.file(DECISIONS).unlink(missing_ok=True)
+    folder.forget_end()
     for weights in (folder.path / "checkpoints").glob(f"*/{WEIGHTS}"):
         weights.unlink()
     _drop_caches(folder)

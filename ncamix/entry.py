@@ -97,6 +97,10 @@ class Enter(Spec):
         WithJsonSchema(GROUPS_FORM),
         Field(description="Groups of parameters that are kept; all others are drawn anew."),
     ] = ()
+    permute: Annotated[
+        Groups,
+        Field(description="Groups of parameters whose values trade places within each tensor."),
+    ] = ()
     freeze: Annotated[
         tuple[FrozenGroup, ...],
         PlainValidator(parse_frozen),
@@ -126,7 +130,7 @@ class Enter(Spec):
         WithJsonSchema(
             forms.either({"type": "string"}, {"type": "array", "items": {"type": "string"}})
         ),
-        Field(description="Kinds or sources whose vocabulary rows are not drawn anew."),
+        Field(description="Kinds or sources whose vocabulary rows are neither drawn nor moved."),
     ] = ()
     from_run: Annotated[
         RunStage | None,
@@ -151,6 +155,25 @@ class Enter(Spec):
             return all_parts(num_layers) - parts(self.keep_only, num_layers)
         return parts(self.reinitialize, num_layers)
 
+    def permuted(self, num_layers: int) -> set[Part]:
+        """The parts of a model of `num_layers` layers whose values are permuted."""
+        return parts(self.permute, num_layers)
+
+    def drawn_and_permuted(self, num_layers: int) -> list[Refusal]:
+        """What is permuted though it is drawn anew, with paths below `enter`; the model has every
+        layer that is named."""
+        drawn = self.redrawn(num_layers)
+        other = "reinitialize" if self.reinitialize else "keep_only"
+        return [
+            (
+                ("permute", group.name),
+                f"'{group}' is permuted, and {other} has it drawn anew, or some of it",
+                "permute what is not drawn anew, or draw it and do not permute it",
+            )
+            for group in self.permute
+            if parts([group], num_layers) & drawn
+        ]
+
     def layers_beyond(self, num_layers: int) -> list[Refusal]:
         """What names layers that a model of `num_layers` layers lacks, with paths below `enter`."""
         return [
@@ -160,7 +183,7 @@ class Enter(Spec):
                 f"0..{num_layers - 1}",
                 f"write {group.name}: all, or layers that the trainer's model has",
             )
-            for key in ("reinitialize", "keep_only", "freeze")
+            for key in ("reinitialize", "keep_only", "permute", "freeze")
             for group in getattr(self, key)
             if group.layers is not None and group.layers[1] >= num_layers
         ]

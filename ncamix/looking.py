@@ -89,17 +89,18 @@ def _plan_study(
     study: Path, trainer: str | None, settings: list[str] | None, as_json: bool
 ) -> None:
     """Plan a study. Variants that cannot be planned end it with an error when all are shown."""
-    from ncamix.study_plan import plan_study, print_study, problems_of, study_json
+    from ncamix.study_plan import check_compared, plan_study, problems_of, study_json
+    from ncamix.study_tables import print_study
     from ncamix.variants import load_study
 
     with WaitingIfLong(Console(stderr=True)) as say:
         loaded = load_study(study, trainer, settings or ())
-        planned = plan_study(loaded, say)
+        arms = plan_study(loaded, say)
     if as_json:
-        print(json.dumps(study_json(loaded, planned), indent=1))
+        print(json.dumps(study_json(loaded, arms), indent=1))
     else:
-        print_study(loaded, planned, Console())
-    if problems := problems_of(planned):
+        print_study(loaded, arms, Console())
+    if problems := [*check_compared(loaded, arms), *problems_of(arms)]:
         raise UserError(problems)
 
 

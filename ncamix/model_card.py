@@ -8,6 +8,7 @@ from __future__ import annotations
 from statistics import fmean
 from typing import Any
 
+from ncamix.entry import Enter
 from ncamix.plan import Plan, PlannedStage
 from ncamix.run_folder import RunFolder, read_rows
 from ncamix.summary import FINAL_SHARE, versions
@@ -78,14 +79,15 @@ def _stages(plan: Plan, last: PlannedStage) -> str:
     rows = []
     for stage in plan.stages[: last.index + 1]:
         samples = ", ".join(f"{name}: {count:,}" for name, count in stage.counts.items() if count)
-        entered = stage.enter.reinitialize if stage.enter is not None else ()
+        enter = stage.enter or Enter()
+        entered = [*map(str, enter.reinitialize), *(f"{g} (permuted)" for g in enter.permute)]
         rows.append(
             [
                 stage.name + (f" (from {stage.origin.name})" if stage.origin is not None else ""),
                 f"{stage.num_tokens:,}",
                 f"{stage.sequence_length:,}",
                 samples,
-                ", ".join(map(str, entered)) or "none",
+                ", ".join(entered) or "none",
             ]
         )
     head = ["stage", "tokens", "sequence length", "samples by source", "parts drawn anew before it"]

@@ -9,9 +9,10 @@ its own weights or fresh ones.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag
 from pydantic import model_validator as check
@@ -55,6 +56,10 @@ class Model(Spec):
     def pretrained(self) -> bool:
         """Whether it begins with weights of its own."""
         return self.files is not None and self.files.content is not None
+
+    def fresh(self) -> Self:
+        """The same architecture, which begins with weights that are drawn."""
+        return self
 
     def num_parameters(self, rows: int) -> int:
         """Trained numbers of the model with `rows` vocabulary rows."""
@@ -175,6 +180,11 @@ class HuggingFaceModel(Model):
         assert name is not None
         found = self.model_copy()
         found._files = find_model(name, folder, self.revision, self.path is not None)
+        return found
+
+    def fresh(self) -> Self:
+        found = self.model_copy()
+        found._files = replace(self.files, content=None)
         return found
 
     @property

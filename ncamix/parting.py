@@ -176,7 +176,8 @@ def _first_unlike(plans: Plans, stages: Stages, by_name: bool) -> tuple[int, str
 def conditions(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
     """What decides over a stage's training beside samples and rates."""
     enter = stage.enter or Enter()
-    redrawn = enter.redrawn(plan.trainer.trainer.model.layers)
+    layers = plan.trainer.trainer.model.layers
+    redrawn, permuted = enter.redrawn(layers), enter.permuted(layers)
     active = plan.vocabulary.softmax == "active"
     return {
         "batch size": stage.batch_size,
@@ -184,7 +185,9 @@ def conditions(plan: Plan, stage: PlannedStage) -> dict[str, Any]:
         "precision": stage.precision,
         "set of groups drawn anew": redrawn,
         "way of drawing them": (enter.initializer, stage.spared) if redrawn else None,
-        "name, which keys what is drawn anew": stage.name if redrawn else None,
+        "set of groups permuted": permuted,
+        "set of rows that are not permuted": stage.spared if permuted else None,
+        "name, which keys what is drawn": stage.name if redrawn or permuted else None,
         "run to start from": stage.origin.meaning() if stage.origin is not None else None,
         "state of the optimizer": enter.optimizer_state,
         **{f"{key} of the optimizer": v for key, v in optimizer_of(stage).items()},

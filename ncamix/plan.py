@@ -70,9 +70,9 @@ class PlannedStage:
     where evidence ended it early. first_token: tokens that the run consumed before. sources: the
     leaf sources that it draws from, in a fixed order. first_sample: where each source's sample
     counter stands. replayed: sources that deal again what was drawn before, and how many samples
-    that is. spared: vocabulary rows [first, last) that re-initialising leaves alone. frozen: groups
-    that are not trained, and for how many batches. origin: another run's weights that it begins
-    with, in place of the stage before.
+    that is. spared: vocabulary rows [first, last) that are neither drawn anew nor permuted. frozen:
+    groups that are not trained, and for how many batches. origin: another run's weights that it
+    begins with, in place of the stage before.
     """
 
     index: int
@@ -171,11 +171,12 @@ class Plan:
         if self.undecided is not None:
             return self.undecided
         evaluate = plain(self.curriculum.curriculum.evaluate)
+        unsaid = ("benchmarks", "test") if evaluate["test"] is None else ("benchmarks",)
         return fingerprint(
             {
                 **self._conditions(),
                 "ranges": self.vocabulary.ranges,
-                "evaluate": {k: v for k, v in evaluate.items() if k != "benchmarks"},
+                "evaluate": {k: v for k, v in evaluate.items() if k not in unsaid},
                 "sources": {name: self._samples(source) for name, source in self.sources.items()},
                 "stages": [_stage_meaning(self, stage) for stage in self.stages],
             }
@@ -344,6 +345,7 @@ def _stage_meaning(plan: Plan, stage: PlannedStage) -> Any:
     }
     layers = plan.trainer.trainer.model.layers
     enter = stage.enter or Enter()
+    permuted = sorted(map(str, enter.permuted(layers)))
     return [
         stage.name,
         stage.num_batches,
@@ -363,4 +365,5 @@ def _stage_meaning(plan: Plan, stage: PlannedStage) -> Any:
         str(stage.spec.until),
         hashlib.blake2b(stage.apportionment.counts.tobytes(), digest_size=16).hexdigest(),
         stage.rate.meaning(),
+        *([permuted] if permuted else []),
     ]

@@ -65,6 +65,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             "every": str(evaluate.every),
             "sources": list(evaluate.sources),
             "samples": evaluate.samples,
+            "test": evaluate.test_samples,
             "benchmarks": {benchmark.name: len(benchmark.files) for benchmark in plan.benchmarks},
         },
         "num_tokens": plan.num_tokens,

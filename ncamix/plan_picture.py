@@ -133,7 +133,7 @@ def stage_record(stage: PlannedStage, names: list[str], num_pixels: int) -> Stag
         tokens=nothing,
         learning_rate=nothing,
         counts={},
-        loss_tokens=0,
+        loss_tokens={},
         losses={},
     )
 

@@ -171,6 +171,7 @@ def _enter_words(stage: PlannedStage) -> list[str]:
         "starts from": _origin_words(stage),
         "re-initialises": enter.reinitialize,
         "re-initialises all but": enter.keep_only,
+        "permutes": enter.permute,
         "spares the rows of": enter.spare,
         "freezes": enter.freeze,
     }

@@ -187,6 +187,7 @@ class _Planner:
             beyond = stage.enter.layers_beyond(self.t.model.layers)
             if not beyond:
                 faults += self.find_origin(i, stage.enter)
+                faults += stage.enter.drawn_and_permuted(self.t.model.layers)
             for below, what, remedy in (*beyond, *faults):
                 self.bad(("stages", i, "enter", *below), what, remedy)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ncamix.errors import Problem, UserError, fail
+from ncamix.errors import Problem, UserError, fail, nearest
 from ncamix.library import choose_trainer, find
 from ncamix.loading import LoadedCurriculum, load_curriculum
 from ncamix.plan import Plan
@@ -80,3 +81,22 @@ def study_file(name: str) -> Path | None:
     except UserError:  # which is said when the file is read for what it is
         return None
     return file if "base" in keys and "stages" not in keys else None
+
+
+def find_study(name: str) -> Path:
+    """The study's file that a name means. Raises UserError where there is none, or no study."""
+    found = study_file(name)
+    if found is not None:
+        return found
+    for folder, sort in (("curricula", "curriculum"), ("trainers", "trainer")):
+        keys: Collection[str] = ()
+        with suppress(UserError):
+            file = find(folder, name)
+            keys = read_document(file).tree.value.keys()
+        if {"stages", "model"} & set(keys):
+            what = f"'{name}' is a {sort}, and this takes a study"
+            raise fail(what, "write a study with it as its base: ncamix help studies")
+    if not Path(name).is_file():
+        there = sorted(str(p) for p in Path().glob("*.y*ml") if study_file(str(p)) is not None)
+        raise fail(f"no such study: '{name}'", nearest(name, there, "studies here"))
+    return Path(name)

@@ -13,6 +13,7 @@ from fractions import Fraction
 from ncamix.documents import package_of
 from ncamix.entry import Enter
 from ncamix.forecast import even_batches
+from ncamix.formats import format_of
 from ncamix.groups import all_parts, parts
 from ncamix.optimizer import peaks
 from ncamix.plan import Plan
@@ -230,6 +231,8 @@ def empty_holdouts(plan: Plan) -> Iterator[str]:
             continue
         if spec.holdout is None or spec.holdout.by != "package":
             continue
+        if any(format_of(file.name).holds != "text" for file in text.files):
+            continue  # what packages they hold is known when they are read
         packages = {package_of(file.name) for file in text.files}
         splits = {split_of_group(package, spec.holdout.share) for package in packages}
         empty = [split for split in HELD_OUT if split not in splits]

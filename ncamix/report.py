@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,13 @@ from numpy.typing import NDArray
 
 from ncamix import charts, drawings
 from ncamix.cells import strip_png
-from ncamix.disk import UNWRITABLE, unwritable
+from ncamix.epiplexity import FORMULA, PAPER, epiplexities
 from ncamix.files import write_whole
 from ncamix.groups import GROUPS
+from ncamix.log_columns import Floats
+from ncamix.pages import is_finite, render_page, write_page
 from ncamix.quantities import counted, format_count
-from ncamix.run_record import Floats, Json, RunRecord, StageRecord, read_run
+from ncamix.run_record import Json, RunRecord, StageRecord, read_run
 
 CAVEAT = (
     "One run with one seed: this shows that the run works, not that the curriculum helps. "
@@ -54,23 +55,9 @@ def write_report(run: Path) -> Path:
     Raises:
         UserError: it is no run, or cannot be written to.
     """
-    from jinja2 import Environment, FileSystemLoader
-
     record = read_run(run)
-    loader = FileSystemLoader(Path(__file__).parent / "templates")
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(
-        count=_count, counted=counted, fixed=_fixed, perplexity=_perplexity, signed=_signed
-    )
-    page = environment.get_template("report.html.j2").render(_page(record))
-    file = run / "report.html"
-    try:
-        write_whole(file, page.encode())
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        raise unwritable(run, file.name, error, "report on a copy of the run") from None
-    return file
+    page = render_page("report.html.j2", _page(record))
+    return write_page(run, "report.html", page, "report on a copy of the run")
 
 
 def write_overview(run: Path, out: Path) -> Path:
@@ -125,6 +112,9 @@ def _page(record: RunRecord) -> Json:
         "charts": _charts(record, colours),
         "stages": _stage_rows(record),
         "evaluations": _evaluation_rows(record),
+        "epiplexity": epiplexities(record.stages),
+        "formula": FORMULA,
+        "paper": PAPER,
         "frames": _strips(record),
         "vocabulary": plan.get("vocabulary", {}),
         "warnings": plan.get("warnings", []),
@@ -237,7 +227,7 @@ def _induction(record: RunRecord, names: dict[str, str]) -> Series:
     for key, label in names.items():
         for stage in record.stages:
             rows = [e for e in record.induction if e["stage"] == stage.name]
-            points = [(e["tokens"], e[key]) for e in rows if _finite(e.get(key))]
+            points = [(e["tokens"], e[key]) for e in rows if is_finite(e.get(key))]
             if points:
                 table = np.array(points, np.float64)
                 series.setdefault(label, []).append((table[:, 0], table[:, 1]))
@@ -285,7 +275,7 @@ def _series(record: RunRecord, key: str) -> Series:
             points = [
                 (e["tokens"], e[key])
                 for e in record.evaluations
-                if e["source"] == source and e["stage"] == stage.name and _finite(e.get(key))
+                if e["source"] == source and e["stage"] == stage.name and is_finite(e.get(key))
             ]
             if points:
                 table = np.array(points, np.float64)
@@ -309,7 +299,7 @@ def _stage_rows(record: RunRecord) -> list[Json]:
                 "done": done,
                 "complete": done >= stage.num_batches,
                 "total": sum(realised.values()),
-                "loss_tokens": stage.loss_tokens,
+                "loss_tokens": sum(int(n[-1]) for n in stage.loss_tokens.values() if len(n)),
                 "counts": [
                     (s, plan["counts"].get(s, 0), realised.get(s, 0) if done else None)
                     for s in names
@@ -381,25 +371,3 @@ def _listing(numbers: NDArray[np.intp]) -> str:
     if len(numbers) > 2 and (np.diff(numbers) == 1).all():
         return f"{numbers[0]} to {numbers[-1]}"
     return ", ".join(map(str, numbers.tolist()))
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _count(value: Any) -> str:
-    return f"{value:,.0f}" if _finite(value) else "–"
-
-
-def _fixed(value: Any, digits: int = 3) -> str:
-    return f"{value:,.{digits}f}" if _finite(value) else "–"
-
-
-def _perplexity(value: Any) -> str:
-    if not _finite(value):
-        return "–"
-    return f"{value:,.2f}" if value < 100 else f"{value:,.1f}" if value < 1e4 else f"{value:,.0f}"
-
-
-def _signed(value: int) -> str:
-    return f"+{value:,}" if value > 0 else f"−{-value:,}" if value < 0 else "0"

@@ -41,7 +41,11 @@ _SEGMENTS = (
 _FIRST = "locals"  # the segment that takes a prefix; the others come after it
 _SHARED_MEMORY = Path("/dev/shm")
 DECISIONS = "decisions.json"  # which stages ended on evidence, and on what
+DIVERGED = "diverged.json"  # of which plan, and where, the loss ceased to be a number
 WEIGHTS = "weights.safetensors"  # what a stage hands over, beside its last checkpoint
+SUMMARY = "summary.json"  # says that the run is finished
+TEST = "test.json"  # what the finished run makes of the test splits
+FREQUENCIES = "frequencies.json"  # how often ids occur in held-out samples
 _CHECKPOINT = re.compile(r"ba(\d{6,})(\.pt)?\Z")
 _TEMPORARY = "ncamix-"
 # Bytes of a temporary directory's path: workers that load data put their sockets below it, under
@@ -116,6 +120,11 @@ class RunFolder:
             known = json.loads(self.file(DECISIONS).read_text())
         known[stage] = {"num_batches": num_batches, "tokens": tokens, "values": values}
         write_whole(self.file(DECISIONS), json.dumps(known, indent=1).encode())
+
+    def forget_end(self) -> None:
+        """Remove what was written as the run ended, since it is to go on."""
+        for name in (SUMMARY, TEST, FREQUENCIES):
+            self.file(name).unlink(missing_ok=True)
 
     @contextmanager
     def hold(self) -> Iterator[None]:

@@ -7,9 +7,8 @@ as far as it goes, and remarked on.
 from __future__ import annotations
 
 import json
-import math
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ncamix.groups import GROUPS
+from ncamix.log_columns import Columns, Floats, read_columns
 from ncamix.run_folder import damaged_plan, no_run, read_rows
 
-Floats = NDArray[np.float64]
 Json = dict[str, Any]
 
 
@@ -28,8 +28,8 @@ class StageRecord:
     """One stage as planned and as recorded so far; arrays are float64.
 
     `mixture` and `rate` are sampled at `mixture_progress` and `rate_progress` (0 to 1, [points]).
-    `tokens` (consumed in the run), `learning_rate` and `counts` (samples so far in the stage) are
-    [recorded batches]; `loss_tokens` is how many were trained in the stage so far; `losses` holds
+    `tokens` (consumed in the run), `learning_rate`, `counts` (samples so far in the stage) and
+    `loss_tokens` (tokens with loss so far in the stage) are [recorded batches]; `losses` holds
     pairs (tokens, nats per token) [batches with that source], `norms` by group of parameters pairs
     (tokens, norm of the gradient before clipping). `speed` holds tokens, tokens per second and the
     share of 1 that was spent waiting for data, [3, timed batches].
@@ -47,7 +47,7 @@ class StageRecord:
     tokens: Floats
     learning_rate: Floats
     counts: dict[str, Floats]
-    loss_tokens: int
+    loss_tokens: dict[str, Floats]
     losses: dict[str, tuple[Floats, Floats]]
     norms: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)
     speed: Floats = field(default_factory=lambda: np.zeros((3, 0)))
@@ -72,7 +72,7 @@ class RunRecord:
     @property
     def sources(self) -> dict[str, Json]:
         """The run's sources by name; one drawn in samples of several lengths stands once."""
-        return _by_name(self.plan["sources"])
+        return by_name(self.plan["sources"])
 
     @property
     def batches(self) -> tuple[int, int]:
@@ -102,21 +102,9 @@ def read_run(run: Path) -> RunRecord:
         summary = json.loads((run / "summary.json").read_text("utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         summary = {}
-    rows = _by_batch(run / "metrics.jsonl", remarks)
-    times = _by_batch(run / "speed.jsonl", remarks)  # runs of earlier versions have none
     evaluations: dict[tuple[Any, ...], Json] = {}
     for row in _lines(run / "evaluations.jsonl", remarks):
         evaluations[row["stage"], row["batch"], row["source"]] = row
-    stages = [
-        _stage(
-            s,
-            list(_by_name(plan["sources"])),
-            rows.get(s["name"], {}),
-            times.get(s["name"], {}),
-            remarks,
-        )
-        for s in plan["stages"]
-    ]
     texts = {
         name: (run / name).read_text("utf-8", errors="replace")
         for name in ("curriculum.yaml", "trainer.yaml")
@@ -127,7 +115,7 @@ def read_run(run: Path) -> RunRecord:
     return RunRecord(
         plan,
         summary,
-        stages,
+        read_stages(run, plan, remarks),
         ordered,
         _frames(run / "frames.npz", remarks),
         texts,
@@ -136,15 +124,8 @@ def read_run(run: Path) -> RunRecord:
     )
 
 
-def _by_batch(path: Path, remarks: list[str]) -> dict[str, dict[int, Json]]:
-    """Rows by stage and batch; a resumed run may record a batch again."""
-    rows: dict[str, dict[int, Json]] = {}
-    for row in _lines(path, remarks):
-        rows.setdefault(row["stage"], {})[row["batch"]] = row
-    return rows
-
-
-def _by_name(datasets: Mapping[str, Json]) -> dict[str, Json]:
+def by_name(datasets: Mapping[str, Json]) -> dict[str, Json]:
+    """A plan's sources by name, in their order; one of several lengths stands once."""
     found: dict[str, Json] = {}
     for key, entry in datasets.items():
         found.setdefault(entry.get("source", key), entry)
@@ -167,25 +148,42 @@ def _lines(path: Path, remarks: list[str]) -> Iterator[Json]:
                 yield row
 
 
+def read_stages(
+    run: Path, plan: Json, remarks: list[str], watched: bool = True
+) -> list[StageRecord]:
+    """The stages of a run of that plan, as recorded so far; `watched` with what is looked at of a
+    single run: gradients, rates and times."""
+    names, sources = [s["name"] for s in plan["stages"]], list(by_name(plan["sources"]))
+    keys = [f"{key}/{s}" for s in sources for key in ("loss", "count", "loss_tokens")]
+    groups = GROUPS if watched else ()
+    keys += [*(f"grad_norm/{group}" for group in groups), *(["lr"] if watched else [])]
+    rows = read_columns(run / "metrics.jsonl", names, keys, remarks)
+    times: dict[str, Columns] = {}
+    if watched:  # runs of earlier versions have none
+        keys = ["seconds", "data_wait", "tokens_per_second"]
+        times = read_columns(run / "speed.jsonl", names, keys, remarks)
+    return [
+        _stage(s, sources, groups, rows[s["name"]], times.get(s["name"], {}), remarks)
+        for s in plan["stages"]
+    ]
+
+
 def _stage(
     plan: Json,
-    sources: list[str],
-    rows: Mapping[int, Json],
-    times: Mapping[int, Json],
+    sources: Sequence[str],
+    groups: Sequence[str],
+    rows: Columns,
+    times: Columns,
     remarks: list[str],
 ) -> StageRecord:
-    recorded = [rows[b] for b in sorted(rows)]
-    tokens = np.array([r["tokens"] for r in recorded], np.float64)
-    losses, not_finite = _traces(recorded, "loss", sources)
-    groups = dict.fromkeys(
-        k.partition("/")[2] for r in recorded for k in r if k[:10] == "grad_norm/"
-    )
-    norms, _ = _traces(recorded, "grad_norm", groups)
-    timed = [times[b] for b in sorted(times) if times[b].get("seconds")]
-    speed = [
-        (r["tokens"], r["tokens_per_second"], min(1.0, r["data_wait"] / r["seconds"]))
-        for r in timed
-    ]
+    tokens = rows["tokens"]
+    counts = {s: np.nan_to_num(rows[f"count/{s}"]) for s in sources}
+    loss_tokens = {s: np.nan_to_num(rows[f"loss_tokens/{s}"]) for s in sources}
+    not_finite = 0
+    for source in sources:
+        so_far = loss_tokens[source] if loss_tokens[source].any() else counts[source]
+        drawn = np.diff(so_far, prepend=0) > 0
+        not_finite += int((drawn & np.isnan(rows[f"loss/{source}"])).sum())
     if not_finite:
         remarks.append(f"Stage {plan['name']}: {not_finite} losses were not finite numbers.")
     mixture, rate = plan["mixture_curve"], plan["learning_rate_curve"]
@@ -204,31 +202,32 @@ def _stage(
         rate_progress=np.array(rate["progress"], np.float64),
         rate=np.array(rate["rate"], np.float64),
         tokens=tokens,
-        learning_rate=np.array([r.get("lr", np.nan) for r in recorded], np.float64),
-        counts={
-            s: np.array([r.get(f"count/{s}", 0) for r in recorded], np.float64) for s in sources
-        },
-        loss_tokens=sum(recorded[-1].get(f"loss_tokens/{s}", 0) for s in sources) if rows else 0,
-        losses=losses,
-        norms=norms,
-        speed=np.array(speed, np.float64).reshape(-1, 3).T,
+        learning_rate=rows.get("lr", np.full(len(tokens), np.nan)),
+        counts=counts,
+        loss_tokens=loss_tokens,
+        losses=_traces(rows, "loss", sources),
+        norms=_traces(rows, "grad_norm", groups),
+        speed=_speed(times) if times else np.zeros((3, 0)),
     )
 
 
-def _traces(
-    rows: list[Json], metric: str, names: Iterable[str]
-) -> tuple[dict[str, tuple[Floats, Floats]], int]:
-    """(tokens, values) of `metric` by name, and how many values were no finite numbers."""
-    found, not_finite = {}, 0
+def _traces(rows: Columns, metric: str, names: Sequence[str]) -> dict[str, tuple[Floats, Floats]]:
+    """(tokens, values) of `metric` by name, where there are any."""
+    found = {}
     for name in names:
-        key = f"{metric}/{name}"
-        pairs = [(r["tokens"], r[key]) for r in rows if key in r]
-        finite = [(t, v) for t, v in pairs if v is not None and math.isfinite(v)]
-        not_finite += len(pairs) - len(finite)
-        if finite:
-            table = np.array(finite, np.float64)
-            found[name] = (table[:, 0], table[:, 1])
-    return found, not_finite
+        values = rows[f"{metric}/{name}"]
+        known = np.isfinite(values)
+        if known.any():
+            found[name] = (rows["tokens"][known], values[known])
+    return found
+
+
+def _speed(times: Columns) -> Floats:
+    timed = times["seconds"] > 0
+    tokens, seconds, waited, speed = (
+        times[key][timed] for key in ("tokens", "seconds", "data_wait", "tokens_per_second")
+    )
+    return np.stack([tokens, speed, np.minimum(1.0, waited / seconds)])
 
 
 def _frames(path: Path, remarks: list[str]) -> dict[str, tuple[NDArray[np.uint8], Floats, int]]:

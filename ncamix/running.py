@@ -221,6 +221,7 @@ def _train_beside(
         from ncamix.training.recorder import cut_to
         from ncamix.training.stages import is_finished, train
         from ncamix.training.stopping import StopSignal
+        from ncamix.training.testing import examine
         from ncamix.training.texts import Texts
 
         set_up_ranks(device)
@@ -251,12 +252,14 @@ def _train_beside(
             with Waiting(console if first else None, "compiling text") as waiting:
                 plan, _ = texts.ready(plan, plan.stages[0], waiting.say)
         plan = decide(plan, ended)
-        if not is_finished(plan, folder):
-            with (
-                RunProgress(plan.num_tokens, console, first) as progress,
-                following(plan, folder, progress.say) if first else nullcontext(),
-            ):
+        trained = is_finished(plan, folder)
+        with (
+            RunProgress(plan.num_tokens, console, first) as progress,
+            following(plan, folder, progress.say) if first and not trained else nullcontext(),
+        ):
+            if not trained:
                 plan = train(plan, folder, data, texts, device, progress, stop)
+            plan = examine(plan, folder, texts, device, progress, stop)
     if not first:
         return {}
     write_plan(plan, folder)

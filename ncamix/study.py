@@ -6,7 +6,10 @@ A study names a base curriculum, a trainer and seeds. Its variants change the ba
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, PlainValidator, WithJsonSchema, field_validator
@@ -20,6 +23,24 @@ from ncamix.sources.base import Spec
 
 Match = Literal["natural", "total", "steps"]
 _PATH = {"pattern": r"^[a-z_]+(\.[^.]+)*$"}  # of a setting, as `--set` takes it
+CONTROLS = (
+    "scratch_natural",
+    "scratch_total",
+    "scratch_steps",
+    "text",
+    "text_x10",
+    "shuffled",
+    "permuted",
+    "dyck_nested",
+    "dyck_shuffle",
+    "noise_uniform",
+    "noise_zipf",
+)
+_FACTOR = re.compile(r"([0-9]+(?:\.[0-9]+)?)x")
+_NAMES_FORM = forms.either(
+    {"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}
+)
+_SHARE_FORM: forms.Form = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
 _VALUES: forms.Form = {"type": "array", "minItems": 1}
 _SEEDS: forms.Form = {**forms.array({"type": "integer", "minimum": 0}), "uniqueItems": True}
 
@@ -39,6 +60,31 @@ class Tuning:
     settings: dict[str, tuple[Any, ...]]
     seeds: tuple[int, ...]
     on: Literal["validation"] = "validation"
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What ncamix adds to a study's variants: controls beside one of them.
+
+    use: kinds of controls. beside: the variant; None is the first of the primary comparison, or the
+    first there is. stages: those that are controlled for; none are all before natural text. both:
+    each control with that variant's transition, and once more without it.
+    """
+
+    use: tuple[str, ...]
+    beside: str | None = None
+    stages: tuple[str, ...] = ()
+    both: bool = True
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Arms that are run at several lengths of their natural stages, to tell a speed-up to what `to`
+    ends at."""
+
+    to: str
+    of: tuple[str, ...]
+    lengths: tuple[Fraction, ...]
 
 
 @dataclass(frozen=True)
@@ -101,6 +147,77 @@ def _tuning(written: Any) -> Tuning:
     return Tuning({path: tuple(values) for path, values in settings.items()}, seeds)
 
 
+def _names(written: Any, what: str) -> tuple[str, ...]:
+    """A name or a list of names, each once."""
+    names = [written] if isinstance(written, str) else written
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise refuse(f"not {what}", "write names: [one, other]")
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise refuse(f"'{name}' stands twice", "keep one of them", (i,))
+    return tuple(names)
+
+
+def _controls(written: Any) -> Controls:
+    if isinstance(written, list):
+        written = {"use": written}
+    if not isinstance(written, dict) or "use" not in written:
+        raise refuse("controls are a list of kinds", "write [scratch_natural, shuffled], or []")
+    refused = Refusals()
+    for key in written:
+        if key not in (known := ("use", "beside", "stage", "transition")):
+            refused.add((key,), f"unknown key '{key}'", nearest(str(key), known))
+    use = refused.attempt(("use",), _names, written["use"], "kinds of controls") or ()
+    for i, kind in enumerate(use):
+        if kind not in CONTROLS:
+            remedy = nearest(kind, CONTROLS, "controls")
+            refused.add(("use", i), f"unknown control '{kind}'", remedy)
+    stages = refused.attempt(("stage",), _names, written.get("stage", []), "stages") or ()
+    beside = written.get("beside")
+    if beside is not None and not isinstance(beside, str):
+        refused.add(("beside",), "not a variant", "write the name of one")
+    transition = written.get("transition", "both")
+    if transition not in ("both", "same"):
+        remedy = "write both (with the variant's transition, and without any), or same"
+        refused.add(("transition",), f"unknown transition '{transition}'", remedy)
+    refused.stop()
+    return Controls(use, beside, stages, transition == "both")
+
+
+def _lengths(written: Any) -> Lengths:
+    example = "write {to: scratch_natural, of: [up], lengths: [0.5x, 1x, 2x]}"
+    if not isinstance(written, dict):
+        raise refuse("a speed-up is a mapping", example)
+    refused = Refusals()
+    for key in written:
+        if key not in (known := ("to", "of", "lengths")):
+            refused.add((key,), f"unknown key '{key}'", nearest(str(key), known))
+    to = written.get("to")
+    if not isinstance(to, str):
+        refused.add(("to",), "not an arm", example)
+    of = refused.attempt(("of",), _names, written.get("of"), "a list of arms") or ()
+    factors = written.get("lengths", ["0.5x", "1x", "2x"])
+    found: list[Fraction] = []
+    for i, factor in enumerate(factors if isinstance(factors, list) else [None]):
+        match = _FACTOR.fullmatch(factor) if isinstance(factor, str) else None
+        if match is None or not Fraction(match[1]):
+            refused.add(("lengths", i), "not a length", "write 0.5x, 1x or 2x")
+        elif Fraction(match[1]) in found:
+            refused.add(("lengths", i), "this length stands twice", "keep one of them")
+        else:
+            found.append(Fraction(match[1]))
+    if len(found) == 1:
+        refused.add(("lengths",), "a speed-up takes two lengths or more", "write [0.5x, 1x, 2x]")
+    refused.stop()
+    return Lengths(str(to), of, tuple(sorted({*found, Fraction(1)})))
+
+
+def _share(written: Any) -> float:
+    if isinstance(written, Decimal) and 0 < written < 1:
+        return float(written)
+    raise refuse("not a share between 0 and 1", "write 0.95")
+
+
 def _grid(written: Any) -> dict[str, tuple[Any, ...]]:
     if not isinstance(written, dict):
         raise refuse(
@@ -137,6 +254,37 @@ class Compare(Spec):
     smallest_effect: AboveZero = Field(
         description="The smallest difference of the metric that would matter, in its own unit."
     )
+    against: str | None = Field(
+        None,
+        description="The arm that all others are compared with: by default the control "
+        "scratch_natural, or a variant of natural text alone.",
+    )
+    confidence: Annotated[float, PlainValidator(_share), WithJsonSchema(_SHARE_FORM)] = Field(
+        0.95, description="Of every interval."
+    )
+    power: Annotated[float, PlainValidator(_share), WithJsonSchema(_SHARE_FORM)] = Field(
+        0.8, description="With which an effect that is said to be detectable would be found."
+    )
+    speedup: Annotated[
+        Lengths | None,
+        PlainValidator(_lengths),
+        WithJsonSchema(
+            {
+                "type": "object",
+                "properties": {
+                    "to": {"type": "string"},
+                    "of": _NAMES_FORM,
+                    "lengths": {
+                        "type": "array",
+                        "items": {"type": "string", "pattern": r"^[0-9.]+x$"},
+                        "minItems": 2,
+                    },
+                },
+                "additionalProperties": False,
+                "required": ["to", "of"],
+            }
+        ),
+    ] = Field(None, description="Arms run at several lengths, to tell a speed-up to another's end.")
 
     @field_validator("primary", mode="before")
     @classmethod
@@ -205,6 +353,30 @@ class Study(Spec):
         PlainValidator(_grid),
         WithJsonSchema({"type": "object", "propertyNames": _PATH, "additionalProperties": _VALUES}),
     ] = Field({}, description="Path -> values: every variant is run with every combination.")
+    controls: Annotated[
+        Controls | None,
+        PlainValidator(_controls),
+        WithJsonSchema(
+            forms.either(
+                {"type": "array", "items": {"enum": list(CONTROLS)}},
+                {
+                    "type": "object",
+                    "properties": {
+                        "use": {"type": "array", "items": {"enum": list(CONTROLS)}},
+                        "beside": {"type": "string"},
+                        "stage": _NAMES_FORM,
+                        "transition": {"enum": ["both", "same"]},
+                    },
+                    "additionalProperties": False,
+                    "required": ["use"],
+                },
+            )
+        ),
+    ] = Field(
+        None,
+        description="Controls beside a variant, which ncamix makes: scratch_natural and others. "
+        "Without the key, those from scratch are added where no variant is one; [] is none.",
+    )
     compare: Compare | None = Field(None, description="What the study decides.")
 
     @field_validator("name", mode="after")

@@ -1,68 +1,161 @@
-"""The plans of a study: one for every variant, matched to the base where it says so.
+"""The plans of a study: one for every arm, with models of one size.
 
-    variant -> plan -> another budget, until it has as much as the base -> as many rows for all
+    variants -> plans, matched to the base where they say so
+      -> controls beside one of them -> lengths of those whose speed-up is asked for -> arms
 
-Natural tokens are those of finite sources: text, pairs, datasets. Matching scales the trainer's
-budget, which is all that it changes.
+An arm is all that is compared: a variant, a control, or another length of either. Natural tokens
+are those of finite sources: text, pairs, datasets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import prod
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from ncamix.errors import Problem, UserError
-from ncamix.loading import LoadedCurriculum
+from ncamix.composition import Setting, parse_setting
+from ncamix.controls import (
+    Impossible,
+    control_settings,
+    cut,
+    has_transition,
+    is_natural,
+    length_settings,
+)
+from ncamix.errors import Problem, UserError, nearest
 from ncamix.plan import Plan
-from ncamix.plan_tables import add_row, new_table
 from ncamix.planning import make_plan
-from ncamix.quantities import Quantity, counted, format_count, format_fraction
-from ncamix.study import Match, Study
+from ncamix.quantities import Quantity, format_count, format_fraction
+from ncamix.study import Controls, Match
 from ncamix.trainer import LoadedTrainer
-from ncamix.variants import LoadedStudy, Variant, named, shared, variants_of
+from ncamix.variants import LoadedStudy, Variant, applicable, named, variants_of
 from ncamix.waiting import Say, quiet
 
 TRIES = 8  # of matching; one is enough where every duration is a share of the budget
+FROM_SCRATCH = ("scratch_natural", "scratch_total")  # controls that are there without being asked
+PLAIN = "_plain"  # ends the name of a control without the transition
 
 
 @dataclass(frozen=True)
-class PlannedVariant:
-    """A variant and its plan, or the problems that keep it from having one."""
+class Arm:
+    """What is compared, and its plan, or the problems that keep it from having one.
 
-    variant: Variant
+    laid: settings over base and trainer, behind the study's own. written: its variant's name in the
+    study; empty for a control or a point of the grid alone. control: its kind; beside: the arm that
+    it stands beside; transition: whether it passes that one's. length: of its natural stages, of
+    those of the arm `lengthened`. same_as: an arm before it whose plan is alike to the last batch.
+    """
+
+    name: str
+    laid: tuple[Setting, ...]
     plan: Plan | None
+    written: str = ""
+    control: str | None = None
+    beside: str | None = None
+    transition: bool = True
+    length: Fraction = Fraction(1)
+    lengthened: str | None = None
+    same_as: str | None = None
     problems: tuple[Problem, ...] = ()
 
+    @property
+    def title(self) -> str:
+        """What sort of arm it is, in words."""
+        if self.lengthened is not None:
+            return f"{format_fraction(self.length)}x of {self.lengthened}"
+        if self.control is None:
+            return "variant"
+        without = "" if self.transition else ", no transition"
+        return f"control of {self.beside}{without}"
 
-def plan_study(loaded: LoadedStudy, say: Say = quiet) -> list[PlannedVariant]:
-    """Plan every variant of a study under its trainer.
 
-    All get as many rows of vocabulary as the one that needs most, so that models are of one size.
+def plan_study(loaded: LoadedStudy, say: Say = quiet) -> list[Arm]:
+    """Plan every arm of a study under its trainer, each with the first of the study's seeds.
+
+    All get as many rows of vocabulary as the one that needs most, so that models are of one size,
+    and are evaluated at the same intervals in tokens.
     """
-    planned = []
-    variants = variants_of(loaded)
-    for i, variant in enumerate(variants.values()):
-        if i:  # a study of one variant is no longer than a plan
-            say(f"planning {variant.name}", i / len(variants))
-        planned.append(_plan_variant(loaded, variant, say))
-    rows = max((p.plan.vocabulary.rows for p in planned if p.plan), default=0)
-    for i, item in enumerate(planned):
-        if item.plan and item.plan.vocabulary.rows < rows:
-            padded = make_plan(_with_rows(item.plan.curriculum, rows), item.plan.trainer, say)
-            planned[i] = replace(item, plan=padded)
-    return planned
+    planner = _Planner(loaded, say)
+    arms = [planner.variant(variant) for variant in variants_of(loaded).values()]
+    arms += planner.controls(arms)
+    arms += planner.lengths(arms)
+    rows = max((arm.plan.vocabulary.rows for arm in arms if arm.plan), default=0)
+    found: list[Arm] = []
+    first: dict[str, str] = {}
+    for arm in arms:
+        if arm.plan and arm.plan.vocabulary.rows < rows:
+            laid = (*arm.laid, parse_setting(f"vocabulary.rows={rows}"))
+            arm = replace(arm, laid=laid, plan=planner.plan(laid))
+        if arm.plan:
+            same = first.setdefault(arm.plan.fingerprint, arm.name)
+            arm = replace(arm, same_as=same if same != arm.name else None)
+        found.append(arm)
+    return found
 
 
-def problems_of(planned: Sequence[PlannedVariant]) -> list[Problem]:
-    """What keeps variants from being planned, each problem once, saying which have it."""
-    return named({item.variant.name: item.problems for item in planned})
+def planned_run(
+    loaded: LoadedStudy, arm: Arm, seed: int, point: Sequence[Setting], say: Say = quiet
+) -> Plan:
+    """The plan of a run: of an arm with a seed, at a point of the tuning. Raises UserError."""
+    return make_plan(*loaded.load(laid_in(arm, seed, point)), say)
+
+
+def laid_in(arm: Arm, seed: int, point: Sequence[Setting]) -> tuple[Setting, ...]:
+    """All settings of a run behind the study's own. Those of the point that are about a stage or
+    a source which the arm lacks are left out."""
+    assert arm.plan is not None
+    at = applicable(point, arm.plan.curriculum.curriculum)
+    return (*arm.laid, *at, parse_setting(f"seed={seed}"))
+
+
+def problems_of(arms: Sequence[Arm]) -> list[Problem]:
+    """What keeps arms from being planned, each problem once, saying which have it."""
+    return named({arm.name: arm.problems for arm in arms})
+
+
+def check_compared(loaded: LoadedStudy, arms: Sequence[Arm]) -> list[Problem]:
+    """What `compare` names that is no arm of the study."""
+    compare = loaded.study.compare
+    if compare is None:
+        return []
+    names = [arm.name for arm in arms]
+    asked: list[tuple[tuple[str | int, ...], str]] = [
+        (("compare", "primary", i), name) for i, name in enumerate(compare.primary)
+    ]
+    if compare.against is not None:
+        asked.append((("compare", "against"), compare.against))
+    if compare.speedup is not None:
+        asked.append((("compare", "speedup", "to"), compare.speedup.to))
+        of = enumerate(compare.speedup.of)
+        asked += [(("compare", "speedup", "of", i), name) for i, name in of]
+    return [
+        loaded.document.problem(where, f"no arm is named '{name}'", nearest(name, names, "arms"))
+        for where, name in asked
+        if name not in names
+    ]
+
+
+def against(loaded: LoadedStudy, arms: Sequence[Arm]) -> str | None:
+    """The arm that all others are compared with: as written, else the control from scratch with
+    equal natural tokens, else a variant of natural text alone."""
+    compare = loaded.study.compare
+    if compare is not None and compare.against is not None:
+        return compare.against
+    from_scratch = [a.name for a in arms if a.control == "scratch_natural" and a.transition]
+    natural = [a.name for a in arms if a.written and a.plan and is_natural(a.plan)]
+    return next(iter(from_scratch + natural), None)
+
+
+def amount(plan: Plan, match: Match) -> int:
+    """Natural tokens, tokens or optimizer steps of a plan."""
+    if match == "steps":
+        return sum(stage.num_batches for stage in plan.stages)
+    sources = plan.curriculum.curriculum.sources
+    return sum(
+        count for name, count in tokens_of(plan).items() if match == "total" or sources[name].finite
+    )
 
 
 def tokens_of(plan: Plan) -> dict[str, int]:
@@ -74,128 +167,266 @@ def tokens_of(plan: Plan) -> dict[str, int]:
     return tokens
 
 
-def print_study(loaded: LoadedStudy, planned: Sequence[PlannedVariant], console: Console) -> None:
-    """The plans of a study on a terminal: a line a variant, how many runs that is, and remarks."""
-    study, plans = loaded.study, {p.variant.name: p.plan for p in planned if p.plan}
-    head = f": variants of {loaded.base.stem} under trainer {loaded.trainer.stem}"
-    console.print(Text.assemble((study.name, "bold"), head))
-    console.print(study_table(planned))
-    for line in _words(study, list(plans.values())):
-        console.print(Text(line, "dim"))
-    for where, warning in shared({name: plan.warnings for name, plan in plans.items()}):
-        console.print(Text.assemble(("note  ", "yellow"), f"{where}: {warning}"))
+class _Planner:
+    """Plans arms, one after the other."""
 
+    def __init__(self, loaded: LoadedStudy, say: Say) -> None:
+        self.loaded, self.study, self.say = loaded, loaded.study, say
+        self.every: tuple[Setting, ...] = ()
+        self._matches: dict[tuple[str, ...], Plan] = {}
+        with suppress(UserError):  # a base that cannot be planned may have variants that can
+            base = self._base(())
+            every = base.curriculum.curriculum.evaluate.every
+            if every.unit == "%":
+                tokens = max(1, round(every.value / 100 * base.num_tokens))
+                self.every = (parse_setting(f"evaluate.every={tokens}tok"),)
+                self._matches.clear()
 
-def study_table(planned: Sequence[PlannedVariant]) -> Table:
-    """A line a variant: tokens, optimizer steps, and tokens of each source."""
-    table = new_table("variant", "tokens", "steps", text=1)
-    table.add_column("tokens of each source", overflow="fold")
-    for item in planned:
-        if item.plan is None:
-            add_row(table, item.variant.name, "", "", "cannot be planned", style="red")
-            continue
-        shown = ", ".join(f"{name} {n:,}" for name, n in tokens_of(item.plan).items() if n)
-        numbers = (f"{_amount(item.plan, match):,}" for match in ("total", "steps"))
-        add_row(table, item.variant.name, *numbers, shown)
-    return table
+    def plan(self, laid: Iterable[Setting]) -> Plan:
+        return make_plan(*self.loaded.load(laid), self.say)
 
+    def _base(self, point: tuple[Setting, ...]) -> Plan:
+        """The base at a point of the grid."""
+        key = tuple(map(str, point))
+        if key not in self._matches:
+            self._matches[key] = self.plan((*self.every, *point))
+        return self._matches[key]
 
-def _words(study: Study, plans: Sequence[Plan]) -> list[str]:
-    """What a study comes to, a line each."""
-    num_seeds = len(study.seeds)
-    tokens = sum(plan.num_tokens for plan in plans) * num_seeds
-    runs, seeds = counted(len(plans) * num_seeds, "run"), counted(num_seeds, "seed")
-    lines = [f"{runs} with {seeds}: {format_count(tokens)} tokens"]
-    if study.tune:
-        points = prod(map(len, study.tune.settings.values()))
-        tuning = counted(len(plans) * points * len(study.tune.seeds), "run")
-        settings = counted(points, "setting")
-        lines.append(f"before that, {tuning} to tune {settings} of every variant")
-    if study.compare:
-        first, second = study.compare.primary
-        lines.append(
-            f"compares {first} with {second} by {study.compare.metric}; "
-            f"{format_fraction(study.compare.smallest_effect)} would matter"
+    def variant(self, variant: Variant) -> Arm:
+        """A variant's arm."""
+        self.say(f"planning {variant.name}", 0.0)
+        laid = (*self.every, *variant.settings)
+        try:
+            plan = self.plan(laid)
+            if variant.match is not None:
+                target = amount(self._base(variant.point), variant.match)
+                budget = self._budget(plan, variant, target)
+                if budget is not None:
+                    laid = (*laid, parse_setting(f"trainer.budget={budget}tok"))
+                    plan = self.plan(laid)
+        except UserError as error:
+            return Arm(variant.name, laid, None, variant.written, problems=tuple(error.problems))
+        return Arm(variant.name, laid, plan, variant.written)
+
+    def controls(self, arms: Sequence[Arm]) -> list[Arm]:
+        """The controls beside variants, at every point of the grid."""
+        asked = self.study.controls
+        chosen = asked if asked is not None else self._usual(arms)
+        written = {arm.written for arm in arms}
+        beside = chosen.beside or self._first(arms)
+        made: list[Arm] = []
+        taken = {arm.name for arm in arms}
+        for arm in arms:
+            if arm.plan is None or (arm.written != beside and arm.name != beside and any(written)):
+                continue
+            at = arm.name.removeprefix(arm.written).removeprefix(",")
+            for i, kind in enumerate(chosen.use):
+                where = ("controls", "use", i) if self._mapped() else ("controls", i)
+                made += self._control(kind, arm, at, chosen, where, taken)
+        return made
+
+    def _mapped(self) -> bool:
+        return isinstance(self.loaded.document.tree.plain().get("controls"), dict)
+
+    def _first(self, arms: Sequence[Arm]) -> str:
+        """The variant that controls stand beside where none is named: the first of the primary
+        comparison that has automata, or the first one that has."""
+        compare = self.study.compare
+        order = [*(compare.primary if compare else ()), *(arm.name for arm in arms)]
+        plans = {arm.name: arm for arm in arms}
+        for name in order:
+            arm = plans.get(name)
+            if arm is not None and arm.plan is not None and not is_natural(arm.plan):
+                return arm.written or arm.name
+        return order[0]
+
+    def _usual(self, arms: Sequence[Arm]) -> Controls:
+        """The controls of a study that says nothing of them: none where a variant is one."""
+        if any(arm.plan is None or is_natural(arm.plan) for arm in arms):
+            return Controls(())
+        try:
+            for arm in arms:
+                assert arm.plan is not None
+                cut(arm.plan)
+        except Impossible:
+            return Controls(())
+        return Controls(FROM_SCRATCH)
+
+    def _control(
+        self,
+        kind: str,
+        arm: Arm,
+        at: str,
+        chosen: Controls,
+        where: tuple[str | int, ...],
+        taken: set[str],
+    ) -> list[Arm]:
+        """A control beside an arm, with the arm's transition and without it."""
+        assert arm.plan is not None
+        found: list[Arm] = []
+        for transition in (True, False) if chosen.both else (True,):
+            own = kind if transition else kind + PLAIN
+            name = f"{own},{at}" if at else own
+            item = Arm(name, arm.laid, None, "", kind, arm.name, transition)
+            try:
+                if name in taken:
+                    raise Impossible(
+                        f"a variant is named '{name}', as this control would be",
+                        f"rename the variant, or take {kind} out of `controls`",
+                    )
+                parts = cut(arm.plan, chosen.stages)
+                if not transition and not has_transition(parts):
+                    continue
+                settings = control_settings(kind, parts, transition)
+                laid = (*arm.laid, *map(parse_setting, settings))
+                item = replace(item, laid=laid, plan=self.plan(laid))
+            except Impossible as error:
+                what, remedy = error.args
+                document = self.loaded.document
+                path = where if self.study.controls is not None else ()
+                item = replace(item, problems=(document.problem(path, what, remedy),))
+            except UserError as error:
+                item = replace(item, problems=tuple(error.problems))
+            found.append(item)
+        return found
+
+    def lengths(self, arms: Sequence[Arm]) -> list[Arm]:
+        """The arms of other lengths that a speed-up is told by."""
+        compare = self.study.compare
+        wanted = compare.speedup if compare is not None else None
+        if wanted is None:
+            return []
+        known = {arm.name: arm for arm in arms}
+        found = []
+        for name in dict.fromkeys((wanted.to, *wanted.of)):
+            arm = known.get(name)
+            if arm is None or arm.plan is None:
+                continue
+            for length in wanted.lengths:
+                if length != 1:
+                    found.append(self._lengthened(arm, length))
+        return found
+
+    def _lengthened(self, arm: Arm, length: Fraction) -> Arm:
+        assert arm.plan is not None
+        name = f"{arm.name},length={format_fraction(length)}x"
+        stages = self.study.controls.stages if self.study.controls else ()
+        settings = length_settings(arm.plan, length, stages)
+        laid = (*arm.laid, *map(parse_setting, settings))
+        plan, problems = None, tuple[Problem, ...]()
+        try:
+            plan = self.plan(laid)
+        except UserError as error:
+            problems = tuple(error.problems)
+        return replace(
+            arm,
+            name=name,
+            laid=laid,
+            plan=plan,
+            written="",
+            length=length,
+            lengthened=arm.name,
+            problems=problems,
         )
-    return lines
 
-
-def study_json(loaded: LoadedStudy, planned: Sequence[PlannedVariant]) -> dict[str, Any]:
-    """The plans of a study as plain JSON."""
-    return {
-        "ncamix": 1,
-        "name": loaded.study.name,
-        "seeds": list(loaded.study.seeds),
-        "variants": {
-            item.variant.name: {
-                "fingerprint": item.plan.fingerprint,
-                "budget": int(item.plan.trainer.trainer.budget.value),
-                "num_tokens": item.plan.num_tokens,
-                "num_steps": _amount(item.plan, "steps"),
-                "vocabulary_rows": item.plan.vocabulary.rows,
-                "tokens": tokens_of(item.plan),
-                "warnings": item.plan.warnings,
-            }
-            if item.plan
-            else {"problems": [str(problem) for problem in item.problems]}
-            for item in planned
-        },
-    }
-
-
-def _plan_variant(loaded: LoadedStudy, variant: Variant, say: Say) -> PlannedVariant:
-    try:
-        curriculum, trainer = loaded.load(variant.settings)
-        plan = make_plan(curriculum, trainer, say)
-        if variant.match is not None:
-            target = _amount(make_plan(*loaded.load(variant.point), say), variant.match)
-            plan = _matched(plan, variant, target, loaded, say)
-    except UserError as error:
-        return PlannedVariant(variant, None, tuple(error.problems))
-    return PlannedVariant(variant, plan)
-
-
-def _matched(plan: Plan, variant: Variant, target: int, loaded: LoadedStudy, say: Say) -> Plan:
-    """A plan with another budget, so that it has the base's amount to within a batch."""
-    match = variant.match
-    assert match is not None
-    for _ in range(TRIES):
-        amount = _amount(plan, match)
-        batch = max(stage.batch_size * stage.sequence_length for stage in plan.stages)
-        if abs(amount - target) < (1 if match == "steps" else batch):
-            return plan
-        if not amount:
-            break
-        aim = target + (Fraction(1, 2) if match == "steps" else 0)  # in the middle of a step
-        budget = plan.trainer.trainer.budget.value * aim / amount
-        plan = make_plan(plan.curriculum, _with_budget(plan.trainer, budget), say)
-    where = ("variants", variant.written, "match")
-    what = {"natural": "natural tokens", "total": "tokens", "steps": "optimizer steps"}[match]
-    raise UserError(
-        loaded.document.problem(
-            where,
-            f"no budget gives the base's {format_count(target)} {what}; "
-            f"this one has {format_count(_amount(plan, match))}",
-            "let a stage with text say `rest`, or write its durations as shares",
+    def _budget(self, plan: Plan, variant: Variant, target: int) -> int | None:
+        """Another budget with which a plan has the base's amount to within a batch; None if it has
+        it already."""
+        match = variant.match
+        assert match is not None
+        budget = None
+        for _ in range(TRIES):
+            found = amount(plan, match)
+            batch = max(stage.batch_size * stage.sequence_length for stage in plan.stages)
+            if abs(found - target) < (1 if match == "steps" else batch):
+                return budget
+            if not found:
+                break
+            aim = target + (Fraction(1, 2) if match == "steps" else 0)  # in the middle of a step
+            budget = max(1, round(plan.trainer.trainer.budget.value * aim / found))
+            plan = make_plan(plan.curriculum, _with_budget(plan.trainer, budget), self.say)
+        where = ("variants", variant.written, "match")
+        what = {"natural": "natural tokens", "total": "tokens", "steps": "optimizer steps"}[match]
+        raise UserError(
+            self.loaded.document.problem(
+                where,
+                f"no budget gives the base's {format_count(target)} {what}; "
+                f"this one has {format_count(amount(plan, match))}",
+                "let a stage with text say `rest`, or write its durations as shares",
+            )
         )
-    )
 
 
-def _amount(plan: Plan, match: Match) -> int:
-    if match == "steps":
-        return sum(stage.num_batches for stage in plan.stages)
-    sources = plan.curriculum.curriculum.sources
-    return sum(
-        count for name, count in tokens_of(plan).items() if match == "total" or sources[name].finite
-    )
-
-
-def _with_budget(loaded: LoadedTrainer, tokens: Fraction) -> LoadedTrainer:
-    budget = Quantity(Fraction(max(1, round(tokens))), "tok")
+def _with_budget(loaded: LoadedTrainer, tokens: int) -> LoadedTrainer:
+    budget = Quantity(Fraction(tokens), "tok")
     return replace(loaded, trainer=loaded.trainer.model_copy(update={"budget": budget}))
 
 
-def _with_rows(loaded: LoadedCurriculum, rows: int) -> LoadedCurriculum:
-    vocabulary = loaded.curriculum.vocabulary.model_copy(update={"rows": rows})
-    curriculum = loaded.curriculum.model_copy(update={"vocabulary": vocabulary})
-    return replace(loaded, curriculum=curriculum)
+def arm_json(arm: Arm) -> dict[str, Any]:
+    """An arm as plain JSON."""
+    facts: dict[str, Any] = {
+        "settings": [str(setting) for setting in arm.laid],
+        "written": arm.written,
+        "control": arm.control,
+        "beside": arm.beside,
+        "transition": arm.transition,
+        "length": float(arm.length),
+        "lengthened": arm.lengthened,
+        "same_as": arm.same_as,
+    }
+    plan = arm.plan
+    if plan is None:
+        return {**facts, "problems": [str(problem) for problem in arm.problems]}
+    return {
+        **facts,
+        "fingerprint": plan.fingerprint,
+        "budget": int(plan.trainer.trainer.budget.value),
+        "num_tokens": plan.num_tokens,
+        "num_steps": amount(plan, "steps"),
+        "natural_tokens": amount(plan, "natural"),
+        "rows": plan.vocabulary.rows,
+        "tokens": tokens_of(plan),
+        "warnings": list(plan.warnings),
+    }
+
+
+def study_json(loaded: LoadedStudy, arms: Sequence[Arm]) -> dict[str, Any]:
+    """A study and its arms as plain JSON: what is compared, and how."""
+    return {**study_facts(loaded, arms), "arms": {arm.name: arm_json(arm) for arm in arms}}
+
+
+def study_facts(loaded: LoadedStudy, arms: Sequence[Arm]) -> Mapping[str, Any]:
+    """What a study says of all its arms, as plain JSON."""
+    study = loaded.study
+    base, trainer = loaded.names
+    tune, compare = study.tune, study.compare
+    return {
+        "ncamix": 1,
+        "name": study.name,
+        "file": loaded.document.file,
+        "base": base,
+        "trainer": trainer,
+        "settings": [str(setting) for setting in loaded.settings],
+        "seeds": list(study.seeds),
+        "tuning": tune
+        and {
+            "seeds": list(tune.seeds),
+            "metric": str(compare.metric) if compare else None,
+            "points": {n: [str(s) for s in p] for n, p in loaded.tuning_points().items()},
+        },
+        "compare": compare
+        and {
+            "primary": list(compare.primary),
+            "metric": str(compare.metric),
+            "smallest_effect": float(compare.smallest_effect),
+            "confidence": compare.confidence,
+            "power": compare.power,
+            "against": against(loaded, arms),
+            "speedup": compare.speedup
+            and {
+                "to": compare.speedup.to,
+                "of": list(compare.speedup.of),
+                "lengths": [float(length) for length in compare.speedup.lengths],
+            },
+        },
+    }

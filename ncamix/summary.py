@@ -11,7 +11,7 @@ from typing import Any
 
 from ncamix.files import write_whole
 from ncamix.plan import Plan
-from ncamix.run_folder import RunFolder, read_rows
+from ncamix.run_folder import SUMMARY, TEST, RunFolder, read_rows
 
 _PACKAGES = (
     "ncamix",
@@ -28,7 +28,8 @@ FINAL_SHARE = 20  # the final train loss is the mean over the last 1/20 of a sta
 
 
 def write_summary(plan: Plan, folder: RunFolder, device: str) -> dict[str, Any]:
-    """Write `summary.json` from the run's own records, and return it."""
+    """Write `summary.json` from the run's own records, its `test.json` among them, and return
+    it."""
     metrics = read_rows(folder.file("metrics.jsonl"))
     evaluations = read_rows(folder.file("evaluations.jsonl"))
     times, probes = (read_rows(folder.file(f"{name}.jsonl")) for name in ("speed", "induction"))
@@ -84,12 +85,23 @@ def write_summary(plan: Plan, folder: RunFolder, device: str) -> dict[str, Any]:
         "device": device,
         "num_tokens": plan.num_tokens,
         "stages": stages,
+        "test": _tested(folder),
         "curriculum_fingerprint": plan.curriculum.curriculum.fingerprint(),
         "plan_fingerprint": plan.fingerprint,
         "versions": versions(),
     }
-    write_whole(folder.file("summary.json"), json.dumps(summary, indent=1).encode())
+    write_whole(folder.file(SUMMARY), json.dumps(summary, indent=1).encode())
     return summary
+
+
+def _tested(folder: RunFolder) -> dict[str, dict[str, Any] | None]:
+    """The figures of the run's test by source, without those of documents; None of a source that
+    holds nothing out for it."""
+    found = json.loads(folder.file(TEST).read_text())["sources"]
+    return {
+        name: figures and {k: v for k, v in figures.items() if k != "documents"}
+        for name, figures in found.items()
+    }
 
 
 def versions() -> dict[str, str]:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from ncamix.composition import Setting, settings_of
+from ncamix.curriculum import Curriculum
 from ncamix.errors import Problem, UserError, nearest
 from ncamix.library import find
 from ncamix.loading import LoadedCurriculum, load_curriculum
@@ -65,6 +66,21 @@ class LoadedStudy:
     base: Path
     trainer: Path
     settings: tuple[str | Setting, ...] = ()
+    under: str | None = None  # the trainer, where it is named in place of the study's own
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Base and trainer as a command names them that is run in the study's folder."""
+        if self.under is None:
+            return self.study.base, self.study.trainer
+        file = Path(self.under)
+        return self.study.base, str(file.absolute()) if file.is_file() else self.under
+
+    def tuning_points(self) -> dict[str, tuple[Setting, ...]]:
+        """The points of the tuning by name, such as `peak=0.5x`: their settings."""
+        if self.study.tune is None:
+            return {}
+        return _points(_without(self.document.tree.value["tune"], "seeds", "on"))
 
     def load(self, settings: Iterable[Setting] = ()) -> tuple[LoadedCurriculum, LoadedTrainer]:
         """The base and the trainer with settings laid over them. Raises UserError."""
@@ -108,7 +124,7 @@ def load_study(
             problems.append(missing)
     if problems or len(files) < 2:
         raise UserError(in_order(problems))
-    loaded = LoadedStudy(part, document, files[0], files[1], tuple(settings))
+    loaded = LoadedStudy(part, document, files[0], files[1], tuple(settings), trainer)
     problems = _faults(loaded)
     if problems:
         raise UserError(in_order(problems))
@@ -219,13 +235,25 @@ def _cross_check(study: Study, document: Document) -> list[Problem]:
     num_variants = max(1, len(study.variants)) * prod(map(len, study.grid.values()))
     if num_variants > MAX_VARIANTS:
         bad(("grid",), f"{num_variants:,} variants", f"{MAX_VARIANTS:,} are the most; vary less")
-    elif study.compare and not problems:
+    if study.controls and study.controls.beside is not None and not problems:
         names = list(study.variants or _points(written["grid"]))
-        for i, name in enumerate(study.compare.primary):
-            if name not in names:
-                what, remedy = f"unknown variant '{name}'", nearest(name, names, "variants")
-                bad(("compare", "primary", i), what, remedy)
+        if study.controls.beside not in names:
+            remedy = nearest(study.controls.beside, names, "variants")
+            bad(("controls", "beside"), f"unknown variant '{study.controls.beside}'", remedy)
     return problems
+
+
+def applicable(settings: Iterable[Setting], curriculum: Curriculum) -> tuple[Setting, ...]:
+    """Settings without those about a stage or a source that a curriculum lacks."""
+    known = {
+        "stages": {stage.name for stage in curriculum.stages},
+        "sources": set(curriculum.sources),
+    }
+    return tuple(
+        setting
+        for setting in settings
+        if len(setting.path) == 1 or setting.path[1] in known.get(setting.path[0], setting.path)
+    )
 
 
 def _faults(loaded: LoadedStudy) -> list[Problem]:
@@ -235,14 +263,15 @@ def _faults(loaded: LoadedStudy) -> list[Problem]:
     except UserError as error:
         return error.problems
     found: dict[str, list[Problem]] = {}
-    tune, compare = loaded.study.tune, loaded.study.compare
-    tuned = _points(_without(loaded.document.tree.value["tune"], "seeds", "on")) if tune else {}
+    compare = loaded.study.compare
+    tuned = loaded.tuning_points()
     for i, variant in enumerate(variants_of(loaded).values()):
         problems = found[variant.name] = []
         try:
             curriculum, _ = loaded.load(variant.settings)
             for point in list(tuned.values())[: None if i == 0 else 1]:
-                loaded.load((*variant.settings, *point))
+                at = point if i == 0 else applicable(point, curriculum.curriculum)
+                loaded.load((*variant.settings, *at))
         except UserError as error:
             problems += error.problems
             continue
@@ -252,23 +281,23 @@ def _faults(loaded: LoadedStudy) -> list[Problem]:
 
 
 def named(problems: Mapping[str, Sequence[Problem]]) -> list[Problem]:
-    """The problems of variants, each once, saying which variants have it."""
+    """The problems of arms, each once, saying which arms have it."""
     return [replace(p, what=f"{where}: {p.what}") for where, p in shared(problems)]
 
 
 def shared(items: Mapping[str, Sequence[Item]]) -> list[tuple[str, Item]]:
-    """What variants have, each once, behind words for those that have it."""
+    """What arms have, each once, behind words for those that have it."""
     owners: dict[Item, list[str]] = {}
     for name, own in items.items():
         for item in dict.fromkeys(own):
             owners.setdefault(item, []).append(name)
-    return [(_in_variants(names, len(items)), item) for item, names in owners.items()]
+    return [(_in_arms(names, len(items)), item) for item, names in owners.items()]
 
 
-def _in_variants(names: list[str], of: int) -> str:
+def _in_arms(names: list[str], of: int) -> str:
     if len(names) == 1:
-        return f"in the variant '{names[0]}'"
-    return "in every variant" if len(names) == of else f"in {len(names)} variants, as '{names[0]}'"
+        return f"in the arm '{names[0]}'"
+    return "in every arm" if len(names) == of else f"in {len(names)} arms, as '{names[0]}'"
 
 
 def _not_measured(curriculum: LoadedCurriculum, loaded: LoadedStudy) -> list[Problem]:

@@ -188,6 +188,8 @@ def test_an_edit_is_accepted_exactly_if_the_past_is_the_same(
         ({"reinitialize": ["embeddings"]}, {"reinitialize": ["mlp"]}),
         ({"reinitialize": ["embeddings"]}, None),
         (None, {"reinitialize": ["mlp"], "initializer": "torch"}),
+        (None, {"permute": ["mlp"]}),
+        ({"permute": ["embedding"], "spare": ["noise"]}, {"permute": ["embedding"]}),
         (None, {"freeze": ["attention"]}),
         ({"optimizer_state": "keep"}, None),
     ],

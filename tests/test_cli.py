@@ -218,15 +218,15 @@ def test_a_study_is_planned(ncamix: Run) -> None:
     assert (status, err) == (0, "")
     lines = [line.rstrip() for line in out.splitlines()]
     assert lines[0] == "orders: variants of good under trainer small"
-    assert lines[2].split() == ["plain", "25,600", "100", "hiss", "25,600"]
-    assert lines[3].split() == ["rich", "25,600", "100", "rich", "25,600"]
+    assert lines[2].split() == ["plain", "variant", "25,600", "100", "hiss", "25,600"]
+    assert lines[3].split() == ["rich", "variant", "25,600", "100", "rich", "25,600"]
     assert "4 runs with 2 seeds: 102k tokens" in lines
-    assert "before that, 6 runs to tune 3 settings of every variant" in lines
+    assert "before that, 6 runs to tune 3 settings of every arm, on validation" in lines
     assert "compares plain with rich by loss/hiss; 0.01 would matter" in lines
-    assert any(line.startswith("note  in every variant: ") for line in lines)
+    assert "no arm trains on natural sources alone" in out
     status, out, err = ncamix("plan", "study.yaml", "--json")
     assert (status, err) == (0, "")
-    assert json.loads(out)["variants"]["rich"]["tokens"] == {"hiss": 0, "rich": 25_600}
+    assert json.loads(out)["arms"]["rich"]["tokens"] == {"hiss": 0, "rich": 25_600}
     assert tree() == before
 
 
@@ -236,7 +236,7 @@ def test_a_study_under_another_trainer_and_with_settings(ncamix: Run) -> None:
     settings = ("--set", "trainer.batch_size=8", "--set", "stages.one.mixture={simple: 1}")
     status, out, err = ncamix("plan", "study.yaml", "-t", "other.yaml", *settings, "--json")
     assert (status, err) == (0, "")
-    made = json.loads(out)["variants"]
+    made = json.loads(out)["arms"]
     assert {name: (v["num_steps"], v["tokens"].get("rich")) for name, v in made.items()} == {
         "plain": (100, None),
         "rich": (100, 51_200),  # a variant's settings are laid over those of the command line
@@ -253,8 +253,8 @@ def test_mistakes_of_a_study_are_reported_at_once(ncamix: Run) -> None:
     assert "study.yaml:5:12: seeds.1: 'x' is not a seed" in err
     write_study(STUDY.replace("one.mixture", "oen.mixture").replace("loss/hiss", "loss/rich"))
     err = refused(ncamix, GOOD, "plan", "study.yaml")
-    assert "stages.oen: in the variant 'rich': there is no stage 'oen'" in err
-    assert "compare.metric: in the variant 'plain': 'rich' is not evaluated" in err
+    assert "stages.oen: in the arm 'rich': there is no stage 'oen'" in err
+    assert "compare.metric: in the arm 'plain': 'rich' is not evaluated" in err
 
 
 def test_variants_that_cannot_be_planned_are_located_below_the_others(ncamix: Run) -> None:
@@ -263,10 +263,12 @@ def test_variants_that_cannot_be_planned_are_located_below_the_others(ncamix: Ru
     assert status == 2 and "Traceback" not in err
     assert [line.split()[0] for line in out.splitlines()[2:5]] == ["plain", "long", "rich"]
     assert err.startswith("ncamix: study.yaml:7:")
-    assert "stages.one.duration: in the variant 'long': the durations add up to" in err
+    assert "stages.one.duration: in the arm 'long': the durations add up to" in err
     status, out, err = ncamix("plan", "study.yaml", "--json")
     assert status == 2
-    assert list(json.loads(out)["variants"]["long"]) == ["problems"]
+    made = json.loads(out)["arms"]
+    assert "num_tokens" in made["plain"] and "num_tokens" not in made["long"]
+    assert "add up to" in made["long"]["problems"][0]
 
 
 def test_what_takes_a_curriculum_takes_no_study(ncamix: Run) -> None:

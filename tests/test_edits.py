@@ -26,7 +26,7 @@ from ncamix.loading import load_curriculum
 from ncamix.plan import Plan
 from ncamix.planning import decide, make_plan
 from ncamix.replanning import read_plan, replan
-from ncamix.run_folder import WEIGHTS, RunFolder
+from ncamix.run_folder import FREQUENCIES, SUMMARY, TEST, WEIGHTS, RunFolder
 from ncamix.run_record import read_run
 from ncamix.running import is_trained, take_folder, write_files
 from ncamix.text_compilation import prepare_text
@@ -165,7 +165,7 @@ def test_a_run_is_edited_again_and_again(edited: EditedRun) -> None:
     with edited.past_stays(96):
         assert "from batch 6 of stage 'more' on" in edited()
     assert (edited.run / "report.html").stat().st_mtime_ns > report
-    edited.curriculum["evaluate"]["sources"] = ["hum", "hush"]
+    edited.curriculum["evaluate"] |= {"sources": ["hum", "hush"], "test": 3}
     with edited.past_stays(99):
         assert "no batch with them" in edited()
 
@@ -190,6 +190,12 @@ def test_a_run_is_edited_again_and_again(edited: EditedRun) -> None:
     edited("--out", "runs/whole")
     ours, theirs = edited.rows(), edited.rows(run="runs/whole")
     assert len(ours) == len(theirs) == 99
+    assert summary["test"].keys() == {"hum", "hush"}
+    assert summary["test"]["hush"]["num_tokens"] == 3 * 32
+    for name in (TEST, FREQUENCIES):
+        assert (edited.run / name).read_bytes() == (
+            edited.folder / "runs/whole" / name
+        ).read_bytes()
     for one, other in zip(ours, theirs, strict=True):
         new = {key for key in other if key not in one}  # sources that came to the stage later
         assert one == {key: other[key] for key in one} and not any(other[key] for key in new)
@@ -430,8 +436,11 @@ def test_what_begins_anew_leaves_nothing_that_says_it_is_finished(tmp_path: Path
     weights = found.folder.checkpoints(0, "warm") / WEIGHTS
     weights.parent.mkdir(parents=True)
     weights.touch()
-    found.folder.file("summary.json").write_text(json.dumps({"plan_fingerprint": plan.fingerprint}))
+    found.folder.file(SUMMARY).write_text(json.dumps({"plan_fingerprint": plan.fingerprint}))
+    found.folder.file(TEST).touch()
+    found.folder.file(FREQUENCIES).touch()
     found.begin(found.plan(LATER))
+    assert not any(found.folder.file(name).exists() for name in (SUMMARY, TEST, FREQUENCIES))
     found.begin(plan)
     assert not weights.exists() and not is_trained(plan, found.folder.path)
 

@@ -15,7 +15,7 @@ from ncamix.forking import FORKED, drop_checkpoints, finished_stages, fork
 from ncamix.loading import load_curriculum
 from ncamix.plan import Plan
 from ncamix.planning import make_plan
-from ncamix.run_folder import checkpoints_in
+from ncamix.run_folder import DIVERGED, checkpoints_in
 from ncamix.run_log import RECORDS
 from ncamix.trainer import load_trainer
 
@@ -166,3 +166,16 @@ def test_a_fork_that_fails_leaves_nothing(trained: Path, monkeypatch: pytest.Mon
     with pytest.raises(OSError, match="No space"):
         fork(trained / "donor", plan_with(trained, OTHER), 1, trained / "torn")
     assert sorted(trained.iterdir()) == before
+
+
+def test_a_run_that_diverges_says_where(trained: Path) -> None:
+    """The record by which a study knows that there is nothing to be tried again."""
+    plan = plan_with(trained, "stages.warm.optimizer={lr: 1e18}")
+    words = ["--set", "stages.warm.optimizer={lr: 1e18}", "--out", "diverged"]
+    command = [sys.executable, "-m", "ncamix", "run", "tiny.yaml", "-t", "small.yaml", *words]
+    process = started(command, trained, {**os.environ, "OMP_NUM_THREADS": "1"})
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 2 and "the loss is not finite in batch" in said
+    told = json.loads((trained / "diverged" / DIVERGED).read_text())
+    assert told["fingerprint"] == plan.fingerprint
+    assert told["what"] in said and told["tokens"] > 0

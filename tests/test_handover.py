@@ -22,7 +22,7 @@ from ncamix.run_folder import WEIGHTS, RunFolder
 from ncamix.trainer import load_trainer
 from ncamix.training.handover import enter_stage, load_weights, stage_model
 from ncamix.training.model import build_llama, parameter_groups
-from ncamix.training.transitions import reinitialize
+from ncamix.training.transitions import permute, reinitialize
 
 # A stage whose rate is zero leaves the weights as it found them: its own are those it began with.
 CURRICULUM = """
@@ -43,6 +43,7 @@ stages:
     optimizer: {lr: 0x}
     enter:
       reinitialize: [embeddings, {mlp: 1}]
+      permute: {attention: 0, norms: 1}
       spare: [nca]
       initializer: {normal: 0.3}
       optimizer_state: keep
@@ -121,8 +122,15 @@ def test_what_is_drawn_anew_and_what_stays(whole: EnteredRunner) -> None:
     twin = build_llama(model_of(plan), plan.vocabulary.rows, 16, 3)
     chosen = parts([Group("embeddings"), Group("mlp", (1, 1))], 2)
     drawn = set(reinitialize(twin, chosen, ("normal", 0.3), 3, "two"))
+    moved = {name for name in before if "layers.0.self_attn" in name or "layers.1" in name} - drawn
+    moved -= {name for name in before if "layers.1.self_attn" in name}
+    assert len(moved) == 4 + 2
     first, size = plan.vocabulary.ranges["nca 3 states 2x2"]
     for name, value in after.items():
+        if name in moved:
+            assert not torch.equal(value, before[name])
+            assert torch.equal(value.flatten().sort()[0], before[name].flatten().sort()[0])
+            continue
         if name not in drawn:
             assert torch.equal(value, before[name]), name
             continue
@@ -131,6 +139,11 @@ def test_what_is_drawn_anew_and_what_stays(whole: EnteredRunner) -> None:
             wanted[first : first + size] = before[name][first : first + size]
         assert torch.equal(value, wanted), name
         assert not torch.equal(value, before[name])
+    with torch.no_grad():
+        for name in moved:
+            twin.get_parameter(name).copy_(before[name])
+    assert set(permute(twin, {("attention", 0), ("norms", 1)}, 3, "two")) == moved
+    assert all(torch.equal(twin.get_parameter(name), after[name]) for name in moved)
 
 
 def test_frozen_groups_stay_and_thaw(whole: EnteredRunner) -> None:
@@ -144,11 +157,12 @@ def test_frozen_groups_stay_and_thaw(whole: EnteredRunner) -> None:
 
 
 def test_the_state_goes_on(whole: EnteredRunner) -> None:
-    """Steps, by which Adam corrects its moments: two of `two` where rows were drawn anew."""
+    """Steps, by which Adam corrects its moments: two of `two` where values were changed."""
     state = saved(whole, "two")["moments"]
     steps = {name: int(known["step"]) for name, known in state.items() if "step" in known}
     assert steps.pop("model.embed_tokens.weight") == steps.pop("lm_head.weight") == 2
-    assert set(steps.values()) == {10} and len(steps) == 5
+    assert [steps.pop(name) for name in sorted(steps) if "layers.1." in name] == [2, 2]
+    assert set(steps.values()) == {10} and len(steps) == 3
     state = saved(whole, "three")["moments"]
     thawed = state["model.layers.0.input_layernorm.weight"]["step"]
     assert int(thawed) == 10 + 30 and int(state["model.norm.weight"]["step"]) == 10 + 60

@@ -43,7 +43,8 @@ splits models
 validation
 evidence entry loggers optimizer
 trainer
-curriculum study
+controls curriculum
+study
 references
 loading schema
 variants
@@ -56,8 +57,15 @@ forecast remarks parting corpora stored cache_limits
 inventory
 planning
 plans
+controls
+study_plan
+statistics
+held_out verdicts
+speedups
+findings
 plan_output handbook
-plan_tables comparison study_plan
+plan_tables comparison
+study_tables
 permutations
 owners
 order
@@ -74,9 +82,10 @@ streams
 run_log
 following
 training
+log_columns
 run_record hub_folder
-charts cells canvas
-drawings pictures frequencies
+epiplexity charts cells canvas
+drawings multiples pictures frequencies pages
 plan_picture
 summary report
 replanning advice
@@ -86,15 +95,29 @@ export
 running
 jobs
 ray_jobs
-launching selection spreading batches decoding
+launching forking selection spreading batches decoding
 exporting
 evals
 showing batch_pictures
 inspection
 batch_output
 measure
-options
-looking compile_command measure_command export_command eval_command pruning
+study_runs
+conducting shares study_progress
+run_results
+study_record
+several_runs over_seeds
+study_effects study_sources
+study_results
+study_files study_drawings
+study_panels
+study_pictures
+study_report
+study_running
+study_forecast
+interrupting options
+looking compile_command measure_command export_command eval_command study_command pruning
+report_command
 cache_command
 cli
 __main__

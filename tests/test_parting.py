@@ -163,6 +163,10 @@ def test_twins_are_told_apart(tmp_path: Path) -> None:
             "another way of drawing them",
         ),
         ("initializer: torch", "initializer: model", None, ""),
+        ("permute: mlp", "permute: {mlp: 0}", None, ""),  # of one layer
+        ("permute: mlp", "permute: [mlp, norms]", 0, "another set of groups permuted"),
+        ("permute: mlp", "optimizer_state: fresh", 0, "another set of groups permuted"),
+        ("permute: head, spare: [noise]", "permute: head", 0, "rows that are not permuted"),
         ("optimizer_state: keep", "optimizer_state: fresh", 0, "another state of the optimizer"),
         ("freeze: {mlp: 0}", "freeze: mlp", None, ""),  # of one layer
         ("freeze: mlp", "freeze: head", 0, "other frozen groups"),

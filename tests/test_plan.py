@@ -518,7 +518,7 @@ stages:
     optimizer: {kind: adam, lr: {peak: 0.2x, warmup: 10%, decay: cosine}, betas: [0.9, 0.95]}
   - name: b
     duration: rest
-    enter: {reinitialize: [embeddings], initializer: {normal: 0.02}}
+    enter: {reinitialize: [embeddings], permute: {mlp: all}, initializer: {normal: 0.02}}
     optimizer: {lr: {0%: 1e-3, 100%: 1e-4}, cycle: 5ba}
     mixture: {code: 1}
 evaluate: {every: 10%, sources: [code, simple], samples: 10}

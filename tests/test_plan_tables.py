@@ -105,7 +105,7 @@ def test_what_a_stage_does_in_words(tmp_path: Path) -> None:
     keys = (
         ", transform: reverse, draw: {hiss: replay}, until: {loss/hiss: {below: 2.0}}"
         ", sequence_length: 32, precision: bf16, enter: {keep_only: {attention: 0..1}, "
-        "freeze: [head, {mlp: {layers: 1, until: 20%}}], spare: [noise], "
+        "permute: {attention: 1}, freeze: [head, {mlp: {layers: 1, until: 20%}}], spare: [noise], "
         "optimizer_state: keep}"
     )
     stages = stage("{hiss: 1}", "40%") + stage("{hiss: 1}", name="two", more=keys)
@@ -118,8 +118,8 @@ def test_what_a_stage_does_in_words(tmp_path: Path) -> None:
         "two: ends early once loss/hiss below 2",
         "two: has sequences of 32",
         "two: trains in bf16",
-        "two: on entering, re-initialises all but attention 0..1, spares the rows of noise, "
-        "freezes head, mlp 1 until 20%, keeps the optimizer's state",
+        "two: on entering, re-initialises all but attention 0..1, permutes attention 1, spares the "
+        "rows of noise, freezes head, mlp 1 until 20%, keeps the optimizer's state",
     ]
     origin = Origin("runs/old/first", tmp_path, "ab" * 16, (), ("rows 0 to 99",))
     begun = stage_words(replace(last, origin=origin))[-1]

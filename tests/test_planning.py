@@ -138,6 +138,8 @@ def test_owners_split_every_batch(tmp_path: Path) -> None:
     [
         ("{reinitialize: [{attention: 0..1}]}", "reinitialize", "beyond the model"),
         ("{keep_only: {mlp: 3}}", "keep_only.mlp", "beyond the model"),
+        ("{permute: {mlp: 3}}", "permute.mlp", "beyond the model"),
+        ("{reinitialize: mlp, permute: {mlp: 0}}", "permute.mlp", "reinitialize has it drawn anew"),
         ("{freeze: {norms: {layers: 1, until: 20%}}}", "freeze.norms", "beyond the model"),
         ("{freeze: {mlp: {until: 60ba}}}", "freeze.mlp.until", "frozen for 60 batches, and"),
         ("{reinitialize: embeddings, spare: [binary]}", "spare.0", "has no rows of 'binary'"),

@@ -212,6 +212,15 @@ def test_held_out_splits_that_no_package_comes_into(
         )
 
 
+def test_nothing_is_said_of_packages_that_are_known_when_rows_are_read(tmp_path: Path) -> None:
+    row = '{"path": "a/b.py", "text": "words of a package"}\n'
+    (tmp_path / "rows.jsonl").write_text(row * 9000)
+    holdout = "holdout: {share: 0.01, by: package}"
+    sources = SOURCES + f"  code: {{kind: text, files: [rows.jsonl], {holdout}}}\n"
+    body = curriculum(stage("{code: 1}"), sources, "tokenizer: bytes\n")
+    assert not list(remarks.empty_holdouts(plan_of(tmp_path, body)))
+
+
 def test_rates_of_other_optimizers(tmp_path: Path) -> None:
     muon = ", optimizer: {kind: muon}"
     plan = plan_of(tmp_path, curriculum(stage("{hiss: 1}", more=muon)))

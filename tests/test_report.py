@@ -411,7 +411,7 @@ def test_a_run_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.Mon
     def refused(path: Path, data: bytes) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr("ncamix.report.write_whole", refused)
+    monkeypatch.setattr("ncamix.pages.write_whole", refused)
     found = problem(write_report, tmp_path)
     assert f"{tmp_path} cannot be written" in found.what and "report.html" in found.what
     assert "report on a copy of the run" in found.remedy
@@ -464,7 +464,9 @@ def test_torn_line_and_repeated_batches(tmp_path: Path) -> None:
     make_run(tmp_path, until=50)
     metrics = tmp_path / "metrics.jsonl"
     lines = metrics.read_text().splitlines(keepends=True)
-    again = {**json.loads(lines[45]), "loss/rich": 7.5, "loss/simple": float("nan")}
+    row = json.loads(lines[45])
+    assert "loss/binary" in row
+    again = {**row, "loss/rich": 7.5, "loss/binary": float("nan")}
     metrics.write_text("".join(lines) + json.dumps(again) + "\n" + lines[3][:40])
     record = read_run(tmp_path)
     stage = record.stages[0]

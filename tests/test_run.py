@@ -90,6 +90,7 @@ optimizer: {lr: {peak: 1e-2, warmup: 2ba, decay: inverse_sqrt}}
 """
 NUM_BATCHES = 200
 FIRST_STAGE = 80
+ENDS = ("test.json", "frequencies.json")
 ROUNDED = ("loss/", "loss_alphabet/", "grad_norm/")  # of a row: sums over ranks
 
 
@@ -178,6 +179,9 @@ def same_run(runner: Runner, whole: Runner, out: str = "runs/tiny") -> None:
     for name in ("evaluations.jsonl", "induction.jsonl"):
         assert runner.rows(out, name) == whole.rows(name=name)
     assert len(runner.rows(out, "speed.jsonl")) == len(whole.rows())  # whose times differ
+    for name in ENDS:
+        found = (runner.folder / out / name).read_bytes()
+        assert found == (whole.folder / "runs/tiny" / name).read_bytes()
 
 
 def watched(whole: Runner, rows: list[dict], summary: dict) -> None:
@@ -228,6 +232,14 @@ def test_a_run_leaves_what_it_promises(whole: Runner) -> None:
     assert summary["plan_fingerprint"] == plan["fingerprint"]
     after = summary["stages"][1]["evaluation"]["words"]
     assert after["after"]["loss"] < after["before"]["loss"] - 1  # it learned
+    tested = json.loads((folder / "test.json").read_text())
+    assert (tested["split"], tested["tokens"]) == ("test", 128 * NUM_BATCHES)
+    assert tested["sources"].keys() == summary["test"].keys() == {"words", "lively"}
+    for name, found in tested["sources"].items():
+        documents = found.pop("documents")
+        assert (documents is None) == (name == "lively") and summary["test"][name] == found
+    assert abs(tested["sources"]["words"]["loss"] - after["after"]["loss"]) < 0.5
+    assert json.loads((folder / "frequencies.json").read_text()).keys() == {"words", "lively"}
     assert (folder / "report.html").stat().st_size > 10_000
     assert [p.name for p in sorted((folder / "checkpoints").glob("*/*.pt"))] == [
         "ba000080.pt",
@@ -507,6 +519,12 @@ def test_two_ranks_train_on_the_same_batches(whole: Runner, tmp_path: Path) -> N
         rounded = {key for key in a if key == "loss" or key.startswith(ROUNDED)}
         assert all(a[key] == b[key] for key in a.keys() - rounded)
         assert all(a[key] == pytest.approx(b[key], rel=1e-2, abs=1e-3) for key in rounded)
+    ours, theirs = (
+        json.loads((r.folder / "runs/tiny/test.json").read_text())["sources"]["words"]
+        for r in (runner, whole)
+    )
+    assert ours["documents"]["nats"] == pytest.approx(theirs["documents"]["nats"], rel=2e-2)
+    assert ours["documents"]["num_bytes"] == theirs["documents"]["num_bytes"]
 
 
 def test_overlaid_vocabulary_worker_processes_and_uneven_microbatches(tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ from plan_files import SOURCES, TRAINER, curriculum, stage
 from rich.console import Console
 
 from ncamix.study_plan import (
-    PlannedVariant,
+    Arm,
+    check_compared,
     plan_study,
     problems_of,
     study_json,
-    study_table,
     tokens_of,
 )
+from ncamix.study_tables import study_table
 from ncamix.variants import LoadedStudy, load_study
 
 BATCH = 4 * 64  # tokens; the trainer's budget is a hundred of them
@@ -37,11 +38,11 @@ def load(folder: Path, body: str, base: str = BASE) -> LoadedStudy:
     return load_study(folder / "s.yaml")
 
 
-def planned(folder: Path, body: str, base: str = BASE) -> dict[str, PlannedVariant]:
-    return {item.variant.name: item for item in plan_study(load(folder, body, base))}
+def planned(folder: Path, body: str, base: str = BASE) -> dict[str, Arm]:
+    return {item.name: item for item in plan_study(load(folder, body, base))}
 
 
-def batches(item: PlannedVariant) -> int:
+def batches(item: Arm) -> int:
     assert item.plan is not None, item.problems
     return sum(stage.num_batches for stage in item.plan.stages)
 
@@ -96,19 +97,20 @@ def test_models_are_of_one_size(tmp_path: Path) -> None:
     made = planned(tmp_path, "variants: {up: {}, small: {sources.rich.alphabet: 8}}\n")
     rows = {item.plan.vocabulary.rows for item in made.values() if item.plan}
     assert rows == {257 + 10_002 + 4_098}  # two delimiters each
-    first = [item.plan.sources["simple"].first_id for item in made.values() if item.plan]
+    plans = [made[name].plan for name in ("up", "small")]
+    first = [plan.sources["simple"].first_id for plan in plans if plan]
     assert first == [257, 257 + 4_098]
 
 
-def test_the_table_has_a_line_a_variant(tmp_path: Path) -> None:
+def test_the_table_has_a_line_an_arm(tmp_path: Path) -> None:
     loaded = load(tmp_path, "variants: {up: {}, long: {stages.one.duration: 100%}}\n")
     plans = plan_study(loaded)
     Console(file=(out := StringIO()), width=120).print(study_table(plans))
     head, up, long = (line.rstrip() for line in out.getvalue().splitlines())
-    assert up.split(maxsplit=3)[:3] == ["up", "25,600", "100"]
+    assert up.split(maxsplit=4)[:4] == ["up", "variant", "25,600", "100"]
     assert up.endswith("simple 5,120, rich 4,096, notes 16,384")
-    assert long.split(maxsplit=1) == ["long", "cannot be planned"]
-    made = json.loads(json.dumps(study_json(loaded, plans)))["variants"]
+    assert long.split(maxsplit=2) == ["long", "variant", "cannot be planned"]
+    made = json.loads(json.dumps(study_json(loaded, plans)))["arms"]
     assert made["up"]["tokens"] == {"notes": 16384, "rich": 4096, "simple": 5120}
     assert "nothing is left" in made["long"]["problems"][0]
 
@@ -116,9 +118,9 @@ def test_the_table_has_a_line_a_variant(tmp_path: Path) -> None:
 def test_problems_say_which_variants_have_them(tmp_path: Path) -> None:
     text = BASE.replace("duration: 20%", "duration: 100%")
     for variants, where in (
-        ("up: {}, one: {stages.one.duration: 5%}", "in the variant 'up': "),
-        ("up: {}, even: {stages.one.transform: flatten}", "in every variant: "),
-        ("up: {}, down: {}, one: {stages.one.duration: 5%}", "in 2 variants, as 'up': "),
+        ("up: {}, one: {stages.one.duration: 5%}", "in the arm 'up': "),
+        ("up: {}, even: {stages.one.transform: flatten}", "in every arm: "),
+        ("up: {}, down: {}, one: {stages.one.duration: 5%}", "in 2 arms, as 'up': "),
     ):
         (found,) = problems_of(plan_study(load(tmp_path, f"variants: {{{variants}}}\n", text)))
         assert found.what.startswith(f"{where}nothing is left for this stage")
@@ -137,3 +139,20 @@ def test_sources_drawn_at_another_length_only_are_counted(tmp_path: Path) -> Non
 def test_a_variant_that_changes_nothing_keeps_the_budget(tmp_path: Path, match: str) -> None:
     made = planned(tmp_path, f"variants: {{same: {{match: {match}}}}}\n")
     assert batches(made["same"]) == 100
+
+
+def test_what_is_compared_is_an_arm(tmp_path: Path) -> None:
+    body = "variants: {up: {}, none: {stages.one: null}}\n"
+    body += (
+        "compare: {primary: [up, upp], metric: loss/simple, smallest_effect: 0.1, against: nun, "
+    )
+    body += "speedup: {to: no, of: [up, un]}}\n"
+    loaded = load(tmp_path, body)
+    found = check_compared(loaded, plan_study(loaded))
+    assert [problem.path for problem in found] == [
+        "compare.primary.1",
+        "compare.against",
+        "compare.speedup.to",
+        "compare.speedup.of.1",
+    ]
+    assert "no arm is named 'upp'" in found[0].what and "'up'" in (found[0].remedy or "")

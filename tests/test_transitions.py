@@ -15,6 +15,7 @@ from ncamix.groups import Group, Part, all_parts, parts
 from ncamix.training.model import build_llama, parameter_groups
 from ncamix.training.transitions import (
     Freezer,
+    permute,
     reinitialize,
     select_parameters,
     vocabulary_parameters,
@@ -181,6 +182,65 @@ def test_other_mistakes_change_nothing() -> None:
     with pytest.raises(ValueError, match="spare rows 50 to 61"):
         reinitialize(model, of("embeddings"), "model", 1, "s", spare=[(50, 61)])
     assert all(torch.equal(value, before[name]) for name, value in values(model).items())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("spare", [(), ((0, 7), (50, 60))])
+def test_permuted_values_keep_every_bit_and_no_place(
+    tied: bool, spare: tuple[tuple[int, int], ...]
+) -> None:
+    model = small(tied)
+    before, chosen = values(model), of("embeddings", "attention") | {("mlp", 1)}
+    names = permute(model, chosen, 5, "s", spare)
+    assert names == select_parameters(model, chosen) and len(names) == 1 + (not tied) + 3 * 4 + 3
+    for name, value in values(model).items():
+        was = before[name]
+        assert torch.equal(value.flatten().sort().values, was.flatten().sort().values)
+        if name not in names:
+            assert torch.equal(value, was)
+            continue
+        kept = torch.zeros(value.shape, dtype=torch.bool)
+        for first, last in spare if name in vocabulary_parameters(model) else ():
+            kept[first:last] = True
+        assert torch.equal(value[kept], was[kept])
+        assert (value == was)[~kept].float().mean() < 0.02  # chance leaves one in place
+        assert abs(torch.corrcoef(torch.stack([value[~kept], was[~kept]]))[0, 1]) < 0.2
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
+
+
+def test_places_are_keyed_by_seed_stage_and_name() -> None:
+    found = {}
+    for key, (seed, stage, groups) in {
+        "first": (5, "code", ["attention"]),
+        "again": (5, "code", ["mlp", "attention", "norms"]),
+        "seed": (6, "code", ["attention"]),
+        "stage": (5, "math", ["attention"]),
+    }.items():
+        model = small()
+        projections = model.model.layers[1].self_attn
+        with torch.no_grad():
+            projections.k_proj.weight.copy_(projections.q_proj.weight)
+        permute(model, of(*groups), seed, stage)
+        found[key] = projections.q_proj.weight
+        assert not torch.equal(found[key], projections.k_proj.weight)
+    assert torch.equal(found["first"], found["again"])
+    assert not torch.equal(found["first"], found["seed"])
+    assert not torch.equal(found["first"], found["stage"])
+
+
+def test_numbers_of_any_kind_are_permuted() -> None:
+    model = small()
+    model.bfloat16()
+    with torch.no_grad():
+        model.lm_head.weight[0, :4] = torch.tensor([math.nan, math.inf, -0.0, 1e-40])
+    before = model.lm_head.weight.detach().view(torch.int16).flatten().sort().values.clone()
+    permute(model, of("head"), 5, "s")
+    after = model.lm_head.weight.detach().view(torch.int16).flatten().sort().values
+    assert model.lm_head.weight.dtype == torch.bfloat16 and torch.equal(after, before)
+    one = values(model)
+    with pytest.raises(ValueError, match="spare rows 50 to 61"):
+        permute(model, of("mlp", "head"), 1, "s", spare=[(50, 61)])
+    assert all(torch.equal(v, one[n]) for n, v in values(model).items() if n != "lm_head.weight")
 
 
 def test_tables_are_the_parameters_with_a_row_for_every_id() -> None:

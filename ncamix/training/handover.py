@@ -1,6 +1,7 @@
 """Weights, handed over: into a stage, and out of a run.
 
-    weights of the stage before, or of another run's, or fresh ones -> parts drawn anew -> model
+    weights of the stage before, or of another run's, or fresh ones
+      -> parts drawn anew, parts permuted -> model
     last checkpoint of the stage before -> the optimizer's moments, those of such parts at zero
     weights of a stage -> its model, for export
 
@@ -25,7 +26,12 @@ from ncamix.run_folder import RunFolder, checkpoint_path
 from ncamix.training.checkpoints import optimizer_state
 from ncamix.training.model import build_model
 from ncamix.training.optimizers import keep_state
-from ncamix.training.transitions import reinitialize, select_parameters, vocabulary_parameters
+from ncamix.training.transitions import (
+    permute,
+    reinitialize,
+    select_parameters,
+    vocabulary_parameters,
+)
 
 
 def final_checkpoint(folder: RunFolder, stage: PlannedStage) -> Path:
@@ -34,7 +40,8 @@ def final_checkpoint(folder: RunFolder, stage: PlannedStage) -> Path:
 
 
 def enter_stage(plan: Plan, stage: PlannedStage, folder: RunFolder, resumed: bool) -> Any:
-    """The model as it stands when a stage begins: fresh, or handed over and partly re-drawn.
+    """The model as it stands when a stage begins: fresh, or handed over and partly re-drawn or
+    permuted.
 
     resumed: the stage has a checkpoint of its own, which will be loaded over it.
 
@@ -51,15 +58,16 @@ def enter_stage(plan: Plan, stage: PlannedStage, folder: RunFolder, resumed: boo
         before = plan.stages[stage.index - 1]
         load_weights(model, folder.weights(before.index, before.name))
     if stage.enter is not None:
-        way = stage.enter.initializer
+        way, layers = stage.enter.initializer, model.config.num_hidden_layers
         reinitialize(
             model,
-            stage.enter.redrawn(model.config.num_hidden_layers),
+            stage.enter.redrawn(layers),
             ("normal", float(way)) if isinstance(way, Fraction) else way,
             plan.seeds.init,
             stage.name,
             stage.spared,
         )
+        permute(model, stage.enter.permuted(layers), plan.seeds.init, stage.name, stage.spared)
     return model
 
 
@@ -109,13 +117,13 @@ def keep_optimizer_state(
     if enter is None or enter.optimizer_state != "keep":
         return
     known = optimizer_state(final_checkpoint(folder, plan.stages[stage.index - 1]))
-    tables = vocabulary_parameters(model)
-    drawn = select_parameters(model, enter.redrawn(model.config.num_hidden_layers))
+    tables, layers = vocabulary_parameters(model), model.config.num_hidden_layers
+    changed = select_parameters(model, enter.redrawn(layers) | enter.permuted(layers))
     keep_state(
         optimizer,
         dict(model.named_parameters()),
         known,
-        {name: stage.spared if name in tables else () for name in drawn},
+        {name: stage.spared if name in tables else () for name in changed},
     )
 
 

@@ -1,7 +1,7 @@
 """Optimizers: a stage's optimizer over the parameters of its model, and states that go on.
 
     parameters -> groups: those decayed (matrices) and not, those that Muon turns -> optimizer
-    the state of another stage's optimizer, by parameter name -> this one's, rows drawn anew at zero
+    the state of another stage's optimizer, by parameter name -> this one's, changed rows at zero
 
 Rates are set before every batch from outside: an optimizer is made with rates that are shares of
 the stage's own (`SHARE`), 1 but for what AdamW trains beside Muon.
@@ -132,25 +132,25 @@ def keep_state(
     optimizer: torch.optim.Optimizer,
     parameters: Mapping[str, Tensor],
     known: Mapping[str, Moments],
-    redrawn: Mapping[str, Iterable[tuple[int, int]]],
+    changed: Mapping[str, Iterable[tuple[int, int]]],
 ) -> None:
     """Go on with the state that another optimizer of this kind had.
 
-    parameters: of the optimizer, by name. known: states by name, whole. redrawn: the parameters
-    drawn anew, and the rows [first, last) of each that were not; moments of all other rows become
-    zero, and so does the parameter's number of steps, by which Adam corrects moments that began at
-    zero. (Rows that were not drawn anew then move less than usual at first.)
+    parameters: of the optimizer, by name. known: states by name, whole. changed: the parameters
+    drawn anew or permuted, and the rows [first, last) of each that were not; moments of all other
+    rows become zero, and so does the parameter's number of steps, by which Adam corrects moments
+    that began at zero. (Rows that stayed then move less than usual at first.)
     """
     complete_state(optimizer)
     for name, parameter in parameters.items():
         if name not in known:
             continue
-        spared = tuple(redrawn.get(name, ()))
-        if name in redrawn and not spared:
+        spared = tuple(changed.get(name, ()))
+        if name in changed and not spared:
             continue
         for key, own in optimizer.state[parameter].items():
             value = known[name][key]
-            if name in redrawn:
+            if name in changed:
                 value = torch.zeros_like(value) if key == _STEP else _only(value, spared)
             own.copy_(_as(own, value.to(own.device, own.dtype)))
 

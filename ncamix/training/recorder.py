@@ -31,7 +31,7 @@ from ncamix.keys import derive_key
 from ncamix.mixture import weights_as_floats
 from ncamix.plan import Plan, PlannedStage
 from ncamix.quantities import counted
-from ncamix.run_folder import RunFolder, cut_rows
+from ncamix.run_folder import DIVERGED, RunFolder, cut_rows
 from ncamix.sources import NcaSource
 from ncamix.sources.base import MASKED
 from ncamix.training.averaging import Averages
@@ -196,8 +196,12 @@ class Recorder(Callback):
             row[f"loss_tokens/{name}"] = tokens_with_loss
         row |= {"lr": self._rate, "digest": self._digest}
         if loss is not None and not math.isfinite(loss):
+            what = f"the loss is not finite in batch {done - 1:,} of stage '{stage.name}'"
+            if dist.get_global_rank() == 0:
+                facts = {"fingerprint": self.plan.fingerprint, "what": what, "tokens": tokens}
+                write_whole(self.folder.file(DIVERGED), json.dumps(facts, indent=1).encode())
             raise fail(
-                f"the loss is not finite in batch {done - 1:,} of stage '{stage.name}'",
+                what,
                 "lower the learning rate, raise the warm-up, or use fp32 or bf16",
             )
         times = {k: row[k] for k in ("stage", "batch", "tokens")}

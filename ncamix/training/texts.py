@@ -1,7 +1,7 @@
 """Texts, as the loop over stages meets them: compiled by the time that a stage needs them.
 
     stage begins -> its texts awaited, by all ranks -> plan with their exact sizes
-                 -> held-out samples of what the stage evaluates
+                 -> held-out samples of what the stage evaluates, and of what the run is tested on
     batch ends   -> has compiling failed on this node?
 
 The first rank of each node holds the process that compiles; sizes are the first rank's.
@@ -29,7 +29,7 @@ from ncamix.text_compilation import (
     tokenizer_file,
     with_sizes,
 )
-from ncamix.training.evaluation import EvaluationSet, evaluation_set
+from ncamix.training.evaluation import EvaluationSet, evaluation_set, examination_set
 from ncamix.training.stopping import StopSignal
 from ncamix.waiting import Say
 
@@ -120,9 +120,19 @@ class Texts:
         """What a stage is evaluated on; its texts are ready."""
         for name in plan.evaluated(stage):
             if name not in self._sets:
-                facts = self.facts(plan) if plan.sources[name].text is not None else None
-                self._sets[name] = evaluation_set(plan, name, facts, self.data)
+                self._sets[name] = evaluation_set(plan, name, self._facts_of(plan, name), self.data)
         return [self._sets[name] for name in plan.evaluated(stage)]
+
+    def examination_sets(self, plan: Plan, stage: PlannedStage) -> dict[str, EvaluationSet | None]:
+        """What a run is tested on that ends with a stage, by source; its texts are ready. None of a
+        text that holds nothing out for that."""
+        return {
+            name: examination_set(plan, name, self._facts_of(plan, name), self.data)
+            for name in plan.evaluated(stage)
+        }
+
+    def _facts_of(self, plan: Plan, name: str) -> TextFacts | None:
+        return self.facts(plan) if plan.sources[name].text is not None else None
 
     def facts(self, plan: Plan) -> TextFacts | None:
         """What is known of the tokenizer; None for a run without text. Its texts are ready."""

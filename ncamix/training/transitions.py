@@ -1,10 +1,12 @@
-"""Entering a stage: chosen parts of the model are drawn anew or held still, all others go on.
+"""Entering a stage: parts of the model are drawn anew, permuted or held still, all others go on.
 
     parts of the model -> parameter names -> values keyed by (seed, stage, name) -> model, in place
+                                          -> places of the values it has, keyed alike -> the same
     frozen groups -> no gradient for so many batches -> neither clipped, nor moved, nor decayed
 
-Values are drawn on the CPU in float32 and then take the parameter's type and device, so that they
-are the same on every device and rank. The model must be whole: this happens before it is sharded.
+Values are drawn on the CPU in float32 and then take the parameter's type and device, and places are
+drawn there, too, so that they are the same on every device and rank. The model must be whole: this
+happens before it is sharded.
 """
 
 from __future__ import annotations
@@ -69,12 +71,7 @@ def reinitialize(
     vocabulary, before anything is changed.
     """
     _check_initializer(initializer)
-    rows = int(model.config.vocab_size)
-    for first, last in spare:
-        if not 0 <= first < last <= rows:
-            raise ValueError(
-                f"spare rows {first} to {last} lie outside the {rows} rows of the model"
-            )
+    _check_spare(model, spare)
     names = select_parameters(model, parts)
     embeddings = set(vocabulary_parameters(model))
     for name in names:
@@ -85,6 +82,47 @@ def reinitialize(
             values[first:last] = parameter[first:last]
         parameter.copy_(values)
     return names
+
+
+@torch.no_grad()
+def permute(
+    model: PreTrainedModel,
+    parts: Collection[Part],
+    seed: int,
+    stage: str,
+    spare: Sequence[tuple[int, int]] = (),
+) -> list[str]:
+    """Permute the values of the parameters of `parts` within each of them, in place: their names.
+
+    Every value stays to the bit, at a random place of its tensor, keyed by (seed, stage, name): the
+    scale of the weights without their structure. All other parameters stay, and so do the half-open
+    ranges `spare` of vocabulary rows of embedding and head, the rest of which is permuted as one. A
+    tied embedding is permuted as an embedding. Raises ValueError for a spare range outside the
+    vocabulary, before anything is changed.
+    """
+    _check_spare(model, spare)
+    names = select_parameters(model, parts)
+    tables = set(vocabulary_parameters(model))
+    for name in names:
+        parameter = model.get_parameter(name)
+        values = parameter.detach().cpu().clone()
+        moved = torch.ones(values.shape, dtype=torch.bool)
+        for first, last in spare if name in tables else ():
+            moved[first:last] = False
+        found = values[moved]
+        places = random_stream((seed, stage, name, "permuted")).permutation(len(found))
+        values[moved] = found[torch.from_numpy(places)]
+        parameter.copy_(values)
+    return names
+
+
+def _check_spare(model: PreTrainedModel, spare: Sequence[tuple[int, int]]) -> None:
+    rows = int(model.config.vocab_size)
+    for first, last in spare:
+        if not 0 <= first < last <= rows:
+            raise ValueError(
+                f"spare rows {first} to {last} lie outside the {rows} rows of the model"
+            )
 
 
 def _draw(

@@ -1,0 +1,196 @@
+"""The drawings of a study: what is found, curves over training, mixtures, tuning, sources.
+
+No point stands without its interval where it comes of more than one seed: means have bands or
+bars, Student's t between seeds. Few arms share a panel; many have one each, all of one scale, with
+the arm that they are held against in grey behind each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ncamix import charts
+from ncamix.charts import COOL, LABEL, TEXT, WARM, WIDTH, Theme, shortened, text_width
+from ncamix.multiples import SMALL, Limits, multiples
+from ncamix.over_seeds import Band
+from ncamix.quantities import format_count
+from ncamix.statistics import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TOGETHER = 5  # arms that may share a panel
+PITCH, PITCH_OF_TWO = 25.0, 31.0  # points, of rows with names of one line and of two
+ARMS = (COOL[0], WARM[0], COOL[2], WARM[1], COOL[3], WARM[2])
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a picture: its name, single values, a mean with its interval, and words behind."""
+
+    name: str
+    mean: float | None
+    interval: Interval | None
+    values: Sequence[float] = ()
+    words: str = ""
+    colour: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """Rows drawn over one axis. zero: the axis has its 0 marked, and `shade` to either side of it
+    is shaded."""
+
+    title: str
+    rows: Sequence[Row]
+    zero: bool = False
+    shade: float = 0.0
+
+
+def interval_rows(columns: Sequence[Column], theme: Theme) -> Figure:
+    """Means and their intervals, a row each; the columns have the same rows, named at the left."""
+    from matplotlib.ticker import MaxNLocator
+
+    names = [row.name for row in columns[0].rows]
+    left = 16 + min(WIDTH / 3.8, max(map(text_width, names)))
+    shown = [charts.in_lines(name, left - 16) for name in names]
+    words = max((text_width(r.words) for c in columns for r in c.rows), default=0.0)
+    right = 14 + words if words else 8.0
+    room = (WIDTH - left - right - 34 * (len(columns) - 1)) / len(columns)
+    high = (PITCH_OF_TWO if any("\n" in name for name in shown) else PITCH) * len(names)
+    fig = charts.new_figure(high + 66)
+    for number, column in enumerate(columns):
+        place = (left + number * (room + 34), 30, room, high)
+        title = shortened(column.title, room + (right if number == len(columns) - 1 else 20))
+        ax = charts.add_rows(fig, place, len(names), theme, title)
+        _draw_rows(ax, column, theme)
+        ax.xaxis.set_major_locator(MaxNLocator(max(2, int(room / 75)), steps=[1, 2, 5, 10]))
+        ax.xaxis.set_major_formatter(plain)
+        beside: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "va": "center"}
+        for i, row in enumerate(column.rows):
+            if number == 0:
+                size = SMALL if "\n" in shown[i] else TEXT
+                look = {"color": theme.ink, "ha": "right", "fontsize": size, **beside}
+                ax.text(-14 / room, i, shown[i], linespacing=1.15, **look)
+            if number == len(columns) - 1:
+                ax.text(1 + 10 / room, i, row.words, color=theme.muted, **beside)
+    return fig
+
+
+def _draw_rows(ax: Axes, column: Column, theme: Theme) -> None:
+    bounds = [0.0, column.shade, -column.shade] if column.zero else []
+    if column.zero:
+        if column.shade:
+            ax.axvspan(-column.shade, column.shade, color=theme.muted, alpha=0.13, linewidth=0)
+        ax.axvline(0, color=theme.muted, linewidth=1.1, zorder=2)
+    for i, row in enumerate(column.rows):
+        colour = row.colour or theme.ink
+        spread = np.linspace(-0.24, 0.24, len(row.values)) if len(row.values) > 1 else 0.0
+        if row.values:
+            ax.plot(row.values, i + spread, ".", color=colour, markersize=4, alpha=0.45)
+        if row.interval is not None:
+            ends = (row.interval.low, row.interval.high)
+            ax.plot(ends, (i, i), color=colour, linewidth=2.2, solid_capstyle="butt", zorder=4)
+            bounds += ends
+        if row.mean is not None:
+            inside = colour if row.interval is not None else "none"  # hollow: of one seed
+            look: dict[str, Any] = {"markersize": 6, "markerfacecolor": inside, "zorder": 5}
+            ax.plot([row.mean], [i], "o", color=colour, **look)
+        bounds += [x for x in (*row.values, row.mean) if x is not None]
+    found = [x for x in bounds if math.isfinite(x)]
+    low, high = (min(found), max(found)) if found else (0.0, 1.0)
+    margin = 0.06 * (high - low) or abs(high) * 0.05 or 1.0
+    ax.set_xlim(low - margin, high + margin)
+
+
+def plain(value: float, _: object = None) -> str:
+    return f"{value:.6g}".replace("-", "−")
+
+
+# ---- curves over training
+
+
+def curves(
+    bands: Mapping[str, Band],
+    colours: Mapping[str, str],
+    reference: str | None,
+    title: str,
+    theme: Theme,
+    natural: bool = False,
+    limits: Limits | None = None,
+) -> list[Figure]:
+    """Figures over training, by arm: one panel for a few arms; for many, one of those that have a
+    colour and small multiples of all. limits: of the vertical axis."""
+    over = {arm: (band.natural if natural else band.tokens) for arm, band in bands.items()}
+    several = len(bands) > TOGETHER
+    chosen = [arm for arm in bands if not several or arm in colours]
+    y_limits = limits or _limits(bands.values())
+    label = "natural tokens consumed" if natural else "tokens consumed in the run"
+    figures = []
+    if chosen:
+        fig = charts.new_figure(330)
+        ax = charts.add_curves(fig, 34, 250, chosen, theme, title)
+        ax.set_xlabel(label, color=theme.muted, labelpad=5)
+        ends = []
+        for arm in chosen:
+            band, x = bands[arm], over[arm]
+            colour = colours.get(arm, theme.muted)
+            ax.fill_between(x, band.low, band.high, color=colour, alpha=0.2, linewidth=0)
+            ax.plot(x, band.mean, color=colour, linewidth=1.8, zorder=4)
+            name = shortened(arm, LABEL)
+            ends.append((name, colour, x, np.clip(band.mean, *y_limits)))
+        ax.set_xlim(0, max(float(over[arm][-1]) for arm in chosen) or 1.0)
+        ax.set_ylim(*y_limits)
+        ax.xaxis.set_major_formatter(lambda x, _: format_count(x))
+        charts.label_line_ends(ax, ends, theme)
+        figures.append(fig)
+    if several:
+        longest = max(float(x[-1]) for x in over.values()) or 1.0
+        ticks = [(x, format_count(x)) for x in (0.0, *rounded(longest))]
+        fig, panels = multiples(list(bands), (0.0, longest), y_limits, theme, ticks, plain, label)
+        for panel, (arm, band) in zip(panels, bands.items(), strict=True):
+            own = colours.get(arm, theme.ink) if arm != reference else theme.muted
+            drawn = [(arm, band, own)]
+            if reference in bands and arm != reference:
+                drawn.insert(0, (str(reference), bands[str(reference)], theme.muted))
+            for name, of, colour in drawn:
+                panel.band(over[name], of.low, of.high, color=colour, alpha=0.25)
+                panel.line(over[name], of.mean, color=colour, linewidth=1.3)
+        figures.append(fig)
+    return figures
+
+
+def _limits(bands: Iterable[Band]) -> Limits:
+    found = np.concatenate([np.concatenate([b.mean, b.low, b.high]) for b in bands])
+    return _with_room(float(np.nanmin(found)), float(np.nanmax(found)))
+
+
+def _with_room(low: float, high: float) -> Limits:
+    room = 0.05 * (high - low) or 0.5
+    return low - room, high + room
+
+
+def later(bands: Mapping[str, Band], share: float = 0.2) -> Limits:
+    """Limits that show the later part of curves that fall steeply at first: from `share` of the
+    natural tokens on."""
+    low, high = math.inf, -math.inf
+    for band in bands.values():
+        late = band.natural >= share * band.natural[-1]
+        values = np.concatenate([band.mean[late], band.low[late], band.high[late]])
+        low, high = min(low, float(np.nanmin(values))), max(high, float(np.nanmax(values)))
+    return _with_room(low, high)
+
+
+def rounded(highest: float) -> list[float]:
+    """One or two round numbers below a limit."""
+    step = 10 ** math.floor(math.log10(highest))
+    for times in (5, 2, 1, 0.5, 0.2):
+        if highest / (step * times) >= 2:
+            return [step * times * k for k in range(1, int(highest / (step * times)) + 1)][:3]
+    return [highest]

@@ -1,0 +1,325 @@
+"""The results of a study as files for machines and for a README: JSON, CSV, Markdown.
+
+Figures are of the test split, in the metric's unit; what is no finite number is null or empty.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from ncamix.findings import Finding
+from ncamix.quantities import counted, format_count
+from ncamix.run_record import Json
+from ncamix.statistics import Interval
+from ncamix.study_record import StudiedRun
+from ncamix.study_results import (
+    REFERENCE,
+    ArmRow,
+    StudyResults,
+    answer,
+    missing_words,
+    question,
+    tuning_remarks,
+)
+from ncamix.verdicts import figures, percent, unit_of
+
+
+def as_json(results: StudyResults) -> str:
+    """All results as JSON."""
+    return json.dumps(_plain(facts_of(results)), indent=1, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """A value in which what is no finite number is null."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def facts_of(results: StudyResults) -> Json:
+    """All results as plain values."""
+    record, found = results.record, results.findings
+    compare = record.compare
+    return {
+        "ncamix": 1,
+        "name": record.name,
+        "question": question(record),
+        "answer": answer(results),
+        "finished": not missing_words(record),
+        "missing": missing_words(record),
+        "untested": [run.run.folder for run in results.untested],
+        "metric": record.metric,
+        "unit": unit_of(record.metric),
+        "split": "test",
+        "seeds": list(record.seeds),
+        "smallest_effect": compare.smallest_effect if compare else None,
+        "primary": _finding_json(found.primary),
+        "against": results.reference,
+        "arms": [_row_json(row, results) for row in results.rows],
+        "comparisons": [_finding_json(finding) for finding in found.others],
+        "speedups": [
+            {
+                "arm": s.arm,
+                "to": s.to,
+                "clock": s.clock,
+                "ratio": s.ratio,
+                **_interval_json(s.interval),
+                "reached": s.reached,
+                "num_seeds": s.num_seeds,
+                "words": s.words,
+            }
+            for s in found.speedups
+        ],
+        "redrawn": [
+            {
+                "arm": one.arm,
+                "drawn": one.what,
+                "reference": of.reference,
+                "reference_draws": of.what,
+                "difference": one.difference,
+                **_interval_json(one.test.interval if one.test else None),
+            }
+            for of in results.redrawings
+            for one in of.arms
+        ],
+        "scaling": [
+            {"alphabet": line.label, "tokens": n, "arm": arm, "mean": v, **_interval_json(i)}
+            for line in results.scalings
+            for n, arm, v, i in line.points
+        ],
+        "tuning": [
+            {"arm": t.arm, "chosen": t.chosen, "on_edge": list(t.edge), "points": dict(t.points)}
+            for t in results.tuned
+        ],
+        "epiplexity": [
+            {
+                "arm": s.arm,
+                "stage": s.stage,
+                "source": s.source,
+                "bits": s.bits[0],
+                **_interval_json(s.bits[1]),
+                "final_loss": s.final_loss[0],
+                "num_tokens": s.num_tokens,
+                "num_seeds": s.num_seeds,
+            }
+            for s in results.structures
+        ],
+        "zipf": [
+            {"source": f.label, "exponent": f.exponent[0], **_interval_json(f.exponent[1])}
+            for f in results.frequencies
+        ],
+        "remarks": [*found.remarks, *tuning_remarks(results), *record.remarks],
+        "runs": [_run_json(run) for run in record.runs],
+    }
+
+
+def _interval_json(interval: Interval | None) -> Json:
+    if interval is None:
+        return {"low": None, "high": None, "confidence": None}
+    return {"low": interval.low, "high": interval.high, "confidence": interval.confidence}
+
+
+def _finding_json(finding: Finding | None) -> Json | None:
+    if finding is None:
+        return None
+    test, documents = finding.test, finding.documents
+    return {
+        "arm": finding.arm,
+        "other": finding.other,
+        "difference": test.mean if test else None,
+        **_interval_json(test.interval if test else None),
+        "p": test.p if test else None,
+        "p_adjusted": finding.p_adjusted,
+        "sd": test.sd if test else None,
+        "seeds": list(finding.seeds),
+        "verdict": finding.verdict,
+        "words": finding.words,
+        "power": finding.power,
+        "detectable": finding.detectable,
+        "documents": documents and {"difference": documents[0], **_interval_json(documents[1])},
+    }
+
+
+def _row_json(row: ArmRow, results: StudyResults) -> Json:
+    arm, summary = row.arm, row.summary
+    return {
+        "arm": arm.name,
+        "about": arm.title,
+        "control": arm.control,
+        "beside": arm.beside,
+        "transition": arm.transition,
+        "length": arm.length,
+        "lengthened": arm.lengthened,
+        "same_as": arm.same_as,
+        "values": {str(seed): value for seed, value in summary.values.items()},
+        "mean": summary.mean,
+        **_interval_json(summary.interval),
+        "failed": {str(seed): why for seed, why in summary.failed.items()},
+        "missing": list(summary.missing),
+        "untested": list(row.untested),
+        "finding": _finding_json(row.finding),
+        "verdict": row.verdict,
+        "chosen": arm.chosen,
+        "num_tokens": arm.num_tokens,
+        "natural_tokens": arm.natural_tokens,
+        "num_steps": arm.num_steps,
+        "tokens": dict(arm.tokens),
+    }
+
+
+def _run_json(run: StudiedRun) -> Json:
+    result = run.result
+    return {
+        "arm": run.run.arm,
+        "seed": run.run.seed,
+        "point": run.run.point,
+        "tuning": run.run.tuning,
+        "folder": run.run.folder,
+        "state": run.state,
+        "why": run.why,
+        "validation": run.value,
+        "tested": result.tested if result else {},
+        "num_tokens": result.num_tokens if result else None,
+        "natural_tokens": result.natural_tokens if result else None,
+        "seconds": result.seconds if result else None,
+        "device": result.device if result else "",
+        "epiplexity": [vars(e) for e in result.epiplexity] if result else [],
+        "fingerprint": run.run.fingerprint,
+        "command": run.command,
+    }
+
+
+COLUMNS = (
+    *("row", "arm", "seed", "point", "state", "metric", "value", "low", "high", "confidence"),
+    *("num_seeds", "against", "difference", "difference_low", "difference_high", "p"),
+    *("p_adjusted", "verdict", "tokens", "natural_tokens", "steps", "fingerprint", "folder"),
+    "command",
+)
+
+
+def as_csv(results: StudyResults) -> str:
+    """A row for each arm and each run; an arm's value is its mean over seeds."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in (*_arm_lines(results), *_run_lines(results)):
+        writer.writerow({key: "" if value is None else value for key, value in row.items()})
+    return buffer.getvalue()
+
+
+def _arm_lines(results: StudyResults) -> Iterator[Json]:
+    for row in results.rows:
+        arm, summary, interval = row.arm, row.summary, row.summary.interval
+        line = {
+            "row": "arm",
+            "arm": arm.name,
+            "point": arm.chosen,
+            "metric": results.record.metric,
+            "value": summary.mean,
+            "num_seeds": len(summary.values),
+            "verdict": row.verdict,
+            "tokens": arm.num_tokens,
+            "natural_tokens": arm.natural_tokens,
+            "steps": arm.num_steps,
+        }
+        if interval:
+            line |= _interval_json(interval)
+        if row.finding and (test := row.finding.test):
+            line |= {
+                "against": row.finding.other,
+                "difference": test.mean,
+                "difference_low": test.interval.low,
+                "difference_high": test.interval.high,
+                "p": test.p,
+                "p_adjusted": row.finding.p_adjusted,
+            }
+        yield line
+
+
+def _run_lines(results: StudyResults) -> Iterator[Json]:
+    name, _, source = results.record.metric.partition("/")
+    for run in results.record.runs:
+        value = run.value
+        if run.result is not None and run.state == "finished":
+            value = run.result.tested.get(source, {}).get(name)
+        yield {
+            "row": "tuning" if run.run.tuning else "run",
+            "arm": run.run.arm,
+            "seed": run.run.seed,
+            "point": run.run.point,
+            "state": run.state,
+            "metric": results.record.metric,
+            "value": value,
+            "tokens": run.result.num_tokens if run.result else None,
+            "natural_tokens": run.result.natural_tokens if run.result else None,
+            "fingerprint": run.run.fingerprint,
+            "folder": run.run.folder,
+            "command": run.command,
+        }
+
+
+# ---- Markdown
+
+
+def as_markdown(results: StudyResults) -> str:
+    """The answer and the table of arms, for a README."""
+    record, reference = results.record, results.reference
+    confidence = percent(record.confidence)
+    head = ["arm", f"{unit_of(record.metric)} ({confidence} interval)"]
+    head += [f"difference to {reference}", "p (Holm)"] if reference else []
+    head += ["verdict", "seeds", "tokens"]
+    rows = [
+        _cells(row, reference is not None, len(record.seeds))
+        for row in results.rows
+        if row.arm.lengthened is None
+    ]
+    lines = [f"**{record.name}**: {' '.join(answer(results))}", ""]
+    lines += [_line(head), _line(["---"] + ["---:"] * (len(head) - 1)), *map(_line, rows), ""]
+    lines += [speedup.words for speedup in results.findings.speedups]
+    if missing := missing_words(record):
+        lines.append(f"Unfinished: {'; '.join(missing)}.")
+    if untested := results.untested:
+        lines.append(f"Without a figure on the test split: {counted(len(untested), 'run')}.")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _cells(row: ArmRow, compared: bool, num_seeds: int) -> list[str]:
+    summary, finding = row.summary, row.finding
+    done = len(summary.values)
+    cells = [row.arm.name, with_interval(summary.mean, summary.interval)]
+    if compared:
+        test = finding.test if finding else None
+        adjusted = finding.p_adjusted if finding else None
+        cells += [with_interval(test.mean, test.interval, signed=True) if test else "–"]
+        cells += [p_value(adjusted) if adjusted is not None else p_value(test.p) if test else "–"]
+    same = f"same as {row.arm.same_as}" if row.arm.same_as else ""
+    verdict = row.verdict if row.verdict != REFERENCE or not same else same
+    cells += [verdict or same or "–", f"{done} of {num_seeds}"]
+    return [*cells, format_count(row.arm.num_tokens)]
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def with_interval(value: float | None, interval: Interval | None, signed: bool = False) -> str:
+    """`1.234 (1.220 to 1.248)`; the value alone where a single seed gives no interval."""
+    if value is None:
+        return "–"
+    sign = "+" if signed and value > 0 else ""
+    if interval is None:
+        return f"{sign}{value:.4g}".replace("-", "−")
+    shown = (figures(x, interval) for x in (value, interval.low, interval.high))
+    mean, low, high = (text.replace("-", "−") for text in shown)
+    return f"{sign}{mean} ({low} to {high})"
+
+
+def p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

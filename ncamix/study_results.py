@@ -1,0 +1,198 @@
+"""The results of a study: its findings, as a table of arms and in words.
+
+    record -> values of finished runs on the test split -> findings -> a row an arm
+
+A run that finished without test.json has no value, and nothing else is taken in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ncamix.findings import ArmSummary, Finding, Findings, Results, findings
+from ncamix.quantities import counted
+from ncamix.speedups import CLOCKS
+from ncamix.study_effects import Redrawing, Scaling, Tuned, redrawings, scalings, tuned_arms
+from ncamix.study_record import ArmRecord, StudiedRun, StudyRecord
+from ncamix.study_sources import Frequencies, Structure, frequencies, structures
+from ncamix.verdicts import unit_of
+
+REFERENCE = "reference"
+NAMED = 6  # arms at most that a remark names
+
+
+@dataclass(frozen=True)
+class ArmRow:
+    """An arm in the table. finding: it against the reference, or else the primary comparison; the
+    verdict of the reference is that it is one."""
+
+    arm: ArmRecord
+    summary: ArmSummary
+    finding: Finding | None
+    verdict: str
+    untested: tuple[int, ...]  # seeds that finished without test.json
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A study's record, and what comes of it."""
+
+    record: StudyRecord
+    findings: Findings
+    rows: list[ArmRow]
+    redrawings: list[Redrawing] = field(default_factory=list)
+    scalings: list[Scaling] = field(default_factory=list)
+    tuned: list[Tuned] = field(default_factory=list)
+    structures: list[Structure] = field(default_factory=list)
+    frequencies: list[Frequencies] = field(default_factory=list)
+
+    @property
+    def reference(self) -> str | None:
+        """The arm that the others are held against."""
+        return self.record.compare.other if self.record.compare else None
+
+    @property
+    def untested(self) -> list[StudiedRun]:
+        """Runs that finished without test.json."""
+        return [
+            run
+            for row in self.rows
+            for seed, run in self.record.finals[row.arm.name].items()
+            if seed in row.untested and not row.arm.same_as
+        ]
+
+
+def results_of(record: StudyRecord) -> StudyResults:
+    """What a study's record says of what was declared."""
+    given = _given(record)
+    told = record.compare.lengths.values() if record.compare else ()
+    lengths = {arm for arms in told for arm in arms}
+    # Other lengths of the arm that a speed-up is to are there to be looked at, not compared.
+    aside = [n for n, arm in record.arms.items() if arm.lengthened and n not in lengths]
+    arms = [name for name in record.arms if name not in aside]
+    found = findings(given, arms, record.seeds, record.compare)
+    alone = findings(given, aside, record.seeds, None)
+    summaries = {summary.arm: summary for summary in (*found.arms, *alone.arms)}
+    reference = record.compare.other if record.compare else None
+    rows = []
+    for name, arm in record.arms.items():
+        finding = _of(name, reference, found)
+        verdict = REFERENCE if name == reference else finding.verdict if finding else ""
+        untested = tuple(
+            seed
+            for seed, run in record.finals[name].items()
+            if run.state == "finished" and seed not in summaries[name].values
+        )
+        rows.append(ArmRow(arm, summaries[name], finding, verdict, untested))
+    return StudyResults(
+        record,
+        found,
+        rows,
+        redrawings(record, summaries),
+        scalings(summaries, record),
+        tuned_arms(record),
+        structures(record),
+        frequencies(record),
+    )
+
+
+def _given(record: StudyRecord) -> Results:
+    """The figures of finished runs, as findings take them."""
+    name, _, source = record.metric.partition("/")
+    given: dict[str, dict[str, dict[int, Any]]] = {}
+    for arm, runs in record.finals.items():
+        for seed, run in runs.items():
+            if run.state in ("failed", "diverged"):
+                given.setdefault("failed", {}).setdefault(arm, {})[seed] = run.why
+            if run.state != "finished" or run.result is None:
+                continue
+            result = run.result
+            figures = {
+                "values": result.tested.get(source, {}).get(name),
+                "documents": result.documents,
+                CLOCKS[0]: result.natural_tokens,
+                CLOCKS[1]: result.num_tokens,
+            }
+            for kind, value in figures.items():
+                if value is not None:
+                    given.setdefault(kind, {}).setdefault(arm, {})[seed] = value
+    same = {name: arm.same_as for name, arm in record.arms.items() if arm.same_as is not None}
+    tokens = {clock: given.get(clock, {}) for clock in CLOCKS}
+    values, documents, failed = (given.get(kind, {}) for kind in ("values", "documents", "failed"))
+    return Results(values, documents, failed, tokens, same)
+
+
+def _of(arm: str, reference: str | None, found: Findings) -> Finding | None:
+    """What is found of an arm against the reference, the primary pair's without adjustment."""
+    primary = [found.primary] if found.primary else []
+    several = [f for f in (*primary, *found.others) if f.arm == arm and f.other == reference]
+    return several[0] if several else None
+
+
+# ---- words
+
+
+def answer(results: StudyResults) -> list[str]:
+    """What came out, in a sentence or two."""
+    primary = results.findings.primary
+    if primary is None:
+        return ["Nothing was declared to be compared before these ran, so nothing is tested."]
+    lines = [primary.words]
+    for finding in results.findings.others:
+        if finding.arm == primary.arm and finding.test is not None:
+            lines.append(finding.words)
+    return lines
+
+
+def question(record: StudyRecord) -> str:
+    """What was declared, as a question."""
+    compare = record.compare
+    if compare is None:
+        return f"No comparison was declared; shown is {unit_of(record.metric)} on the test split."
+    first, second = compare.primary
+    words = (
+        f"Do {first} and {second} end at different {unit_of(compare.metric)} on the test split, "
+        f"with {counted(len(record.seeds), 'seed')}? {compare.smallest_effect:g} would matter."
+    )
+    if compare.other != second:
+        words += f" All other arms are held against {compare.other}."
+    return words
+
+
+def missing_words(record: StudyRecord) -> list[str]:
+    """What is missing of a study that is not finished, a line an arm."""
+    lines = []
+    for name, arm in record.arms.items():
+        runs = record.finals[name]
+        begun = [seed for seed, run in runs.items() if run.state == "begun"]
+        absent = [s for s in record.seeds if s not in runs or runs[s].state == "missing"]
+        parts = [f"{_seeds(begun)} under way or interrupted"] if begun else []
+        parts += [f"{_seeds(absent)} not begun"] if absent else []
+        if parts and arm.same_as is None:
+            lines.append(f"{name}: {', '.join(parts)}")
+    tuning = [run for run in record.runs if run.run.tuning]
+    left = sum(run.state in ("begun", "missing") for run in tuning)
+    if left:
+        lines.append(f"tuning: {left} of {counted(len(tuning), 'run')} are still to be trained")
+    return lines
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
+
+
+def tuning_remarks(results: StudyResults) -> list[str]:
+    """Chosen values on the edge of what was tried, and runs to tune with that diverged."""
+    by_setting: dict[str, list[str]] = {}
+    for tuned in results.tuned:
+        for path in tuned.edge:
+            by_setting.setdefault(path, []).append(tuned.arm)
+    of = counted(len(results.tuned), "arm")
+    return [
+        f"{path}: the value chosen is the first or the last that was tried for "
+        f"{', '.join(arms) if len(arms) <= NAMED else f'{len(arms)} of {of}'}; a wider grid may "
+        "give a better one"
+        for path, arms in by_setting.items()
+    ]

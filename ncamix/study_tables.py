@@ -1,0 +1,83 @@
+"""The plans of a study on a terminal: a line an arm, how many runs that is, and remarks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ncamix.controls import is_natural
+from ncamix.plan_tables import add_row, new_table
+from ncamix.quantities import counted, format_count, format_fraction
+from ncamix.study_plan import Arm, against, amount, tokens_of
+from ncamix.variants import LoadedStudy, shared
+
+EXPECTED = ("declared but never used", "is not used")  # of remarks: no news of an arm
+
+
+def print_study(loaded: LoadedStudy, arms: Sequence[Arm], console: Console) -> None:
+    """The plans of a study: a line an arm, how many runs that is, and remarks."""
+    head = f": variants of {loaded.base.stem} under trainer {loaded.trainer.stem}"
+    console.print(Text.assemble((loaded.study.name, "bold"), head))
+    console.print(study_table(arms))
+    for line in study_words(loaded, arms):
+        console.print(Text(line, "dim"))
+    remarks = {
+        arm.name: [text for text in arm.plan.warnings if not text.endswith(EXPECTED)]
+        for arm in arms
+        if arm.plan and not arm.same_as
+    }
+    for where, warning in shared(remarks):
+        console.print(Text.assemble(("note  ", "yellow"), f"{where}: {warning}"))
+
+
+def study_table(arms: Sequence[Arm]) -> Table:
+    """A line an arm: what it is, tokens, optimizer steps, and tokens of each source."""
+    table = new_table("arm", "what it is", "tokens", "steps", text=2)
+    table.add_column("tokens of each source", overflow="fold")
+    for arm in arms:
+        if arm.plan is None:
+            add_row(table, arm.name, arm.title, "", "", "cannot be planned", style="red")
+            continue
+        shown = ", ".join(f"{name} {n:,}" for name, n in tokens_of(arm.plan).items() if n)
+        if arm.same_as is not None:
+            shown = f"the same as {arm.same_as}"
+        numbers = (f"{amount(arm.plan, match):,}" for match in ("total", "steps"))
+        add_row(table, arm.name, arm.title, *numbers, shown)
+    return table
+
+
+def study_words(loaded: LoadedStudy, arms: Sequence[Arm]) -> list[str]:
+    """What a study comes to, a line each."""
+    study = loaded.study
+    plans = [arm.plan for arm in arms if arm.plan and not arm.same_as]
+    num_seeds = len(study.seeds)
+    tokens = sum(plan.num_tokens for plan in plans) * num_seeds
+    runs, seeds = counted(len(plans) * num_seeds, "run"), counted(num_seeds, "seed")
+    lines = [f"{runs} with {seeds}: {format_count(tokens)} tokens"]
+    if study.tune:
+        points = prod(map(len, study.tune.settings.values()))
+        tuned = sum(bool(a.plan) and not a.same_as and a.lengthened is None for a in arms)
+        tuning = counted(tuned * points * len(study.tune.seeds), "run")
+        settings = counted(points, "setting")
+        lines.append(f"before that, {tuning} to tune {settings} of every arm, on validation")
+    if study.compare:
+        first, second = study.compare.primary
+        lines.append(
+            f"compares {first} with {second} by {study.compare.metric}; "
+            f"{format_fraction(study.compare.smallest_effect)} would matter"
+        )
+        to = against(loaded, arms)
+        others = f"all others with {to}" if to else f"all others with {second}"
+        if {arm.name for arm in arms} - {first, second}:
+            lines.append(f"{others}, adjusted for how many they are")
+    if study.controls is None and any(arm.control for arm in arms):
+        lines.append("the controls are there unasked: `controls:` names others, [] none")
+    if not any(arm.plan is not None and is_natural(arm.plan) for arm in arms):
+        lines.append(
+            "no arm trains on natural sources alone: whether automata help at all stays open"
+        )
+    return lines
