@@ -97,7 +97,8 @@ def test_modules_of_the_folder_are_ours_only_where_they_are_here(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["/elsewhere"])
-    assert safe_path() == {"PYTHONSAFEPATH": "1"}
+    assert safe_path(tmp_path) == {"PYTHONSAFEPATH": "1"}
     for here in ("", str(tmp_path)):
         monkeypatch.setattr(sys, "path", [here, "/elsewhere"])
-        assert safe_path() == {}
+        assert safe_path(tmp_path) == safe_path(Path("")) == {}
+        assert safe_path(tmp_path / "below") == {"PYTHONSAFEPATH": "1"}
