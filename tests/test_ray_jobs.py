@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from test_jobs import (
     wait_until_trained,
 )
 
-from ncamix import ray_jobs
+from ncamix import __version__, ray_cluster, ray_jobs
 from ncamix.errors import UserError
 from ncamix.jobs import KILLED, Job
 from ncamix.ray_jobs import RayWorkers
@@ -54,6 +57,7 @@ def machine() -> Iterator[RayMachine]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", short)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("GRPC_ENABLE_FORK_SUPPORT", "0")  # with it, servers of clients may die
         patch.delenv("RAY_ADDRESS", raising=False)
         port = free_port()
         head = {
@@ -159,6 +163,26 @@ def test_runs_that_are_stopped_save_their_state(workers: RayWorkers, folder: Pat
     assert not ray.is_initialized() and not list((folder / "study").iterdir())
 
 
+def test_a_signals_exception_comes_out_of_waiting(workers: RayWorkers, folder: Path) -> None:
+    """As what it is, so that the command ends with the signal's status."""
+
+    class Told(KeyboardInterrupt):
+        pass
+
+    def tell(number: int, frame: object) -> None:
+        raise Told
+
+    workers.start(run_job(folder, "one", *ENDLESS))
+    stock = signal.signal(signal.SIGUSR1, tell)
+    try:
+        threading.Timer(2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        with pytest.raises(Told):
+            workers.wait(200)
+    finally:
+        signal.signal(signal.SIGUSR1, stock)
+    assert workers.free == 1
+
+
 def test_a_job_that_dies_once_too_often_is_told(machine: RayMachine, folder: Path) -> None:
     workers = RayWorkers(machine.cluster.address, folder / "study", folder, retries=0)
     killed = run_job(folder, "killed")
@@ -229,13 +253,13 @@ def test_jobs_take_a_gpu_each_where_there_are_any(machine: RayMachine, folder: P
 
 
 def test_a_node_without_ncamix_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    look = ray_jobs._looker()
+    look = ray_cluster._looker()
     here = str(tmp_path)
     (tmp_path / "marker").touch()
-    assert look(f"{here}/marker", here, ray_jobs.__version__) is None
+    assert look(f"{here}/marker", here, __version__) is None
     assert "and this machine 9.9" in look(f"{here}/marker", here, "9.9")[0]
     monkeypatch.setitem(sys.modules, "ncamix", None)
-    what, way_out = look(f"{here}/marker", here, ray_jobs.__version__)
+    what, way_out = look(f"{here}/marker", here, __version__)
     assert f"has no ncamix in {sys.executable}" in what and "pip install ncamix" in way_out
 
 
@@ -273,6 +297,57 @@ def test_a_cluster_that_does_not_answer_is_named(
     with pytest.raises(UserError, match=f"no Ray cluster answers at {gone}"):
         RayWorkers(None, folder / "study", folder)
     assert not (folder / "study").exists()
+
+
+def test_a_signal_that_comes_while_ray_starts_is_not_lost() -> None:
+    stock = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), ray_cluster._own_handler():
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as Ray does
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, stock)
+
+
+class Refusing:
+    """In place of Ray: its cluster refuses so many connections."""
+
+    def __init__(self, times: int, error: Exception) -> None:
+        self.times, self.error, self.tries, self.ends = times, error, 0, 0
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, address: str, **settings: object) -> None:
+        self.tries += 1
+        if self.tries <= self.times:
+            raise self.error
+
+    def shutdown(self) -> None:
+        self.ends += 1
+
+
+def test_a_client_tries_again_where_its_server_died() -> None:
+    died = ConnectionAbortedError(
+        'Initialization failure from server:\nTraceback (most recent call last):\n  File "x"\n'
+        "    raise\nRuntimeError: Starting Ray client server failed."
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        there = f"127.0.0.1:{server.getsockname()[1]}"
+        again = Refusing(2, died)
+        assert ray_cluster.connect(again, f"ray://{there}") and (again.tries, again.ends) == (3, 2)
+        for refusing, address, tries in (
+            (Refusing(9, died), f"ray://{there}", 4),
+            (Refusing(9, died), there, 1),
+            (Refusing(9, RuntimeError("Version mismatch:\n  Ray: 1")), f"ray://{there}", 1),
+        ):
+            with pytest.raises(UserError, match="takes no connection: ") as refused:
+                ray_cluster.connect(refusing, address)
+            assert refusing.tries == tries
+            said = str(refused.value)
+            assert "Traceback" not in said
+            assert "server: RuntimeError: Starting" in said or "mismatch: Ray: 1" in said
 
 
 def test_without_ray_the_way_out_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
