@@ -123,6 +123,11 @@ class StudyRecord:
     def confidence(self) -> float:
         return self.compare.confidence if self.compare else 0.95
 
+    def seeds_of(self, arm: str) -> tuple[int, ...]:
+        """The seeds that an arm is to have: the study's, or those of its runs where there is none
+        that declares them."""
+        return self.seeds if self.facts else tuple(sorted(self.finals[arm]))
+
     def shown(self, arm: str) -> dict[int, RunResult]:
         """The results of an arm that are drawn, by seed: those of finished runs, or else of all
         that have begun."""
