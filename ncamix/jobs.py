@@ -31,10 +31,10 @@ from ncamix.threads import count_threads
 LAST_LINES = 40  # of a job's log, which `Done` has
 STOPPED = 128 + signal.SIGTERM  # the status of a job that was stopped
 KILLED = 128 + signal.SIGKILL
+TICK = 0.1  # seconds between two looks at a job
+PATIENCE = 120.0  # for a job that is stopped to save its state
 _COMMAND = ("-m", "ncamix")
 _LAST_BYTES = 1 << 16
-_TICK = 0.1
-_PATIENCE = 120.0  # for a job that is stopped to save its state
 _HELD = 180.0  # for whoever holds a job's folder to end
 _MEMORY = 2 << 30  # bytes that are counted for a job: torch and Composer, and a small model
 # A study may itself be a task of a launcher, of which its jobs are no ranks.
@@ -116,12 +116,16 @@ class Process:
             if time.monotonic() > self._stop_by:
                 self.kill()
             return None
-        return Done(self.job, 128 - status if status < 0 else status, self._said())
+        return Done(
+            self.job,
+            128 - status if status < 0 else status,
+            last_lines(self.job.log, self._said_before),
+        )
 
     def stop(self) -> None:
         """Have it save its state and end; it is killed if that takes too long."""
         if self._stop_by == float("inf"):
-            self._stop_by = time.monotonic() + _PATIENCE
+            self._stop_by = time.monotonic() + PATIENCE
             if self._process is not None:
                 self._process.terminate()
 
@@ -146,13 +150,6 @@ class Process:
                 stderr=subprocess.STDOUT,
                 process_group=0,  # the terminal speaks to this process, which speaks to all
             )
-
-    def _said(self) -> str:
-        with self.job.log.open("rb") as log:
-            end = log.seek(0, os.SEEK_END)
-            log.seek(max(self._said_before, end - _LAST_BYTES))
-            lines = log.read().decode(errors="replace").splitlines()
-        return "\n".join(lines[-LAST_LINES:])
 
 
 class LocalWorkers:
@@ -185,7 +182,7 @@ class LocalWorkers:
     def wait(self, seconds: float) -> list[Done]:
         until = time.monotonic() + seconds
         while not (ended := self._ended()) and self._running and time.monotonic() < until:
-            time.sleep(_TICK)
+            time.sleep(TICK)
         return ended
 
     def stop(self) -> None:
@@ -194,7 +191,7 @@ class LocalWorkers:
                 process.stop()
             while self._running:
                 self._ended()
-                time.sleep(_TICK)
+                time.sleep(TICK)
         finally:  # a second ^C ends at once
             for process in self._running.values():
                 process.kill()
@@ -251,6 +248,15 @@ def _visible(gpus: Sequence[int]) -> str:
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     seen = given.split(",") if given else None
     return ",".join(seen[gpu].strip() if seen else str(gpu) for gpu in gpus)
+
+
+def last_lines(log: Path, begin: int = 0) -> str:
+    """The last lines of a log, if it is there; none that was written before the byte `begin`."""
+    with suppress(OSError), log.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(begin, end - _LAST_BYTES))
+        return "\n".join(file.read().decode(errors="replace").splitlines()[-LAST_LINES:])
+    return ""
 
 
 def _environment(settings: Mapping[str, str]) -> dict[str, str]:

@@ -95,5 +95,5 @@ def study(
         if dry_run:
             forecast_study(agenda, jobs, console)
             return
-        status = train_study(agenda, lambda: make_workers(on, jobs), part, console)
+        status = train_study(agenda, lambda: make_workers(agenda, on, jobs), part, console)
     raise typer.Exit(status)

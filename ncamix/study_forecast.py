@@ -25,7 +25,7 @@ from ncamix.study_runs import StudyRun, shared_tokens, state_of, tested_value
 from ncamix.study_tables import print_study
 from ncamix.waiting import Waiting
 
-Shape = tuple[int, int, int, str]
+Shape = tuple[int | str, ...]
 
 
 def forecast_study(agenda: Agenda, num_jobs: int | None, console: Console) -> None:
@@ -39,8 +39,10 @@ def forecast_study(agenda: Agenda, num_jobs: int | None, console: Console) -> No
     runs = list({run.fingerprint: run for run in agenda.expected()}.values())
     left = [run for run in runs if state_of(run, agenda.folder) not in ("finished", "diverged")]
     total, needed = shared_tokens(runs)
-    say(f"\n{counted(len(runs), 'run')}, {format_count(total)} tokens; {format_count(needed)} to")
-    say(f"train, for what begins alike is trained once; {len(runs) - len(left)} are over")
+    say(
+        f"\n{counted(len(runs), 'run')}, {format_count(total)} tokens; {format_count(needed)} to "
+        f"train, since what begins alike is trained once; {len(runs) - len(left)} are over"
+    )
     if left:
         slots = default_slots(num_jobs)
         with Waiting(console, "timing a few steps of the model"):
@@ -83,27 +85,39 @@ def spread_of(agenda: Agenda) -> float | None:
 
 
 def _seconds(agenda: Agenda, left: Sequence[StudyRun], threads: int) -> float:
-    """Seconds that runs take one after the other: their batches, and what each spends beside."""
+    """Seconds that runs take one after the other: batches, evaluations, and loading what trains."""
     began = time.monotonic()
-    from ncamix.training.pace import measure_pace
+    from ncamix.training.pace import EVALUATION, measure_pace
 
-    beside = time.monotonic() - began  # importing, which every run does
+    loading = time.monotonic() - began  # which every run does
     device = "gpu" if has_gpu() else "cpu"
     paces: dict[Shape, float] = {}
+    evaluation: float | None = None
     spent, seen = 0.0, set[str]()
     for run in left:
         plan = plan_of(agenda.arms[run.arm])
         shapes = _shapes(plan)
         if any(shape not in paces for shape in shapes.values()):
             measured = measure_pace(plan, device, threads)
+            once = measured.pop(EVALUATION)
+            evaluation = once if evaluation is None else evaluation
             paces.update((shapes[name], seconds) for name, seconds in measured.items())
-        spent += beside
-        for key, (name, batches) in zip(
-            (*run.beginnings, run.fingerprint), run.stages, strict=True
-        ):
-            spent += 0.0 if key in seen else batches * paces[shapes[name]]
+        assert evaluation is not None, "the first run has measured it"
+        spent += loading + evaluation * _tests(plan)
+        keys = (*run.beginnings, run.fingerprint)
+        for key, stage in zip(keys, plan.stages, strict=True):
+            if key not in seen:
+                evaluations = len(stage.evaluations) + 2 if plan.evaluated(stage) else 0
+                batches = run.stages[stage.index][1]
+                spent += batches * paces[shapes[stage.name]] + evaluations * evaluation
             seen.add(key)
     return spent
+
+
+def _tests(plan: Plan) -> float:
+    """What the test at the end takes, in evaluations."""
+    evaluate = plan.curriculum.curriculum.evaluate
+    return (evaluate.test or evaluate.samples) / evaluate.samples
 
 
 def _shapes(plan: Plan) -> dict[str, Shape]:
@@ -113,5 +127,6 @@ def _shapes(plan: Plan) -> dict[str, Shape]:
         active = sum(last - first for first, last in plan.active_ranges(stage))
         if plan.vocabulary.softmax == "all":
             active = plan.vocabulary.rows
-        found[stage.name] = (stage.batch_size, stage.sequence_length, active, stage.precision)
+        sizes = stage.batch_size, stage.sequence_length, active
+        found[stage.name] = (*sizes, stage.precision, stage.optimizer.algorithm)
     return found

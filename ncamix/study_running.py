@@ -25,6 +25,7 @@ from ncamix.errors import UserError, fail
 from ncamix.files import make_folder, write_whole
 from ncamix.jobs import LocalWorkers, Workers, default_slots
 from ncamix.keys import fingerprint
+from ncamix.library import has_gpu
 from ncamix.locks import lock_own
 from ncamix.plan import Plan
 from ncamix.quantities import counted
@@ -311,14 +312,17 @@ def write_record(agenda: Agenda) -> None:
         write_whole(file, text)
 
 
-def make_workers(on: str | None, num_jobs: int | None) -> Workers:
-    """Who trains: this machine, or a Ray cluster. Raises UserError where there is none."""
+def make_workers(agenda: Agenda, on: str | None, num_jobs: int | None) -> Workers:
+    """Who trains: this machine, or the Ray cluster that `on` names. Raises UserError where there is
+    none."""
     if on is None:
         slots = default_slots(num_jobs)
         return LocalWorkers(slots.num_jobs, slots.threads, slots.gpus)
-    from ncamix.ray_jobs import ray_workers
+    if on.partition(":")[0] != "ray":
+        raise fail(f"--on {on}: only Ray is known", "write --on ray, or --on ray://HOST:PORT")
+    from ncamix.ray_jobs import RayWorkers
 
-    return ray_workers(on, num_jobs)
+    return RayWorkers(on, agenda.folder, home_of(agenda.loaded), num_gpus=int(has_gpu()))
 
 
 @contextmanager

@@ -72,7 +72,8 @@ def study_words(loaded: LoadedStudy, arms: Sequence[Arm]) -> list[str]:
         )
         to = against(loaded, arms)
         others = f"all others with {to}" if to else f"all others with {second}"
-        lines.append(f"{others}, adjusted for how many they are")
+        if {arm.name for arm in arms} - {first, second}:
+            lines.append(f"{others}, adjusted for how many they are")
     if study.controls is None and any(arm.control for arm in arms):
         lines.append("the controls are there unasked: `controls:` names others, [] none")
     if not any(arm.plan is not None and is_natural(arm.plan) for arm in arms):

@@ -94,6 +94,7 @@ model_card
 export
 running
 jobs
+ray_jobs
 launching forking selection spreading batches decoding
 exporting
 evals

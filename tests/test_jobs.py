@@ -34,9 +34,9 @@ name: small
 model: {layers: 1, heads: 2, width: 16, tie_embeddings: true}
 sequence_length: 32
 batch_size: 4
-budget: 12800tok
+budget: 38400tok
 optimizer: {lr: 1e-2, clip: 1.0}
-checkpoint: {every: 20ba, keep: 2}
+checkpoint: {every: 50ba, keep: 2}
 """
 # In place of ncamix, for what needs no run: does what it is told, in its job's folder.
 STAND_IN = """
@@ -58,6 +58,7 @@ if what in ("saves", "deaf"):
     time.sleep(600)
 """
 SECONDS = 200.0
+ENDLESS = ("--set", "trainer.budget=8Mtok")
 
 
 def job(folder: Path, *arguments: str, name: str = "one") -> Job:
@@ -83,6 +84,17 @@ def num_batches(folder: Path) -> int:
 
 def losses(folder: Path) -> list[object]:
     return [row["loss"] for row in read_rows(folder / "metrics.jsonl")]
+
+
+def wait_until_trained(num: int, workers: jobs.Workers, *running: Job) -> None:
+    """Wait until runs have trained so many batches, and none of the workers' jobs ends before."""
+
+    def trained() -> bool:
+        ended = workers.wait(0)
+        assert not ended, ended
+        return all(num_batches(one.folder) > num for one in running)
+
+    wait_until(trained)
 
 
 @pytest.fixture
@@ -152,7 +164,7 @@ def test_as_many_run_at_once_as_there_are_slots(folder: Path) -> None:
 
 @pytest.mark.usefixtures("stand_in")
 def test_what_does_not_stop_is_killed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_PATIENCE", 0.5)
+    monkeypatch.setattr(jobs, "PATIENCE", 0.5)
     workers, deaf = LocalWorkers(1, 1), job(folder, "deaf")
     workers.start(deaf)
     pid = begun(deaf.log)
@@ -259,7 +271,7 @@ def test_a_job_that_is_stopped_goes_on_where_it_was(folder: Path) -> None:
     others.start(run_job(folder, "whole"))
     stopped = run_job(folder, "stopped")
     workers.start(stopped)
-    wait_until(lambda: num_batches(stopped.folder) > 30)
+    wait_until_trained(60, workers, stopped)
     workers.stop()
     assert not (stopped.folder / "summary.json").exists()
     assert "resume" in stopped.log.read_text()

@@ -69,6 +69,9 @@ def rows(run: Path) -> int:
 
 @pytest.mark.timeout(600)
 def test_a_study_that_is_stopped_goes_on_where_it_was(folder: Path) -> None:
+    dry = ended(study(folder, "--dry-run"))
+    assert "4 runs, 205k tokens; 195k to train" in dry and "0 are over" in dry
+    assert "on this machine" in dry and not (folder / "runs").exists()
     whole = study(folder, "--out", "whole", "--jobs", "2")
     assert "4 runs are over" in ended(whole)
     runs = ["up/1", "slow/1", "up/2", "slow/2"]
