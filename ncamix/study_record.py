@@ -15,12 +15,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ncamix.conducting import why_failed
 from ncamix.errors import fail
 from ncamix.quantities import format_fraction
 from ncamix.run_record import Json, by_name
 from ncamix.run_results import RunResult, natural_sources, read_result, tested_sources
-from ncamix.study_runs import State, StudyRun, final_value, from_json, read_json, state_of
+from ncamix.study_runs import (
+    State,
+    StudyRun,
+    final_value,
+    from_json,
+    read_json,
+    state_of,
+    why_failed,
+)
 from ncamix.verdicts import Comparison
 
 RECORD = "study.json"

@@ -31,10 +31,10 @@ from ncamix.study_results import (
     results_of,
     tuning_remarks,
 )
-from ncamix.study_tables import EXPECTED
 from ncamix.verdicts import VERDICTS, percent, unit_of
 
 PAGE, RESULTS = "study.html", "results.json"
+_NO_NEWS = ("declared but never used", "is not used")  # ends of remarks that say nothing of an arm
 
 
 def write_study_report(
@@ -196,7 +196,7 @@ def _warnings(record: StudyRecord) -> list[tuple[str, str]]:
     found: dict[str, list[str]] = {}
     for name, arm in record.arms.items():
         for warning in arm.warnings if arm.same_as is None else ():
-            if warning.endswith(EXPECTED):
+            if warning.endswith(_NO_NEWS):
                 continue
             found.setdefault(warning, []).append(name)
     everywhere = sum(arm.same_as is None for arm in record.arms.values())
