@@ -44,7 +44,7 @@ def read_runs(folders: Sequence[Path]) -> StudyRecord:
     for i, plan in enumerate(plans):
         groups.setdefault(_recipe(plan), []).append(i)
     common = os.path.commonpath([os.path.abspath(folder) for folder in folders])
-    own = [[plans[i]["name"], *(folders[i] for i in of)] for of in groups.values()]
+    own = [[plans[of[0]]["name"], *(folders[i] for i in of)] for of in groups.values()]
     arms, runs = {}, []
     for name, of in zip(_names(own, common), groups.values(), strict=True):
         arms[name] = _arm(name, plans[of[0]])

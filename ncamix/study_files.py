@@ -273,8 +273,8 @@ def as_markdown(results: StudyResults) -> str:
     record, reference = results.record, results.reference
     confidence = percent(record.confidence)
     head = ["arm", f"{unit_of(record.metric)} ({confidence} interval)"]
-    head += [f"difference to {reference}", "p (Holm)"] if reference else []
-    head += ["verdict", "seeds", "tokens"]
+    head += [f"difference to {reference}", "p (Holm)", "verdict"] if reference else []
+    head += ["seeds", "tokens"]
     rows = [
         _cells(row, reference is not None, len(record.seeds_of(row.arm.name)))
         for row in results.rows
@@ -299,9 +299,9 @@ def _cells(row: ArmRow, compared: bool, num_seeds: int) -> list[str]:
         adjusted = finding.p_adjusted if finding else None
         cells += [with_interval(test.mean, test.interval, signed=True) if test else "–"]
         cells += [p_value(adjusted) if adjusted is not None else p_value(test.p) if test else "–"]
-    same = f"same as {row.arm.same_as}" if row.arm.same_as else ""
-    verdict = row.verdict if row.verdict != REFERENCE or not same else same
-    cells += [verdict or same or "–", f"{done} of {num_seeds}"]
+        same = f"same as {row.arm.same_as}" if row.arm.same_as else ""
+        cells.append(same if same and row.verdict != REFERENCE else row.verdict or "–")
+    cells.append(f"{done} of {num_seeds}")
     return [*cells, format_count(row.arm.num_tokens)]
 
 
