@@ -222,7 +222,7 @@ def text_width(text: str) -> float:
 
 def shortened(text: str, room: float) -> str:
     """A text of at most `room` points, with its middle left out if it is longer."""
-    most = int(room / (0.6 * TEXT))
+    most = int(room / text_width("m") + 1e-6)
     if len(text) <= most:
         return text
     first = max(1, (most - 1) // 2)

@@ -276,7 +276,7 @@ def as_markdown(results: StudyResults) -> str:
     head += [f"difference to {reference}", "p (Holm)"] if reference else []
     head += ["verdict", "seeds", "tokens"]
     rows = [
-        _cells(row, reference is not None, len(record.seeds))
+        _cells(row, reference is not None, len(record.seeds_of(row.arm.name)))
         for row in results.rows
         if row.arm.lengthened is None
     ]

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from ncamix import __version__
 from ncamix.composition import Setting
-from ncamix.conducting import OVER, Conductor, why_failed
+from ncamix.conducting import OVER, Conductor
 from ncamix.errors import UserError, fail
 from ncamix.files import make_folder, write_whole
 from ncamix.jobs import LocalWorkers, Workers, default_slots
@@ -51,6 +51,7 @@ from ncamix.study_runs import (
     read_json,
     state_of,
     study_run,
+    why_failed,
 )
 from ncamix.text_compilation import prepare_text
 from ncamix.variants import LoadedStudy

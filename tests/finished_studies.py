@@ -294,8 +294,8 @@ def write_ends(
         write(folder / "test.json", tested_facts(plan, end + 0.02, figures.documents, random))
     counts = (5000 / np.arange(1, 401) ** 1.1).round().astype(int)
     pairs = [[int(count), 1] for count in counts if count > 0]
-    sources = {s: {"num_tokens": int(counts.sum()), "counts": pairs} for s in plan.sources}
-    write(folder / "frequencies.json", {"sources": sources})
+    row = {"num_tokens": int(counts.sum()), "counts": pairs}
+    write(folder / "frequencies.json", dict.fromkeys(plan.sources, row))
 
 
 def tested_facts(
