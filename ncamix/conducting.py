@@ -18,7 +18,7 @@ from ncamix.files import RUN_LOCK, write_whole
 from ncamix.forking import drop_checkpoints, finished_stages, fork
 from ncamix.jobs import Done, Job, Workers
 from ncamix.plan import Plan
-from ncamix.study_runs import FAILED, State, StudyRun, read_json, state_of
+from ncamix.study_runs import FAILED, State, StudyRun, state_of
 
 OVER = ("finished", "diverged", "failed")
 TRIES = 3  # of a run whose process dies; what ends with a message is not tried again
