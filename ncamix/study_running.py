@@ -19,6 +19,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ncamix import __version__
+from ncamix.arms import Arm, arm_json, check_compared, laid_in, problems_of, study_facts
 from ncamix.composition import Setting
 from ncamix.conducting import OVER, Conductor
 from ncamix.errors import UserError, fail
@@ -30,16 +31,7 @@ from ncamix.locks import lock_own
 from ncamix.plan import Plan
 from ncamix.quantities import counted
 from ncamix.shares import Shard, share_of
-from ncamix.study_plan import (
-    Arm,
-    arm_json,
-    check_compared,
-    laid_in,
-    plan_study,
-    planned_run,
-    problems_of,
-    study_facts,
-)
+from ncamix.study_plan import plan_study, planned_run
 from ncamix.study_progress import StudyProgress
 from ncamix.study_runs import (
     StudyRun,
