@@ -24,9 +24,8 @@ from ncamix.composition import Setting
 from ncamix.conducting import OVER, Conductor
 from ncamix.errors import UserError, fail
 from ncamix.files import make_folder, write_whole
-from ncamix.jobs import LocalWorkers, Workers, default_slots
+from ncamix.jobs import LocalWorkers, Workers, local_capacity
 from ncamix.keys import fingerprint
-from ncamix.library import has_gpu
 from ncamix.locks import lock_own
 from ncamix.plan import Plan
 from ncamix.quantities import counted
@@ -309,13 +308,13 @@ def make_workers(agenda: Agenda, on: str | None, num_jobs: int | None) -> Worker
     """Who trains: this machine, or the Ray cluster that `on` names. Raises UserError where there is
     none."""
     if on is None:
-        slots = default_slots(num_jobs)
-        return LocalWorkers(slots.num_jobs, slots.threads, slots.gpus)
+        capacity = local_capacity(num_jobs)
+        return LocalWorkers(capacity.num_jobs, capacity.threads, capacity.gpus)
     if on.partition(":")[0] != "ray":
         raise fail(f"--on {on}: only Ray is known", "write --on ray, or --on ray://HOST:PORT")
     from ncamix.ray_jobs import RayWorkers
 
-    return RayWorkers(on, agenda.folder, home_of(agenda.loaded), num_gpus=int(has_gpu()))
+    return RayWorkers(on, agenda.folder, home_of(agenda.loaded))
 
 
 @contextmanager
