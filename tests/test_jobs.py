@@ -14,7 +14,7 @@ import pytest
 from processes import output_to, started, wait_until
 
 from ncamix import jobs
-from ncamix.jobs import KILLED, STOPPED, Done, Job, LocalWorkers, Capacity, local_capacity
+from ncamix.jobs import KILLED, STOPPED, Capacity, Done, Job, LocalWorkers, local_capacity
 from ncamix.run_folder import read_rows
 
 CURRICULUM = """
