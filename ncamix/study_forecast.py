@@ -28,7 +28,9 @@ from ncamix.waiting import Waiting
 Shape = tuple[int | str, ...]
 
 
-def forecast_study(agenda: Agenda, num_jobs: int | None, console: Console) -> None:
+def forecast_study(
+    agenda: Agenda, num_jobs: int | None, ranks: int | None, console: Console
+) -> None:
     """Print what a study comes to, and what is left of it."""
 
     def say(line: str) -> None:
@@ -44,7 +46,7 @@ def forecast_study(agenda: Agenda, num_jobs: int | None, console: Console) -> No
         f"train, since what begins alike is trained once; {len(runs) - len(left)} are over"
     )
     if left:
-        capacity = local_capacity(num_jobs)
+        capacity = local_capacity(num_jobs, ranks)
         with Waiting(console, "timing a few steps of the model"):
             seconds = _seconds(agenda, left, capacity.threads)
         at_once = min(capacity.num_jobs, len(left))
