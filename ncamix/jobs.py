@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from ncamix.cache import cache_root
 from ncamix.errors import UserError
 from ncamix.files import RUN_LOCK
 from ncamix.library import has_gpu
@@ -173,8 +174,7 @@ class LocalWorkers:
 
     def start(self, job: Job) -> None:
         slot = min(set(range(self._num_jobs)) - self._running.keys())
-        threads = os.environ.get("OMP_NUM_THREADS") or str(self._threads)
-        settings = {**safe_path(), "OMP_NUM_THREADS": threads}
+        settings = settings_of_job(job.cwd, self._threads)
         if self._gpus:
             settings["CUDA_VISIBLE_DEVICES"] = _visible(self._gpus[slot])
         self._running[slot] = Process(job, settings)
@@ -206,7 +206,7 @@ class LocalWorkers:
 
 
 @dataclass(frozen=True)
-class Slots:
+class Capacity:
     """Room for jobs on this machine, in the words of `LocalWorkers`."""
 
     num_jobs: int
@@ -214,7 +214,7 @@ class Slots:
     gpus: tuple[tuple[int, ...], ...] = ()
 
 
-def default_slots(num_jobs: int | None = None, ranks: int | None = None) -> Slots:
+def local_capacity(num_jobs: int | None = None, ranks: int | None = None) -> Capacity:
     """How many jobs run at once on this machine, and with what.
 
     On GPUs: a job for each, or for each `ranks` of them, with an even share of the cores. Jobs
@@ -236,11 +236,20 @@ def default_slots(num_jobs: int | None = None, ranks: int | None = None) -> Slot
         ]
         num_jobs = num_jobs or len(sets)
         shared = tuple(sets[i % len(sets)] for i in range(num_jobs))
-        return Slots(num_jobs, max(1, cores // (num_jobs * each)), shared)
+        return Capacity(num_jobs, max(1, cores // (num_jobs * each)), shared)
     if num_jobs is not None:
-        return Slots(num_jobs, max(1, cores // (num_jobs * each)))
+        return Capacity(num_jobs, max(1, cores // (num_jobs * each)))
     room = psutil.virtual_memory().available // (_MEMORY * each)
-    return Slots(max(1, min(cores // each, room)), 1)
+    return Capacity(max(1, min(cores // each, room)), 1)
+
+
+def settings_of_job(cwd: Path, threads: int) -> dict[str, str]:
+    """Variables of jobs in a folder: their threads, unless the user has set OMP_NUM_THREADS, the
+    cache of this process, and where modules are looked for."""
+    settings = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(threads)}
+    if os.environ.get("NCAMIX_CACHE"):  # it may start at another folder
+        settings["NCAMIX_CACHE"] = str(cache_root())
+    return {**settings, **safe_path(cwd)}
 
 
 def _visible(gpus: Sequence[int]) -> str:

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from ncamix.errors import fail
 from ncamix.library import has_gpu
@@ -80,7 +81,7 @@ def launch(num_ranks: int, arguments: Sequence[str]) -> int:
         _LAUNCHED: json.dumps({"parent": os.getpid(), "arguments": list(arguments)}),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")
         or str(max(1, count_threads() // num_ranks)),
-        **safe_path(),
+        **safe_path(Path.cwd()),
     }
     ranks: dict[int, subprocess.Popen[str]] = {}
     with _signals() as asked:

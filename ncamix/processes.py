@@ -41,10 +41,11 @@ def is_dead(other: dict[str, Any]) -> bool:
     return isinstance(number, int) and _start_of(number) != other.get("start")
 
 
-def safe_path() -> dict[str, str]:
-    """Variables for `python -m ncamix`, started from this process: modules of its folder are no
-    modules of ours, unless this process takes them from there, too."""
-    return {} if {"", os.getcwd()} & set(sys.path) else {"PYTHONSAFEPATH": "1"}
+def safe_path(folder: Path) -> dict[str, str]:
+    """Variables for `python -m ncamix` in a folder: modules that lie there are none of ours, unless
+    this process takes its own from there, too."""
+    known = {os.path.abspath(path) for path in sys.path}  # '' is where this process is
+    return {} if os.path.abspath(folder) in known else {"PYTHONSAFEPATH": "1"}
 
 
 def settings_of_child() -> dict[str, str]:

@@ -24,13 +24,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ncamix import __version__
-from ncamix.cache import cache_root
 from ncamix.errors import Problem, UserError, fail
-from ncamix.jobs import KILLED, PATIENCE, STOPPED, TICK, Done, Job, Process, last_lines
-from ncamix.processes import safe_path
+from ncamix.jobs import (
+    KILLED,
+    PATIENCE,
+    STOPPED,
+    TICK,
+    Done,
+    Job,
+    Process,
+    last_lines,
+    settings_of_job,
+)
 from ncamix.threads import count_threads
 
-_TRUE_SOON = 10.0  # seconds for a cluster to take a connection
+_CONNECTS = 10.0  # seconds for a cluster to take a connection
 _LOOKS = 120.0  # for all nodes to say what they see
 _AGAIN = 10.0  # between two requests to end
 _OBJECTS = 100 << 20  # bytes of a cluster's store for objects, of which jobs have none
@@ -46,7 +54,7 @@ class RayWorkers:
         folder: Path,
         cwd: Path,
         num_cpus: float = 1,
-        num_gpus: float = 0,
+        num_gpus: float | None = None,
         retries: int = 3,
     ) -> None:
         """Connect, and look whether all nodes can do the jobs.
@@ -56,23 +64,25 @@ class RayWorkers:
         folder: the study's own, in which a small file is written for nodes to find.
         cwd: the folder of jobs.
         num_cpus: of each job, and its threads, unless the user has set OMP_NUM_THREADS.
-        num_gpus: of each job.
+        num_gpus: of each job; without it one where nodes have GPUs, and none elsewhere.
         retries: how often a job whose worker or node dies is run again.
 
         Raises:
             UserError: there is no Ray, no cluster answers, or some node cannot do the jobs.
         """
-        if num_cpus <= 0 or num_gpus < 0 or retries < 0:
+        if num_cpus <= 0 or (num_gpus or 0) < 0 or retries < 0:
             raise ValueError(f"{num_cpus} CPUs, {num_gpus} GPUs, {retries} retries")
         self._ray = _import_ray()
-        self._needs = {"CPU": num_cpus, "GPU": num_gpus}
-        self._settings = _settings(num_cpus, num_gpus)
         self._running: dict[Any, Job] = {}  # by the reference of what the task returns
         self._marker = folder / f".nodes-{uuid.uuid4().hex[:12]}"
         self._connected = _connect(self._ray, address)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._marker.touch()
+            if num_gpus is None:
+                num_gpus = min(1, self._ray.cluster_resources().get("GPU", 0))
+            self._needs = {"CPU": num_cpus, "GPU": num_gpus}
+            self._settings = _settings(cwd, num_cpus, num_gpus)
             self._check_nodes(cwd)
             task = self._ray.remote(
                 num_cpus=num_cpus, num_gpus=num_gpus, max_retries=retries, retry_exceptions=False
@@ -268,11 +278,13 @@ def _connect(ray: Any, address: str | None) -> bool:
         try:
             ray.init(found, **settings)
         except (OSError, RuntimeError, ValueError, SystemExit) as error:
+            said = " ".join(str(error).split())
+            if found == "local":
+                way_out = "set RAY_TMPDIR to a short path with room, or start one with `ray start`"
+                raise fail(f"Ray cannot be started: {said}", way_out) from None
             raise fail(
-                f"Ray cannot be started: {_first_line(error)}"
-                if found == "local"
-                else f"the Ray cluster at {found} takes no connection: {_first_line(error)}",
-                "see what it wrote below /tmp/ray/session_latest/logs",
+                f"the Ray cluster at {found} takes no connection: {said}",
+                "see that Ray and Python are of the same version there and here",
             ) from None
     return True
 
@@ -290,7 +302,7 @@ def _answers(address: str) -> bool:
     """Whether anybody listens at HOST:PORT or ray://HOST:PORT."""
     with suppress(OSError, ValueError):
         place = urlsplit(address if "://" in address else f"//{address}")
-        with socket.create_connection((place.hostname or "", place.port or 10001), _TRUE_SOON):
+        with socket.create_connection((place.hostname or "", place.port or 10001), _CONNECTS):
             return True
     return False
 
@@ -307,13 +319,10 @@ def _own_handler() -> Iterator[None]:
             signal.signal(signal.SIGTERM, own)
 
 
-def _settings(num_cpus: float, num_gpus: float) -> dict[str, str]:
+def _settings(cwd: Path, num_cpus: float, num_gpus: float) -> dict[str, str]:
     """Variables of jobs beside those of the node that they run on."""
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, int(num_cpus)))
-    settings = {**safe_path(), "OMP_NUM_THREADS": threads}
+    settings = settings_of_job(cwd, max(1, int(num_cpus)))
     settings |= {name: os.environ[name] for name in _PASSED if name in os.environ}
-    if "NCAMIX_CACHE" in os.environ:
-        settings["NCAMIX_CACHE"] = str(cache_root())
     if not num_gpus:
         settings["CUDA_VISIBLE_DEVICES"] = ""
     return settings

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ncamix.arms import Arm, arm_json, study_facts
 from ncamix.keys import fingerprint
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
-from ncamix.study_plan import Arm, arm_json, plan_study, study_facts
+from ncamix.study_plan import plan_study
 from ncamix.study_runs import StudyRun, command, study_run
 from ncamix.variants import LoadedStudy, load_study
 

@@ -58,6 +58,7 @@ inventory
 planning
 plans
 controls
+arms
 study_plan
 statistics
 held_out verdicts

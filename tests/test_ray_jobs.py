@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import sys
@@ -42,8 +41,8 @@ class RayMachine:
     def __init__(self, cluster: Any, client_port: str) -> None:
         self.cluster, self.client_port = cluster, client_port
 
-    def add_node(self) -> None:
-        self.cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+    def add_node(self, **has: int) -> Any:
+        return self.cluster.add_node(num_cpus=1, object_store_memory=80 << 20, **has)
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +214,20 @@ def test_nodes_that_cannot_do_the_jobs_are_named(
     assert not ray.is_initialized() and not list(study.iterdir())
 
 
+def test_jobs_take_a_gpu_each_where_there_are_any(machine: RayMachine, folder: Path) -> None:
+    """A GPU as Ray counts them; none is needed for that."""
+    node = machine.add_node(num_gpus=1)
+    workers = RayWorkers(None, folder / "study", folder)
+    assert workers.free == 1 and "CUDA_VISIBLE_DEVICES" not in workers._settings
+    workers.start(job(folder, "plan", "tiny.yaml", "-t", "small.yaml"))
+    assert [done.status for done in all_of(workers)] == [0]
+    workers.stop()
+    machine.cluster.remove_node(node)
+    workers = RayWorkers(None, folder / "study", folder)
+    assert workers.free == 2 and workers._settings["CUDA_VISIBLE_DEVICES"] == ""
+    workers.stop()
+
+
 def test_a_node_without_ncamix_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     look = ray_jobs._looker()
     here = str(tmp_path)
@@ -272,12 +285,12 @@ def test_without_ray_the_way_out_is_told(folder: Path, monkeypatch: pytest.Monke
 def test_what_jobs_find_in_their_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("NCAMIX_CACHE", "some/where")
-    found = ray_jobs._settings(3, 1)
+    found = ray_jobs._settings(Path.cwd(), 3, 1)
     assert found["OMP_NUM_THREADS"] == "3" and "CUDA_VISIBLE_DEVICES" not in found
     assert found["NCAMIX_CACHE"] == str(Path("some/where").resolve())
     assert found["HF_HUB_OFFLINE"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.delenv("NCAMIX_CACHE")
-    found = ray_jobs._settings(0.5, 0)
+    found = ray_jobs._settings(Path.cwd(), 0.5, 0)
     assert (found["OMP_NUM_THREADS"], found["CUDA_VISIBLE_DEVICES"]) == ("2", "")
-    assert "NCAMIX_CACHE" not in found and not any(name in os.environ for name in ("RANK",))
+    assert "NCAMIX_CACHE" not in found
