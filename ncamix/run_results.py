@@ -133,7 +133,8 @@ def _points(
     found = {}
     for row in rows:
         value = row.get(key)
-        if row.get("stage") in stages and isinstance(value, int | float) and math.isfinite(value):
+        known = row.get("stage") in stages and {"batch", "tokens"} <= row.keys()
+        if known and isinstance(value, int | float) and math.isfinite(value):
             found[stages[row["stage"]], int(row["batch"])] = (float(row["tokens"]), float(value))
     places = sorted(found)
     table = np.array([found[place] for place in places], np.float64).reshape(-1, 2)

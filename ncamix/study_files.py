@@ -106,6 +106,7 @@ def facts_of(results: StudyResults) -> Json:
                 "bits": s.bits[0],
                 **_interval_json(s.bits[1]),
                 "final_loss": s.final_loss[0],
+                "final_loss_interval": _interval_json(s.final_loss[1]),
                 "num_tokens": s.num_tokens,
                 "num_seeds": s.num_seeds,
             }
@@ -191,6 +192,7 @@ def _run_json(run: StudiedRun) -> Json:
         "seconds": result.seconds if result else None,
         "device": result.device if result else "",
         "epiplexity": [vars(e) for e in result.epiplexity] if result else [],
+        "versions": result.versions if result else {},
         "fingerprint": run.run.fingerprint,
         "command": run.command,
     }

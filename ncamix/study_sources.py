@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,6 +31,15 @@ class Structure:
     final_loss: Estimate
     num_tokens: int
     num_seeds: int
+
+    @property
+    def bits_per_token(self) -> Estimate:
+        """The same for each token with loss."""
+        bits, interval = self.bits
+        if interval is not None:
+            low, high = interval.low / self.num_tokens, interval.high / self.num_tokens
+            interval = replace(interval, low=low, high=high)
+        return bits / self.num_tokens, interval
 
 
 def structures(record: StudyRecord) -> list[Structure]:

@@ -86,7 +86,7 @@ training
 log_columns
 run_record hub_folder
 epiplexity charts cells canvas
-drawings multiples pictures frequencies pages
+drawings inline_svg multiples pictures frequencies pages
 plan_picture
 summary report
 replanning advice
