@@ -16,6 +16,7 @@ from pathlib import Path
 from ncamix import charts
 from ncamix.epiplexity import FORMULA, PAPER
 from ncamix.files import write_drawn
+from ncamix.findings import Findings
 from ncamix.pages import render_page, write_page
 from ncamix.run_record import Json
 from ncamix.several_runs import read_runs
@@ -119,7 +120,7 @@ def _page(results: StudyResults) -> Json:
             for finding in (found.primary, *found.others)
             if finding is not None and finding.documents is not None
         ],
-        "remarks": [*found.remarks, *tuning_remarks(results), *record.remarks],
+        "remarks": [*_remarks(found), *tuning_remarks(results), *record.remarks],
         "colours": colours,
         "charts": draw_all(results, colours),
         "formula": FORMULA,
@@ -137,6 +138,16 @@ def _page(results: StudyResults) -> Json:
         "bits": _bits,
         "REFERENCE": REFERENCE,
     }
+
+
+def _remarks(found: Findings) -> list[str]:
+    """Remarks beside those on runs that are missing or have failed, which stand above."""
+    own = tuple(f"{arm.arm}{sign} " for arm in found.arms for sign in (":", ","))
+    return [
+        remark
+        for remark in found.remarks
+        if not (remark.startswith(own) and (remark.endswith(" missing") or ": failed, " in remark))
+    ]
 
 
 def _sentence(words: str) -> str:
@@ -166,6 +177,9 @@ def _tuned(results: StudyResults) -> Json:
         },
         "on_edge": bool(edges),
         "tuned_of": ", ".join(*paths) if plain else "",
+        "numbered": [points[name] for name in names]
+        if len(settings[:1] and settings[0]) > 1
+        else [],
     }
 
 

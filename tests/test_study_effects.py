@@ -104,7 +104,7 @@ def test_arms_with_as_many_tokens_are_lines_of_their_own(tmp_path: Path) -> None
     pair = '"two,duration=20%", "ten,duration=20%"'
     results = study(tmp_path, body, pair, {}, low)
     labels = [line.label for line in results.scalings]
-    assert labels == ["2 states, two", "10 states, ten", "2 states, kept"]
+    assert labels == ["2, two", "10, ten", "2, kept"]
 
 
 def test_no_line_where_alphabets_or_tokens_are_the_same(tmp_path: Path) -> None:
