@@ -32,7 +32,7 @@ def report(
             "-o",
             metavar="DIR",
             help="Where the report of a study or of several runs is written.",
-            show_default="the study's folder; of runs 'comparison' in the folder they share",
+            show_default="the study's folder; of several runs 'comparison' where they lie",
         ),
     ] = None,
     plot: Annotated[
