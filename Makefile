@@ -44,6 +44,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/bench_curation.py
 	$(BIN)/python tests/benchmarks/bench_loop.py
 	$(BIN)/python tests/benchmarks/bench_resume.py
+	$(BIN)/python tests/benchmarks/bench_report.py
 	$(BIN)/python tests/benchmarks/bench_gpu.py --shape tiny
 
 $(VENV)/.installed: pyproject.toml

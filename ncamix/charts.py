@@ -1,9 +1,8 @@
 """Draw the charts of a finished or running training run.
 
-Data flow: one `StageRecord` a stage (what was planned, what was recorded) goes in; out come inline
-SVG for the report, whose neutral colours are CSS variables of the page so that they follow its
-light and dark schemes, or PNG. Charts share one horizontal axis, tokens consumed in the run, save
-small panels, which have their own.
+Data flow: one `StageRecord` a stage (what was planned, what was recorded) goes in; out come
+figures, for pages as inline SVG or by themselves as PNG. Charts share one horizontal axis, tokens
+consumed in the run, save small panels, which have their own.
 
 Units: lengths on paper are points (1/72 inch), which are CSS pixels on a page of full width; losses
 are nats per token, shares are percent of samples, learning rates are plain numbers. Long traces are
@@ -12,8 +11,6 @@ thinned before drawing, so that a chart's size does not grow with the run.
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -49,7 +46,6 @@ class Theme:
 
 PAGE = Theme("#010101", "#020202", "#030303", "#fefefe")  # stand-ins, replaced by CSS variables
 WHITE = Theme("#1b1d21", "#62666d", "#dfe1e5", "#ffffff")
-_VARIABLES = {PAGE.ink: "ink", PAGE.muted: "muted", PAGE.line: "line", PAGE.paper: "paper"}
 
 
 def source_colours(kinds: Mapping[str, str]) -> dict[str, str]:
@@ -222,7 +218,7 @@ def text_width(text: str) -> float:
 
 def shortened(text: str, room: float) -> str:
     """A text of at most `room` points, with its middle left out if it is longer."""
-    most = int(room / (0.6 * TEXT))
+    most = int(room / text_width("m") + 1e-6)
     if len(text) <= most:
         return text
     first = max(1, (most - 1) // 2)
@@ -353,40 +349,3 @@ def label_areas(ax: Axes, stage: StageRecord, colours: Mapping[str, str]) -> Non
                     zorder=7,
                 )
         base = top
-
-
-def to_svg(fig: Figure, label: str, prefix: str) -> str:
-    """The figure as an <svg> element for an HTML page: same figure, same text.
-
-    Neutral colours become CSS variables, ids get `prefix` (a page holds several charts), numbers
-    are cut to 2 decimals (of a pixel), and all metadata goes.
-    """
-    from html import escape
-
-    buffer = io.StringIO()
-    fig.savefig(
-        buffer,
-        format="svg",
-        transparent=True,
-        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-    )
-    svg = buffer.getvalue()
-    width, height = (72 * float(v) for v in fig.get_size_inches())
-    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
-    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
-    body = re.sub(r'<g id="(halo)[^"]*"', r'<g class="\1"', body)
-    used = set(re.findall(r'(?:href="#|url\(#)([\w-]+)', body))
-    body = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", body)
-    body = re.sub(r'((?: id="|href="#|url\(#))([\w-]+)', rf"\g<1>{prefix}-\g<2>", body)
-    body = body.replace("xlink:href", "href")
-    body = re.sub(r"<[^>]*>", lambda tag: re.sub(r"\d+\.\d{3,}", _two_decimals, tag[0]), body)
-    body = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", body)
-    for colour, name in _VARIABLES.items():
-        body = body.replace(colour, f"var(--{name})")
-    body = re.sub(r"\n\s*", "\n", body)
-    head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">'
-    return head + body
-
-
-def _two_decimals(number: re.Match[str]) -> str:
-    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")

@@ -86,8 +86,8 @@ def run(
 ) -> None:
     """Train a curriculum; run it again to resume.
 
-    Leaves in runs/NAME/: metrics.jsonl, evaluations.jsonl, summary.json, report.html, checkpoints/
-    and export/ (a model for Hugging Face transformers). Killed at any moment, the same command goes
+    Leaves in runs/NAME/: metrics.jsonl, evaluations.jsonl, test.json, summary.json, report.html,
+    checkpoints/ and export/ (a model for Hugging Face transformers). Killed at any moment, the same command goes
     on from the last checkpoint, with the same batches and the same losses.
     """
     from ncamix.cache import cache_root

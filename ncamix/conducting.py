@@ -18,8 +18,7 @@ from ncamix.files import RUN_LOCK, write_whole
 from ncamix.forking import drop_checkpoints, finished_stages, fork
 from ncamix.jobs import Done, Job, Workers
 from ncamix.plan import Plan
-from ncamix.run_folder import DIVERGED
-from ncamix.study_runs import FAILED, State, StudyRun, read_json, state_of
+from ncamix.study_runs import FAILED, State, StudyRun, state_of
 
 OVER = ("finished", "diverged", "failed")
 TRIES = 3  # of a run whose process dies; what ends with a message is not tried again
@@ -185,16 +184,6 @@ class Conductor:
             for index, (name, _) in enumerate(run.stages):
                 if index >= len(run.beginnings) or run.beginnings[index] not in open_keys:
                     drop_checkpoints(self.folder / run.folder, index, name)
-
-
-def why_failed(run: StudyRun, study: Path) -> str:
-    """In words, why a run of the study has no result."""
-    folder = study / run.folder
-    for file in (DIVERGED, FAILED):
-        facts = read_json(folder / file)
-        if facts.get("fingerprint") == run.fingerprint:
-            return str(facts.get("what", file))
-    return ""
 
 
 def _first_line(said: str) -> str:

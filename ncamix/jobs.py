@@ -206,7 +206,7 @@ class LocalWorkers:
 
 
 @dataclass(frozen=True)
-class Slots:
+class Capacity:
     """Room for jobs on this machine, in the words of `LocalWorkers`."""
 
     num_jobs: int
@@ -214,7 +214,7 @@ class Slots:
     gpus: tuple[tuple[int, ...], ...] = ()
 
 
-def default_slots(num_jobs: int | None = None, ranks: int | None = None) -> Slots:
+def local_capacity(num_jobs: int | None = None, ranks: int | None = None) -> Capacity:
     """How many jobs run at once on this machine, and with what.
 
     On GPUs: a job for each, or for each `ranks` of them, with an even share of the cores. Jobs
@@ -236,11 +236,11 @@ def default_slots(num_jobs: int | None = None, ranks: int | None = None) -> Slot
         ]
         num_jobs = num_jobs or len(sets)
         shared = tuple(sets[i % len(sets)] for i in range(num_jobs))
-        return Slots(num_jobs, max(1, cores // (num_jobs * each)), shared)
+        return Capacity(num_jobs, max(1, cores // (num_jobs * each)), shared)
     if num_jobs is not None:
-        return Slots(num_jobs, max(1, cores // (num_jobs * each)))
+        return Capacity(num_jobs, max(1, cores // (num_jobs * each)))
     room = psutil.virtual_memory().available // (_MEMORY * each)
-    return Slots(max(1, min(cores // each, room)), 1)
+    return Capacity(max(1, min(cores // each, room)), 1)
 
 
 def settings_of_job(cwd: Path, threads: int) -> dict[str, str]:

@@ -89,7 +89,8 @@ def _plan_study(
     study: Path, trainer: str | None, settings: list[str] | None, as_json: bool
 ) -> None:
     """Plan a study. Variants that cannot be planned end it with an error when all are shown."""
-    from ncamix.study_plan import check_compared, plan_study, problems_of, study_json
+    from ncamix.arms import check_compared, problems_of, study_json
+    from ncamix.study_plan import plan_study
     from ncamix.study_tables import print_study
     from ncamix.variants import load_study
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ncamix.disk import UNWRITABLE, unwritable
 from ncamix.files import write_whole
-from ncamix.quantities import counted, format_count
+from ncamix.quantities import counted, format_count, format_seconds
 
 
 def render_page(template: str, values: Mapping[str, Any]) -> bytes:
@@ -22,6 +22,7 @@ def render_page(template: str, values: Mapping[str, Any]) -> bytes:
         count=count,
         counted=counted,
         fixed=fixed,
+        duration=format_seconds,
         perplexity=perplexity,
         short=format_count,
         signed=signed,

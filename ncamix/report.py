@@ -23,6 +23,7 @@ from ncamix.cells import strip_png
 from ncamix.epiplexity import FORMULA, PAPER, epiplexities
 from ncamix.files import write_whole
 from ncamix.groups import GROUPS
+from ncamix.inline_svg import to_svg
 from ncamix.log_columns import Floats
 from ncamix.pages import is_finite, render_page, write_page
 from ncamix.quantities import counted, format_count
@@ -159,16 +160,16 @@ def _charts(record: RunRecord, colours: dict[str, str]) -> dict[str, Any]:
         drawings.draw_planned(ax, stages, colours, theme)
         ax = add(fig, 260, 130, stages, theme, "realised")
         drawings.draw_realised(ax, stages, colours, theme)
-        svgs["schedule"] = charts.to_svg(fig, "Planned and realised share of samples", "schedule")
+        svgs["schedule"] = to_svg(fig, "Planned and realised share of samples", "schedule")
 
         fig = charts.new_figure(210)
         drawings.draw_rate(add(fig, 48, 122, stages, theme, "learning rate"), stages, theme)
-        svgs["rate"] = charts.to_svg(fig, "Learning rate over tokens", "rate")
+        svgs["rate"] = to_svg(fig, "Learning rate over tokens", "rate")
 
         fig = charts.new_figure(408)
         ax = add(fig, 48, 320, stages, theme, "loss, nats per token")
         drawings.draw_losses(ax, stages, colours, theme)
-        svgs["loss"] = charts.to_svg(fig, "Training loss by source over tokens", "loss")
+        svgs["loss"] = to_svg(fig, "Training loss by source over tokens", "loss")
 
         panels = [
             ("loss, nats per token", 230.0, _series(record, "loss")),
@@ -176,30 +177,30 @@ def _charts(record: RunRecord, colours: dict[str, str]) -> dict[str, Any]:
         ]
         fig = _over_tokens(panels, stages, colours)
         if fig is not None:
-            svgs["evaluation"] = charts.to_svg(fig, "Evaluations over tokens", "evaluation")
+            svgs["evaluation"] = to_svg(fig, "Evaluations over tokens", "evaluation")
         panels = [
             ("loss drop on repeated ids, nats per token", 150.0, _induction(record, LOSS_DROP)),
             ("prefix-matching attention, share of 1", 150.0, _induction(record, PREFIX)),
         ]
         fig = _over_tokens(panels, stages, SCORE_COLOURS)
         if fig is not None:
-            svgs["induction"] = charts.to_svg(fig, "Induction score over tokens", "induction")
+            svgs["induction"] = to_svg(fig, "Induction score over tokens", "induction")
         fig = _accuracy(record, colours)
         if fig is not None:
-            svgs["accuracy"] = charts.to_svg(fig, "Next-frame accuracy by frames seen", "accuracy")
+            svgs["accuracy"] = to_svg(fig, "Next-frame accuracy by frames seen", "accuracy")
         if any(stage.norms for stage in stages):
             fig = charts.new_figure(358)
             title = "norm of the gradient (logarithmic axis)"
             ax = add(fig, 48, 270, stages, theme, title, labels=GROUPS)
             drawings.draw_norms(ax, stages, GROUP_COLOURS, theme)
-            svgs["norms"] = charts.to_svg(fig, "Gradient norms by group over tokens", "norms")
+            svgs["norms"] = to_svg(fig, "Gradient norms by group over tokens", "norms")
         if any(stage.speed.size for stage in stages):
             fig = charts.new_figure(364)
             ax = add(fig, 48, 130, stages, theme, "throughput, tokens per second", last=False)
             drawings.draw_speed(ax, stages, 1, 1.0, theme)
             ax = add(fig, 214, 100, stages, theme, "waiting for data, percent of a step")
             drawings.draw_speed(ax, stages, 2, 100.0, theme)
-            svgs["speed"] = charts.to_svg(fig, "Throughput and data wait over tokens", "speed")
+            svgs["speed"] = to_svg(fig, "Throughput and data wait over tokens", "speed")
     return {name: Markup(svg) for name, svg in svgs.items()}
 
 

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from ncamix.errors import fail
 from ncamix.files import make_output
+from ncamix.run_folder import no_run
 
-COMPARISON = "comparison"  # the folder beside several runs that their report is written to
+COMPARISON = "comparison"  # the folder that a report of several runs is written to
 
 
 def report(
@@ -31,7 +32,7 @@ def report(
             "-o",
             metavar="DIR",
             help="Where the report of a study or of several runs is written.",
-            show_default="the study's folder; a folder 'comparison' beside the first run",
+            show_default="the study's folder; of several runs 'comparison' where they lie",
         ),
     ] = None,
     plot: Annotated[
@@ -67,7 +68,7 @@ def report(
     if studies:
         written = write_study_report(folders[0], out, plot)
     else:
-        home = out or folders[0].parent / COMPARISON
+        home = out or Path(os.path.commonpath(list(map(os.path.abspath, folders)))) / COMPARISON
         make_output(home)
         written = write_comparison(folders, home, plot)
     for file in written:
@@ -77,6 +78,8 @@ def report(
 def _report_run(folder: Path, out: Path | None, plot: Path | None) -> None:
     from ncamix.report import write_report
 
+    if not (folder / "plan.json").is_file():
+        raise no_run(folder, "plan.json or study.json")
     if out is not None or plot is not None:
         what = f"{'--out' if out is not None else '--plot'} is for studies and several runs"
         raise fail(what, f"leave it out: the report of a run is written to {folder}/report.html")

@@ -24,7 +24,7 @@ from ncamix.drawings import realised_shares
 from ncamix.epiplexity import Epiplexity, epiplexities
 from ncamix.held_out import Documents, documents_of
 from ncamix.log_columns import Floats
-from ncamix.run_folder import read_rows
+from ncamix.run_folder import SUMMARY, TEST, read_rows
 from ncamix.run_record import Json, StageRecord, by_name, read_stages
 from ncamix.study_runs import read_json
 
@@ -78,7 +78,7 @@ def read_result(folder: Path, plan: Json, metric: str) -> RunResult:
     rows = [row for row in read_rows(folder / "evaluations.jsonl") if row.get("source") == source]
     probes = read_rows(folder / "induction.jsonl")
     numbers = {stage.name: i for i, stage in enumerate(stages)}
-    summary, tested = read_json(folder / "summary.json"), tested_sources(folder)
+    summary, tested = read_json(folder / SUMMARY), tested_sources(folder)
     seconds = [s.get("seconds") for s in summary.get("stages", [])]
     tokens, natural = clock
     return RunResult(
@@ -99,7 +99,7 @@ def read_result(folder: Path, plan: Json, metric: str) -> RunResult:
 
 def tested_sources(folder: Path) -> dict[str, Json]:
     """What a run came to on the test split, by source; empty if it was not tested."""
-    found = read_json(folder / "test.json").get("sources")
+    found = read_json(folder / TEST).get("sources")
     if not isinstance(found, dict):
         return {}
     return {source: row for source, row in found.items() if isinstance(row, dict)}
@@ -133,7 +133,8 @@ def _points(
     found = {}
     for row in rows:
         value = row.get(key)
-        if row.get("stage") in stages and isinstance(value, int | float) and math.isfinite(value):
+        known = row.get("stage") in stages and {"batch", "tokens"} <= row.keys()
+        if known and isinstance(value, int | float) and math.isfinite(value):
             found[stages[row["stage"]], int(row["batch"])] = (float(row["tokens"]), float(value))
     places = sorted(found)
     table = np.array([found[place] for place in places], np.float64).reshape(-1, 2)

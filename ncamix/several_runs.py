@@ -12,6 +12,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ncamix.run_folder import damaged_plan, no_run
 from ncamix.run_record import Json, by_name
@@ -32,38 +33,53 @@ _OF_ITS_SOURCES = ("fingerprint", "generation_core_seconds")
 
 
 def read_runs(folders: Sequence[Path]) -> StudyRecord:
-    """Read several runs. An arm is named as its curriculum, or with the folder of its first run
-    where two curricula have one name.
+    """Read several runs.
 
     Raises:
         UserError: one is no run, or its plan.json is damaged.
     """
     plans = [_plan_of(folder) for folder in folders]
     seeds, remarks = _seeds(plans)
-    arms: dict[str, ArmRecord] = {}
-    named: dict[str, str] = {}  # what a plan comes to without its seeds -> arm
-    taken: dict[tuple[str, int], Path] = {}
-    runs = []
-    for folder, plan, seed in zip(folders, plans, seeds, strict=True):
-        key = _recipe(plan)
-        if key not in named:
-            name = str(plan["name"])
-            named[key] = name if name not in arms else f"{name} ({folder.name})"
-            arms[named[key]] = _arm(named[key], plan)
-        arm = named[key]
-        if (arm, seed) in taken:
-            remarks.append(
-                f"{folder} is left out: its curriculum and seed are those of {taken[arm, seed]}"
-            )
-            continue
-        taken[arm, seed] = folder
-        run = StudyRun(arm, seed, None, str(folder), (), plan["fingerprint"], (), (), ())
-        state = state_of(run, Path())
-        runs.append(StudiedRun(run, folder, _command(folder, plan), state))
+    groups: dict[str, list[int]] = {}  # runs that plan alike
+    for i, plan in enumerate(plans):
+        groups.setdefault(_recipe(plan), []).append(i)
     common = os.path.commonpath([os.path.abspath(folder) for folder in folders])
-    name, found = os.path.basename(common) or "runs", tuple(sorted({r.run.seed for r in runs}))
-    record = StudyRecord(name, found, arms, [], first_metric(runs), remarks=remarks)
+    own = [[plans[of[0]]["name"], *(folders[i] for i in of)] for of in groups.values()]
+    arms, runs = {}, []
+    for name, of in zip(_names(own, common), groups.values(), strict=True):
+        arms[name] = _arm(name, plans[of[0]])
+        taken: dict[int, Path] = {}
+        for i in of:
+            seed, folder, plan = seeds[i], folders[i], plans[i]
+            if seed in taken:
+                remarks.append(
+                    f"{folder} is left out: its curriculum and seed are those of {taken[seed]}"
+                )
+                continue
+            taken[seed] = folder
+            run = StudyRun(name, seed, None, str(folder), (), plan["fingerprint"], (), (), ())
+            state = state_of(run, Path())
+            runs.append(StudiedRun(run, folder, _command(folder, plan), state))
+    found = tuple(sorted({run.run.seed for run in runs}))
+    title = os.path.basename(common) or "runs"
+    record = StudyRecord(title, found, arms, [], first_metric(runs), remarks=remarks)
     return filled(record, runs, Path())
+
+
+def _names(groups: Sequence[Sequence[Any]], common: str) -> list[str]:
+    """A name for each group of a curriculum's name and folders below `common`: the curriculum's if
+    no other has it, or else the folder that its runs have in common."""
+    curricula = [str(name) for name, *_ in groups]
+    shared = [os.path.commonpath(list(map(os.path.abspath, of))) for _, *of in groups]
+    names = []
+    for i, (name, folder) in enumerate(zip(curricula, shared, strict=True), 1):
+        if curricula.count(name) == 1:
+            names.append(name)
+        elif shared.count(folder) == 1 and folder != common:
+            names.append(os.path.relpath(folder, common))
+        else:
+            names.append(f"{name} ({i})")
+    return names
 
 
 def _plan_of(folder: Path) -> Json:

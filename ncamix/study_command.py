@@ -47,6 +47,16 @@ def study(
             show_default="one a GPU; without GPUs one a core",
         ),
     ] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(
+            "--ranks",
+            min=1,
+            metavar="N",
+            help="Processes that train together in each run: GPUs, or cores.",
+            show_default="1",
+        ),
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -93,7 +103,9 @@ def study(
             folder = Path(os.path.abspath(out or Path("runs") / loaded.study.name))
             agenda = open_study(loaded, folder, say)
         if dry_run:
-            forecast_study(agenda, jobs, console)
+            forecast_study(agenda, jobs, ranks, console)
             return
-        status = train_study(agenda, lambda: make_workers(agenda, on, jobs), part, console)
+        status = train_study(
+            agenda, lambda: make_workers(agenda, on, jobs, ranks), ranks, part, console
+        )
     raise typer.Exit(status)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TOGETHER = 5  # arms that may share a panel
+TOGETHER = 4  # arms that may share a panel
 PITCH, PITCH_OF_TWO = 25.0, 31.0  # points, of rows with names of one line and of two
 ARMS = (COOL[0], WARM[0], COOL[2], WARM[1], COOL[3], WARM[2])
 

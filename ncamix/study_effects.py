@@ -146,7 +146,8 @@ def scalings(summaries: Mapping[str, ArmSummary], record: StudyRecord) -> list[S
             break  # else arms with as many tokens differ in something else: a line each
     lines = []
     for (states, written), arms in groups.items():
-        label = f"{' + '.join(map(str, states))} states" + (f", {written}" if written else "")
+        alphabet = "+".join(map(str, states))
+        label = f"{alphabet}, {written}" if written else f"{alphabet} states"
         points = [
             (_automata(arm), arm.name, summary.mean, summary.interval)
             for arm in arms

@@ -106,6 +106,7 @@ def facts_of(results: StudyResults) -> Json:
                 "bits": s.bits[0],
                 **_interval_json(s.bits[1]),
                 "final_loss": s.final_loss[0],
+                "final_loss_interval": _interval_json(s.final_loss[1]),
                 "num_tokens": s.num_tokens,
                 "num_seeds": s.num_seeds,
             }
@@ -191,6 +192,7 @@ def _run_json(run: StudiedRun) -> Json:
         "seconds": result.seconds if result else None,
         "device": result.device if result else "",
         "epiplexity": [vars(e) for e in result.epiplexity] if result else [],
+        "versions": result.versions if result else {},
         "fingerprint": run.run.fingerprint,
         "command": run.command,
     }
@@ -273,10 +275,10 @@ def as_markdown(results: StudyResults) -> str:
     record, reference = results.record, results.reference
     confidence = percent(record.confidence)
     head = ["arm", f"{unit_of(record.metric)} ({confidence} interval)"]
-    head += [f"difference to {reference}", "p (Holm)"] if reference else []
-    head += ["verdict", "seeds", "tokens"]
+    head += [f"difference to {reference}", "p (Holm)", "verdict"] if reference else []
+    head += ["seeds", "tokens"]
     rows = [
-        _cells(row, reference is not None, len(record.seeds))
+        _cells(row, reference is not None, len(record.seeds_of(row.arm.name)))
         for row in results.rows
         if row.arm.lengthened is None
     ]
@@ -299,9 +301,9 @@ def _cells(row: ArmRow, compared: bool, num_seeds: int) -> list[str]:
         adjusted = finding.p_adjusted if finding else None
         cells += [with_interval(test.mean, test.interval, signed=True) if test else "–"]
         cells += [p_value(adjusted) if adjusted is not None else p_value(test.p) if test else "–"]
-    same = f"same as {row.arm.same_as}" if row.arm.same_as else ""
-    verdict = row.verdict if row.verdict != REFERENCE or not same else same
-    cells += [verdict or same or "–", f"{done} of {num_seeds}"]
+        same = f"same as {row.arm.same_as}" if row.arm.same_as else ""
+        cells.append(same if same and row.verdict != REFERENCE else row.verdict or "–")
+    cells.append(f"{done} of {num_seeds}")
     return [*cells, format_count(row.arm.num_tokens)]
 
 

@@ -16,7 +16,7 @@ from statistics import stdev
 from rich.console import Console
 
 from ncamix.findings import power_words
-from ncamix.jobs import default_slots
+from ncamix.jobs import local_capacity
 from ncamix.library import has_gpu
 from ncamix.plan import Plan
 from ncamix.quantities import counted, format_count, format_seconds
@@ -28,7 +28,9 @@ from ncamix.waiting import Waiting
 Shape = tuple[int | str, ...]
 
 
-def forecast_study(agenda: Agenda, num_jobs: int | None, console: Console) -> None:
+def forecast_study(
+    agenda: Agenda, num_jobs: int | None, ranks: int | None, console: Console
+) -> None:
     """Print what a study comes to, and what is left of it."""
 
     def say(line: str) -> None:
@@ -44,10 +46,10 @@ def forecast_study(agenda: Agenda, num_jobs: int | None, console: Console) -> No
         f"train, since what begins alike is trained once; {len(runs) - len(left)} are over"
     )
     if left:
-        slots = default_slots(num_jobs)
+        capacity = local_capacity(num_jobs, ranks)
         with Waiting(console, "timing a few steps of the model"):
-            seconds = _seconds(agenda, left, slots.threads)
-        at_once = min(slots.num_jobs, len(left))
+            seconds = _seconds(agenda, left, capacity.threads)
+        at_once = min(capacity.num_jobs, len(left))
         say(
             f"about {format_seconds(seconds / at_once)} on this machine, {at_once} at once, at the "
             "pace of a few steps measured just now, one run alone"

@@ -164,7 +164,9 @@ def tuning(arms: Sequence[Tuned], confidence: float, theme: Theme) -> Figure:
             mean, interval = estimate(found, confidence)
             means.append((i, mean))
             if interval is not None:
-                panel.upright([i], [interval.low], [interval.high], color=COOL[0], linewidth=1.6)
+                panel.upright([i], [interval.low], [interval.high], color=COOL[0], linewidth=1.2)
+                beside = [i + 0.12] * len(found)
+                panel.line(beside, found, marker=".", linestyle="", color=theme.muted, markersize=3)
             chosen = name == arm.chosen
             ring = {"markersize": 9, "markeredgewidth": 1.3} if chosen else {"markersize": 0}
             panel.line([i], [mean], marker="o", color=COOL[0], markersize=4, zorder=4)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ncamix import charts, study_panels
 from ncamix.findings import Finding
+from ncamix.inline_svg import to_svg
 from ncamix.over_seeds import Band, over_seeds
 from ncamix.run_results import INDUCTION
 from ncamix.study_drawings import (
@@ -43,7 +44,7 @@ def draw_all(results: StudyResults, colours: Mapping[str, str]) -> dict[str, lis
     drawn: dict[str, list[Markup]] = {}
     with charts.style():
         for name, label, figures in _figures(results, colours):
-            svgs = [charts.to_svg(f, label, f"{name}{i}") for i, f in enumerate(figures)]
+            svgs = [to_svg(f, label, f"{name}{i}") for i, f in enumerate(figures)]
             drawn[name] = [Markup(svg) for svg in svgs]
     return drawn
 
@@ -61,6 +62,8 @@ def _figures(
     if bands:
         limits = later({arm: band for arm, band in bands.items() if arm in chosen} or bands)
         for clock, natural in (("natural", True), ("all", False)):
+            if natural and not any(band.natural[-1] for band in bands.values()):
+                continue
             title = f"{unit}, validation split"
             figures = curves(bands, chosen, results.reference, title, theme, natural, limits)
             yield f"curves_{clock}", f"{unit} over {clock} tokens", figures

@@ -15,12 +15,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ncamix.conducting import why_failed
 from ncamix.errors import fail
 from ncamix.quantities import format_fraction
 from ncamix.run_record import Json, by_name
 from ncamix.run_results import RunResult, natural_sources, read_result, tested_sources
-from ncamix.study_runs import State, StudyRun, final_value, from_json, read_json, state_of
+from ncamix.study_runs import (
+    State,
+    StudyRun,
+    final_value,
+    from_json,
+    read_json,
+    state_of,
+    why_failed,
+)
 from ncamix.verdicts import Comparison
 
 RECORD = "study.json"
@@ -122,6 +129,11 @@ class StudyRecord:
     @property
     def confidence(self) -> float:
         return self.compare.confidence if self.compare else 0.95
+
+    def seeds_of(self, arm: str) -> tuple[int, ...]:
+        """The seeds that an arm is to have: the study's, or those of its runs where there is none
+        that declares them."""
+        return self.seeds if self.facts else tuple(sorted(self.finals[arm]))
 
     def shown(self, arm: str) -> dict[int, RunResult]:
         """The results of an arm that are drawn, by seed: those of finished runs, or else of all

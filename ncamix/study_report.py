@@ -16,6 +16,7 @@ from pathlib import Path
 from ncamix import charts
 from ncamix.epiplexity import FORMULA, PAPER
 from ncamix.files import write_drawn
+from ncamix.findings import Findings
 from ncamix.pages import render_page, write_page
 from ncamix.run_record import Json
 from ncamix.several_runs import read_runs
@@ -31,10 +32,10 @@ from ncamix.study_results import (
     results_of,
     tuning_remarks,
 )
-from ncamix.study_tables import EXPECTED
 from ncamix.verdicts import VERDICTS, percent, unit_of
 
 PAGE, RESULTS = "study.html", "results.json"
+_NO_NEWS = ("declared but never used", "is not used")  # ends of remarks that say nothing of an arm
 
 
 def write_study_report(
@@ -92,12 +93,14 @@ def _picture(results: StudyResults, suffix: str) -> bytes:
 def _page(results: StudyResults) -> Json:
     record, found = results.record, results.findings
     colours = charts.source_colours(record.kinds())
+    places = {name: i for i, name in enumerate(record.arms)}
     runs = [run for run in record.runs if not run.run.tuning]
+    runs.sort(key=lambda run: (places.get(run.run.arm, len(places)), run.run.seed))
     lines = [_sentence(line) for line in answer(results)]
     return {
         "results": results,
         "record": record,
-        "sort": "study" if record.facts else "runs",
+        "sort": "a study" if record.facts else "several runs",
         "question": question(record),
         "answer": lines[0],
         "more": lines[1:],
@@ -105,7 +108,9 @@ def _page(results: StudyResults) -> Json:
         "confidence": percent(record.confidence),
         "reference": results.reference,
         "finished": sum(run.state == "finished" for run in runs),
-        "expected": len(record.seeds) * sum(not arm.same_as for arm in record.arms.values()),
+        "expected": sum(
+            len(record.seeds_of(name)) for name, arm in record.arms.items() if not arm.same_as
+        ),
         "missing": missing_words(record),
         "failed": [run for run in record.runs if run.state in ("failed", "diverged")],
         "rows": [row for row in results.rows if row.arm.lengthened is None],
@@ -115,7 +120,7 @@ def _page(results: StudyResults) -> Json:
             for finding in (found.primary, *found.others)
             if finding is not None and finding.documents is not None
         ],
-        "remarks": [*found.remarks, *tuning_remarks(results), *record.remarks],
+        "remarks": [*_remarks(found), *tuning_remarks(results), *record.remarks],
         "colours": colours,
         "charts": draw_all(results, colours),
         "formula": FORMULA,
@@ -133,6 +138,16 @@ def _page(results: StudyResults) -> Json:
         "bits": _bits,
         "REFERENCE": REFERENCE,
     }
+
+
+def _remarks(found: Findings) -> list[str]:
+    """Remarks beside those on runs that are missing or have failed, which stand above."""
+    own = tuple(f"{arm.arm}{sign} " for arm in found.arms for sign in (":", ","))
+    return [
+        remark
+        for remark in found.remarks
+        if not (remark.startswith(own) and (remark.endswith(" missing") or ": failed, " in remark))
+    ]
 
 
 def _sentence(words: str) -> str:
@@ -162,6 +177,9 @@ def _tuned(results: StudyResults) -> Json:
         },
         "on_edge": bool(edges),
         "tuned_of": ", ".join(*paths) if plain else "",
+        "numbered": [points[name] for name in names]
+        if len(settings[:1] and settings[0]) > 1
+        else [],
     }
 
 
@@ -192,7 +210,7 @@ def _warnings(record: StudyRecord) -> list[tuple[str, str]]:
     found: dict[str, list[str]] = {}
     for name, arm in record.arms.items():
         for warning in arm.warnings if arm.same_as is None else ():
-            if warning.endswith(EXPECTED):
+            if warning.endswith(_NO_NEWS):
                 continue
             found.setdefault(warning, []).append(name)
     everywhere = sum(arm.same_as is None for arm in record.arms.values())

@@ -8,7 +8,7 @@ A run that finished without test.json has no value, and nothing else is taken in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ncamix.findings import ArmSummary, Finding, Findings, Results, findings
@@ -66,15 +66,8 @@ class StudyResults:
 
 def results_of(record: StudyRecord) -> StudyResults:
     """What a study's record says of what was declared."""
-    given = _given(record)
-    told = record.compare.lengths.values() if record.compare else ()
-    lengths = {arm for arms in told for arm in arms}
-    # Other lengths of the arm that a speed-up is to are there to be looked at, not compared.
-    aside = [n for n, arm in record.arms.items() if arm.lengthened and n not in lengths]
-    arms = [name for name in record.arms if name not in aside]
-    found = findings(given, arms, record.seeds, record.compare)
-    alone = findings(given, aside, record.seeds, None)
-    summaries = {summary.arm: summary for summary in (*found.arms, *alone.arms)}
+    found = _found(record)
+    summaries = {summary.arm: summary for summary in found.arms}
     reference = record.compare.other if record.compare else None
     rows = []
     for name, arm in record.arms.items():
@@ -96,6 +89,25 @@ def results_of(record: StudyRecord) -> StudyResults:
         structures(record),
         frequencies(record),
     )
+
+
+def _found(record: StudyRecord) -> Findings:
+    """What is found of every arm. Other lengths of the arm that a speed-up is to are there to be
+    looked at, not compared; of several runs nothing is."""
+    given = _given(record)
+    told = record.compare.lengths.values() if record.compare else ()
+    lengths = {arm for arms in told for arm in arms}
+    aside = [n for n, arm in record.arms.items() if arm.lengthened and n not in lengths]
+    if not record.facts:
+        aside = list(record.arms)
+    compared = [name for name in record.arms if name not in aside]
+    seeds = {name: record.seeds_of(name) for name in aside}
+    alone = [findings(given, [name], seeds[name], None).arms[0] for name in aside]
+    if not compared:
+        remarks = [f"{arm.arm}, seed {s}: {why}" for arm in alone for s, why in arm.failed.items()]
+        return Findings(None, [], [], alone, remarks)
+    found = findings(given, compared, record.seeds, record.compare)
+    return replace(found, arms=[*found.arms, *alone])
 
 
 def _given(record: StudyRecord) -> Results:
@@ -167,7 +179,7 @@ def missing_words(record: StudyRecord) -> list[str]:
     for name, arm in record.arms.items():
         runs = record.finals[name]
         begun = [seed for seed, run in runs.items() if run.state == "begun"]
-        absent = [s for s in record.seeds if s not in runs or runs[s].state == "missing"]
+        absent = [s for s in record.seeds_of(name) if s not in runs or runs[s].state == "missing"]
         parts = [f"{_seeds(begun)} under way or interrupted"] if begun else []
         parts += [f"{_seeds(absent)} not begun"] if absent else []
         if parts and arm.same_as is None:

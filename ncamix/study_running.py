@@ -19,27 +19,18 @@ from pathlib import Path
 from rich.console import Console
 
 from ncamix import __version__
+from ncamix.arms import Arm, arm_json, check_compared, laid_in, problems_of, study_facts
 from ncamix.composition import Setting
-from ncamix.conducting import OVER, Conductor, why_failed
+from ncamix.conducting import OVER, Conductor
 from ncamix.errors import UserError, fail
 from ncamix.files import make_folder, write_whole
-from ncamix.jobs import LocalWorkers, Workers, default_slots
+from ncamix.jobs import LocalWorkers, Workers, local_capacity
 from ncamix.keys import fingerprint
-from ncamix.library import has_gpu
 from ncamix.locks import lock_own
 from ncamix.plan import Plan
 from ncamix.quantities import counted
 from ncamix.shares import Shard, share_of
-from ncamix.study_plan import (
-    Arm,
-    arm_json,
-    check_compared,
-    laid_in,
-    plan_study,
-    planned_run,
-    problems_of,
-    study_facts,
-)
+from ncamix.study_plan import plan_study, planned_run
 from ncamix.study_progress import StudyProgress
 from ncamix.study_runs import (
     StudyRun,
@@ -51,6 +42,7 @@ from ncamix.study_runs import (
     read_json,
     state_of,
     study_run,
+    why_failed,
 )
 from ncamix.text_compilation import prepare_text
 from ncamix.variants import LoadedStudy
@@ -197,10 +189,14 @@ def open_study(loaded: LoadedStudy, folder: Path, say: Say) -> Agenda:
 
 
 def train_study(
-    agenda: Agenda, make_workers: Callable[[], Workers], shard: Shard, console: Console
+    agenda: Agenda,
+    make_workers: Callable[[], Workers],
+    ranks: int | None,
+    shard: Shard,
+    console: Console,
 ) -> int:
     """Train what is missing of a study, or of a share of it, and write its report; the status of
-    the command: 0, or 2 if runs have failed.
+    the command: 0, or 2 if runs have failed. ranks: that train together in each run; None is 1.
 
     Raises:
         UserError: the folder is not a study's or is being worked in, or a text cannot be compiled.
@@ -214,17 +210,20 @@ def train_study(
         ):
             with WaitingIfLong(console) as say:
                 _prepare_texts(agenda, say)
-            _train(agenda, make_workers(), mine, console)
+            _train(agenda, make_workers(), ranks, mine, console)
         write_record(agenda)
         return _finish(agenda, console)
 
 
-def _train(agenda: Agenda, workers: Workers, mine: Mine, console: Console) -> None:
+def _train(
+    agenda: Agenda, workers: Workers, ranks: int | None, mine: Mine, console: Console
+) -> None:
     """Train what is missing of a share."""
     base, trainer = agenda.loaded.names
+    together = ("--ranks", str(ranks)) if ranks is not None else ()
 
     def arguments_of(run: StudyRun) -> tuple[str, ...]:
-        return arguments(run, base, trainer, str(agenda.folder / run.folder))
+        return (*arguments(run, base, trainer, str(agenda.folder / run.folder)), *together)
 
     def totals() -> tuple[int, int, int, int]:
         runs = {run.fingerprint: run for run in agenda.expected() if mine(run)}.values()
@@ -312,17 +311,19 @@ def write_record(agenda: Agenda) -> None:
         write_whole(file, text)
 
 
-def make_workers(agenda: Agenda, on: str | None, num_jobs: int | None) -> Workers:
-    """Who trains: this machine, or the Ray cluster that `on` names. Raises UserError where there is
-    none."""
+def make_workers(
+    agenda: Agenda, on: str | None, num_jobs: int | None, ranks: int | None
+) -> Workers:
+    """Who trains, each run on so many ranks: this machine, or the Ray cluster that `on` names.
+    Raises UserError where there is none."""
     if on is None:
-        slots = default_slots(num_jobs)
-        return LocalWorkers(slots.num_jobs, slots.threads, slots.gpus)
+        capacity = local_capacity(num_jobs, ranks)
+        return LocalWorkers(capacity.num_jobs, capacity.threads, capacity.gpus)
     if on.partition(":")[0] != "ray":
         raise fail(f"--on {on}: only Ray is known", "write --on ray, or --on ray://HOST:PORT")
     from ncamix.ray_jobs import RayWorkers
 
-    return RayWorkers(on, agenda.folder, home_of(agenda.loaded), num_gpus=int(has_gpu()))
+    return RayWorkers(on, agenda.folder, home_of(agenda.loaded), ranks or 1)
 
 
 @contextmanager

@@ -15,11 +15,13 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from ncamix.forking import Stages
-from ncamix.plan import Plan
 from ncamix.run_folder import DIVERGED
+
+if TYPE_CHECKING:  # a report reads the record of runs, and needs nothing that plans or trains
+    from ncamix.forking import Stages
+    from ncamix.plan import Plan
 
 FAILED = "failed.json"  # in a run's folder: why it ended in an error
 TUNING = "tuning"  # the folder of runs to tune with
@@ -117,6 +119,16 @@ def state_of(run: StudyRun, study: Path) -> State:
     if _names(folder / FAILED, run.fingerprint):
         return "failed"
     return "begun" if _names(folder / "plan.json", run.fingerprint) else "missing"
+
+
+def why_failed(run: StudyRun, study: Path) -> str:
+    """In words, why a run of the study has no result."""
+    folder = study / run.folder
+    for file in (DIVERGED, FAILED):
+        facts = read_json(folder / file)
+        if facts.get("fingerprint") == run.fingerprint:
+            return str(facts.get("what", file))
+    return ""
 
 
 def is_finished(folder: Path, fingerprint: str) -> bool:

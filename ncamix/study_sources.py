@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ncamix.frequencies import TokenCounts
 from ncamix.over_seeds import Estimate, estimate
+from ncamix.run_folder import FREQUENCIES
 from ncamix.run_record import by_name
 from ncamix.study_record import StudyRecord
 from ncamix.study_runs import read_json
@@ -30,6 +31,15 @@ class Structure:
     final_loss: Estimate
     num_tokens: int
     num_seeds: int
+
+    @property
+    def bits_per_token(self) -> Estimate:
+        """The same for each token with loss."""
+        bits, interval = self.bits
+        if interval is not None:
+            low, high = interval.low / self.num_tokens, interval.high / self.num_tokens
+            interval = replace(interval, low=low, high=high)
+        return bits / self.num_tokens, interval
 
 
 def structures(record: StudyRecord) -> list[Structure]:
@@ -73,9 +83,9 @@ def frequencies(record: StudyRecord) -> list[Frequencies]:
         runs = [r for r in record.finals[name].values() if r.state == "finished"] if new else []
         read: dict[str, list[TokenCounts]] = {}
         for run in runs:
-            rows = read_json(run.path / "frequencies.json").get("sources", {})
+            rows = read_json(run.path / FREQUENCIES)
             for source in new:
-                if source in rows and rows[source].get("counts"):
+                if (rows.get(source) or {}).get("counts"):
                     read.setdefault(source, []).append(_counts(source, rows[source]["counts"]))
         for source, of in read.items():
             taken = any(source == other for other, _ in found)

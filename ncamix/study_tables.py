@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ncamix.arms import Arm, against, amount, tokens_of
 from ncamix.controls import is_natural
 from ncamix.plan_tables import add_row, new_table
 from ncamix.quantities import counted, format_count, format_fraction
-from ncamix.study_plan import Arm, against, amount, tokens_of
 from ncamix.variants import LoadedStudy, shared
 
 EXPECTED = ("declared but never used", "is not used")  # of remarks: no news of an arm

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ncamix.arms import Arm, arm_json, study_facts
 from ncamix.keys import fingerprint
 from ncamix.plan import Plan
 from ncamix.plan_output import plan_json
-from ncamix.study_plan import Arm, arm_json, plan_study, study_facts
+from ncamix.study_plan import plan_study
 from ncamix.study_runs import StudyRun, command, study_run
 from ncamix.variants import LoadedStudy, load_study
 
@@ -294,8 +295,8 @@ def write_ends(
         write(folder / "test.json", tested_facts(plan, end + 0.02, figures.documents, random))
     counts = (5000 / np.arange(1, 401) ** 1.1).round().astype(int)
     pairs = [[int(count), 1] for count in counts if count > 0]
-    sources = {s: {"num_tokens": int(counts.sum()), "counts": pairs} for s in plan.sources}
-    write(folder / "frequencies.json", {"sources": sources})
+    row = {"num_tokens": int(counts.sum()), "counts": pairs}
+    write(folder / "frequencies.json", dict.fromkeys(plan.sources, row))
 
 
 def tested_facts(

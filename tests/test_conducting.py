@@ -11,11 +11,11 @@ from typing import Any, cast
 import pytest
 
 from ncamix import conducting
-from ncamix.conducting import TRIES, Conductor, why_failed
+from ncamix.conducting import TRIES, Conductor
 from ncamix.jobs import Done, Job
 from ncamix.plan import Plan
 from ncamix.run_folder import DIVERGED, WEIGHTS
-from ncamix.study_runs import StudyRun, state_of
+from ncamix.study_runs import StudyRun, state_of, why_failed
 
 
 def run(name: str, *stages: str, tuning: bool = False) -> StudyRun:

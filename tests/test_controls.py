@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from plan_files import TRAINER
 
+from ncamix.arms import Arm, study_json, tokens_of
 from ncamix.plan import Plan
 from ncamix.study import CONTROLS
-from ncamix.study_plan import Arm, plan_study, planned_run, study_json, tokens_of
+from ncamix.study_plan import plan_study, planned_run
 from ncamix.variants import LoadedStudy, load_study
 
 BASE = """\

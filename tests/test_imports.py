@@ -58,6 +58,7 @@ inventory
 planning
 plans
 controls
+arms
 study_plan
 statistics
 held_out verdicts
@@ -85,7 +86,7 @@ training
 log_columns
 run_record hub_folder
 epiplexity charts cells canvas
-drawings multiples pictures frequencies pages
+drawings inline_svg multiples pictures frequencies pages
 plan_picture
 summary report
 replanning advice

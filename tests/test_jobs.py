@@ -14,7 +14,7 @@ import pytest
 from processes import output_to, started, wait_until
 
 from ncamix import jobs
-from ncamix.jobs import KILLED, STOPPED, Done, Job, LocalWorkers, Slots, default_slots
+from ncamix.jobs import KILLED, STOPPED, Capacity, Done, Job, LocalWorkers, local_capacity
 from ncamix.run_folder import read_rows
 
 CURRICULUM = """
@@ -295,22 +295,22 @@ def test_slots_are_as_many_as_cores_or_gpus_allow(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(jobs, "count_threads", lambda: 8)
     monkeypatch.setattr(jobs, "has_gpu", lambda: False)
     monkeypatch.setattr(psutil, "virtual_memory", Memory)
-    assert default_slots() == Slots(4, 1)
+    assert local_capacity() == Capacity(4, 1)
     monkeypatch.setattr(Memory, "available", 1 << 40)
-    assert default_slots() == Slots(8, 1)
-    assert default_slots(ranks=3) == Slots(2, 1)
-    assert default_slots(3) == Slots(3, 2)
-    assert default_slots(2, ranks=2) == Slots(2, 2)
+    assert local_capacity() == Capacity(8, 1)
+    assert local_capacity(ranks=3) == Capacity(2, 1)
+    assert local_capacity(3) == Capacity(3, 2)
+    assert local_capacity(2, ranks=2) == Capacity(2, 2)
     monkeypatch.setattr(Memory, "available", 1 << 20)
-    assert default_slots(ranks=9) == Slots(1, 1)
+    assert local_capacity(ranks=9) == Capacity(1, 1)
 
     monkeypatch.setattr(jobs, "has_gpu", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert default_slots() == Slots(4, 2, ((0,), (1,), (2,), (3,)))
-    assert default_slots(1) == Slots(1, 8, ((0,),))
-    assert default_slots(6) == Slots(6, 1, ((0,), (1,), (2,), (3,), (0,), (1,)))
-    assert default_slots(ranks=2) == Slots(2, 2, ((0, 1), (2, 3)))
-    assert default_slots(ranks=8) == Slots(1, 1, ((0, 1, 2, 3),))
-    for slots in (Slots(0, 1), Slots(1, 0), Slots(2, 1, ((0,),))):
+    assert local_capacity() == Capacity(4, 2, ((0,), (1,), (2,), (3,)))
+    assert local_capacity(1) == Capacity(1, 8, ((0,),))
+    assert local_capacity(6) == Capacity(6, 1, ((0,), (1,), (2,), (3,), (0,), (1,)))
+    assert local_capacity(ranks=2) == Capacity(2, 2, ((0, 1), (2, 3)))
+    assert local_capacity(ranks=8) == Capacity(1, 1, ((0, 1, 2, 3),))
+    for slots in (Capacity(0, 1), Capacity(1, 0), Capacity(2, 1, ((0,),))):
         with pytest.raises(ValueError):
             LocalWorkers(slots.num_jobs, slots.threads, slots.gpus)

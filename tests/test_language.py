@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -146,7 +147,12 @@ def test_links_lead_to_sections() -> None:
     assert set(linked) <= anchors
 
 
-def test_the_readme_shows_a_curriculum_of_the_language(tmp_path: Path) -> None:
-    (shown,) = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+def test_the_readme_shows_a_curriculum_and_a_study_of_the_language(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    study, shown = sorted(blocks, key=lambda block: "base:" not in block)
+    for name in ("bands.yaml", "trainer.yaml"):
+        shutil.copy(ROOT / "examples/02_mixed_bands" / name, tmp_path)
+    (tmp_path / "study.yaml").write_text(study)
+    assert load_study(tmp_path / "study.yaml").study.compare is not None
     (tmp_path / "example.yaml").write_text(shown)
     assert len(load_curriculum(tmp_path / "example.yaml").curriculum.stages) == 2

@@ -6,13 +6,13 @@ import errno
 import json
 import re
 import time
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from plan_files import problem
+from web_pages import Page, assert_whole
 
 from ncamix import charts, drawings
 from ncamix.errors import UserError
@@ -20,7 +20,6 @@ from ncamix.report import CAVEAT, write_overview, write_report
 from ncamix.run_record import read_run
 
 BATCH_SIZE, LENGTH = 8, 256
-VOID = {"meta", "img", "br", "link", "input", "hr"}
 CURRICULUM = """\
 # curricula/code_target.yaml <script>alert("x")</script>
 ncamix: 1
@@ -283,50 +282,12 @@ def make_run(
     return plan
 
 
-class Page(HTMLParser):
-    """Balanced tags, what the page would load, its ids and its text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.loads: list[str] = []
-        self.ids: list[str] = []
-        self.text = ""
-        self.tags: set[str] = set()
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        if tag not in VOID:
-            self.open.append(tag)
-        for key, value in attrs:
-            if key in ("src", "href", "xlink:href", "srcset", "data"):
-                self.loads.append(value or "")
-            if key == "id":
-                self.ids.append(value or "")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
 def read_page(run: Path) -> tuple[str, Page]:
     path = write_report(run)
     assert path == run / "report.html"
     html = path.read_text("utf-8")
     page = Page(html)
-    assert page.open == []
-    assert all(load.startswith(("data:image/png;base64,", "#")) for load in page.loads)
-    assert "://" not in html and "script" not in page.tags
-    assert len(page.ids) == len(set(page.ids))
+    assert_whole(html, page)
     return html, page
 
 

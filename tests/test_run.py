@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -403,6 +404,19 @@ def test_fresh_moves_the_old_run_aside(whole: Runner, tmp_path: Path) -> None:
     assert "moved the old run to" in runner.run("--fresh")
     same_run(runner, whole)
     assert len(list((runner.folder / "runs").glob("tiny.*/metrics.jsonl"))) == 1
+
+
+def test_killed_behind_its_last_batch_it_is_tested_when_it_goes_on(
+    whole: Runner, tmp_path: Path
+) -> None:
+    runner = Runner(tmp_path / "work", whole.cache)
+    run = runner.folder / "runs/tiny"
+    shutil.copytree(whole.folder / "runs/tiny", run)
+    for name in ("summary.json", *ENDS):
+        (run / name).unlink()
+    assert "resuming the run in runs/tiny, after 120 batches of stage 'text'" in runner.run()
+    same_run(runner, whole)
+    assert "is finished" in runner.run()
 
 
 def test_compiled_datasets_give_the_same_run(whole: Runner, tmp_path: Path) -> None:

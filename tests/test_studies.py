@@ -87,7 +87,7 @@ class Tried:
             return self.workers
 
         out = io.StringIO()
-        found = train_study(self.agenda(), workers, shard, Console(file=out, width=300))
+        found = train_study(self.agenda(), workers, None, shard, Console(file=out, width=300))
         self.said = out.getvalue()
         assert found == status, self.said
         jobs = self.workers.jobs if self.workers is not None else []

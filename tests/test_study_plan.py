@@ -10,14 +10,8 @@ import pytest
 from plan_files import SOURCES, TRAINER, curriculum, stage
 from rich.console import Console
 
-from ncamix.study_plan import (
-    Arm,
-    check_compared,
-    plan_study,
-    problems_of,
-    study_json,
-    tokens_of,
-)
+from ncamix.arms import Arm, check_compared, problems_of, study_json, tokens_of
+from ncamix.study_plan import plan_study
 from ncamix.study_tables import study_table
 from ncamix.variants import LoadedStudy, load_study
 

@@ -1,0 +1,177 @@
+"""The results of a study: values of the test split alone, verdicts on planted effects, words."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+from finished_studies import STUDY, Figures, always_finished, write_study
+
+from ncamix.statistics import mean_interval, paired_test
+from ncamix.study_files import COLUMNS, as_csv, as_json, as_markdown, facts_of, with_interval
+from ncamix.study_record import read_study
+from ncamix.study_results import REFERENCE, StudyResults, answer, missing_words, results_of
+from ncamix.study_runs import StudyRun
+
+PLANTED = {"scratch_natural": 0.05, "scratch_natural_plain": 0.05, "shuffled": 0.03}
+SPEEDUP = STUDY.replace(
+    "smallest_effect: 0.01}",
+    "smallest_effect: 0.01, speedup: {to: scratch_natural, of: [up], lengths: [0.5x, 1x]}}",
+)
+
+
+def results(folder: Path, text: str = STUDY, state=always_finished) -> StudyResults:  # type: ignore[no-untyped-def]
+    home = write_study(folder, text, figures=Figures(PLANTED), state=state)
+    return results_of(read_study(home))
+
+
+def unfinished(run: StudyRun) -> str:
+    if run.tuning or run.arm == "up":
+        return "finished"
+    if run.arm == "shuffled":
+        return "untested" if run.seed < 3 else "finished"
+    if run.arm == "down":
+        return "diverged" if run.seed == 1 else "begun"
+    return "finished" if run.seed < 4 else "missing"
+
+
+def test_the_table_holds_what_runs_came_to_on_the_test_split(tmp_path: Path) -> None:
+    found = results(tmp_path)
+    home = found.record.runs[0].path.parents[3]
+    values = {
+        arm: {
+            seed: json.loads((home / f"{arm}/{seed}/test.json").read_text())["sources"]["code"][
+                "bits_per_byte"
+            ]
+            for seed in (1, 2, 3, 4, 5)
+        }
+        for arm in found.record.arms
+    }
+    assert found.reference == "scratch_natural"
+    for row in found.rows:
+        own = values[row.arm.name]
+        assert row.summary.values == own
+        assert (row.summary.mean, row.summary.interval) == mean_interval(list(own.values()))
+        if row.arm.name == "scratch_natural":
+            assert row.verdict == REFERENCE and row.finding is None
+            continue
+        assert row.finding is not None and row.finding.other == "scratch_natural"
+        differences = [own[seed] - values["scratch_natural"][seed] for seed in own]
+        assert row.finding.test == paired_test(differences)
+        assert row.finding.p_adjusted is not None
+    assert {
+        row.arm.name: row.verdict for row in found.rows if row.arm.control is None
+    } == dict.fromkeys(("up", "down", "even"), "better")
+    first, second = answer(found)
+    assert first == found.findings.primary.words  # type: ignore[union-attr]
+    assert second.startswith("up is better than scratch_natural")
+
+
+def test_what_was_not_tested_has_no_value_and_nothing_in_its_place(tmp_path: Path) -> None:
+    found = results(tmp_path, state=unfinished)
+    row = next(row for row in found.rows if row.arm.name == "shuffled")
+    assert row.untested == (1, 2) and sorted(row.summary.values) == [3, 4, 5]
+    assert {run.run.name for run in found.untested} == {"shuffled, seed 1", "shuffled, seed 2"}
+    assert facts_of(found)["untested"] == ["shuffled/1", "shuffled/2"]
+    assert "Without a figure on the test split: 2 runs." in as_markdown(found)
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    found = results(tmp_path, state=unfinished)
+    said = missing_words(found.record)
+    assert "down: seeds 2, 3, 4, 5 under way or interrupted" in said
+    assert "even: seeds 4, 5 not begun" in said
+    assert not any(line.startswith("up") for line in said)
+    facts = json.loads(as_json(found))
+    assert not facts["finished"] and facts["missing"] == said
+    down = next(arm for arm in facts["arms"] if arm["arm"] == "down")
+    assert down["failed"] == {"1": "the loss is not finite in batch 7"}
+    assert down["mean"] is None and down["verdict"] == "not measured"
+    assert any("down, seed 1: failed" in remark for remark in facts["remarks"])
+
+
+def test_a_study_that_has_not_begun_has_an_answer(tmp_path: Path) -> None:
+    found = results(tmp_path, state=lambda run: "missing")
+    assert "not measured" in answer(found)[0]
+    assert json.loads(as_json(found))["arms"][0]["mean"] is None
+    assert len(missing_words(found.record)) == len(found.rows) + 1, "and the tuning"
+
+
+def test_no_mean_without_its_interval(tmp_path: Path) -> None:
+    facts = json.loads(as_json(results(tmp_path)))
+    for arm in facts["arms"]:
+        assert arm["low"] < arm["mean"] < arm["high"] and arm["confidence"] == 0.95
+    for row in facts["epiplexity"]:
+        assert row["num_seeds"] == 5 and row["low"] < row["bits"] < row["high"]
+    for row in facts["zipf"]:
+        assert row["low"] is not None and row["low"] <= row["exponent"] <= row["high"]
+
+
+def test_one_seed_has_values_and_no_test(tmp_path: Path) -> None:
+    found = results(tmp_path, STUDY.replace("seeds: [1, 2, 3, 4, 5]", "seeds: [7]"))
+    assert all(row.summary.mean is not None for row in found.rows)
+    assert all(row.summary.interval is None for row in found.rows)
+    assert all(row.verdict in ("not measured", REFERENCE) for row in found.rows)
+    assert all(arm["low"] is None for arm in json.loads(as_json(found))["arms"])
+
+
+def test_json_holds_no_number_that_is_none(tmp_path: Path) -> None:
+    def diverging(run: StudyRun) -> str:
+        return "diverged" if run.tuning and run.point == "peak=2x" else "finished"
+
+    found = results(tmp_path, state=diverging)
+    assert all(dict(tuned.points)["peak=2x"] == [math.inf] for tuned in found.tuned)
+    facts = json.loads(as_json(found), parse_constant=lambda name: pytest.fail(name))
+    assert facts["tuning"][0]["points"]["peak=2x"] == [None]
+    assert facts["tuning"][0]["chosen"] == "peak=1x"
+
+
+def test_csv_has_a_row_for_each_arm_and_each_run(tmp_path: Path) -> None:
+    found = results(tmp_path)
+    rows = list(csv.DictReader(io.StringIO(as_csv(found))))
+    assert tuple(rows[0]) == COLUMNS
+    kinds = [row["row"] for row in rows]
+    assert kinds.count("arm") == 7 and kinds.count("run") == 35 and kinds.count("tuning") == 21
+    mean = next(row for row in rows if (row["row"], row["arm"]) == ("arm", "down"))
+    values = [float(row["value"]) for row in rows if (row["row"], row["arm"]) == ("run", "down")]
+    assert float(mean["value"]) == pytest.approx(sum(values) / 5)
+    assert float(mean["low"]) < float(mean["value"]) < float(mean["high"])
+    runs = [row for row in rows if row["row"] == "run"]
+    assert all(row["command"].startswith("ncamix run ") and row["fingerprint"] for row in runs)
+
+
+def test_markdown_is_a_table_with_intervals(tmp_path: Path) -> None:
+    text = as_markdown(results(tmp_path))
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + 7 and len({line.count("|") for line in table}) == 1
+    assert all(" to " in line for line in table[2:])
+    assert text.count("reference") == 1 and "better" in text
+
+
+def test_speedups_are_told_and_lengths_are_not_compared(tmp_path: Path) -> None:
+    found = results(tmp_path, SPEEDUP)
+    lengths = {"up,length=0.5x", "scratch_natural,length=0.5x"}
+    assert lengths <= set(found.record.arms)
+    assert not lengths & {finding.arm for finding in found.findings.others}
+    summaries = {row.arm.name: row.summary for row in found.rows}
+    assert all(summaries[name].interval is not None for name in lengths)
+    assert {speedup.clock for speedup in found.findings.speedups} == {
+        "natural tokens",
+        "all tokens",
+    }
+    by_clock = {speedup.clock: speedup for speedup in found.findings.speedups}
+    # The planted control is worse than even the shortest run of half the natural tokens.
+    assert "at least 2.00x" in by_clock["natural tokens"].words
+    assert all(length not in as_markdown(found).split("Speed-up")[0] for length in lengths)
+
+
+def test_numbers_have_the_digits_that_their_interval_gives() -> None:
+    mean, interval = mean_interval([2.01, 2.02, 2.03])
+    assert with_interval(mean, interval) == "2.020 (1.995 to 2.045)"
+    assert with_interval(-mean, None, True) == "−2.02"
+    assert with_interval(0.5, None, signed=True) == "+0.5"
+    assert with_interval(None, None) == "–"
