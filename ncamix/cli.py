@@ -87,8 +87,8 @@ def run(
     """Train a curriculum; run it again to resume.
 
     Leaves in runs/NAME/: metrics.jsonl, evaluations.jsonl, test.json, summary.json, report.html,
-    checkpoints/ and export/ (a model for Hugging Face transformers). Killed at any moment, the same command goes
-    on from the last checkpoint, with the same batches and the same losses.
+    checkpoints/ and export/ (a model for Hugging Face transformers). Killed at any moment, the same
+    command goes on from the last checkpoint, with the same batches and the same losses.
     """
     from ncamix.cache import cache_root
     from ncamix.disk import told_if_full
