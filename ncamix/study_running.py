@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -235,14 +235,13 @@ def _train(
         write_record(agenda)
         return [run for run in agenda.known() if mine(run) and not conductor.is_over(run)]
 
-    with StudyProgress(console, agenda.folder, totals) as progress:
+    with ExitStack() as held:
+        held.callback(workers.stop)
+        progress = held.enter_context(StudyProgress(console, agenda.folder, totals))
         cwd, say = home_of(agenda.loaded), progress.say
         conductor = Conductor(agenda.folder, cwd, workers, agenda.plan_of, arguments_of, say)
         conductor.add(run for run in agenda.known() if mine(run))
-        try:
-            conductor.conduct(pending, progress.update)
-        finally:
-            workers.stop()
+        conductor.conduct(pending, progress.update)
 
 
 def home_of(loaded: LoadedStudy) -> Path:
