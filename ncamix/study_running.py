@@ -322,7 +322,7 @@ def make_workers(
         raise fail(f"--on {on}: only Ray is known", "write --on ray, or --on ray://HOST:PORT")
     from ncamix.ray_jobs import RayWorkers
 
-    return RayWorkers(on, agenda.folder, home_of(agenda.loaded), ranks or 1)
+    return RayWorkers(on, agenda.folder, home_of(agenda.loaded), ranks or 1, num_jobs)
 
 
 @contextmanager
