@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ncamix.quantities import counted
 from ncamix.statistics import Interval, finite, mean_interval
-from ncamix.verdicts import percent
+from ncamix.verdicts import percent, unit_of
 
 CLOCKS = ("natural tokens", "all tokens")
 
@@ -131,8 +131,10 @@ def measured(
             f"{ratio:.2f}x ({percent(confidence)} interval {interval.low:.2f}x to "
             f"{interval.high:.2f}x; paired t over logarithms, {some}{counted(num_seeds, 'seed')})"
         )
-        said += ", so no speed-up is shown" if interval.holds(1) else ""
-    words = [f"Speed-up of {arm} to the {metric} of {to}, in {clock}: {said}."]
+        if interval.low <= 1:
+            said += ", so no speed-up is shown" if interval.holds(1) else ", which is slower"
+    where = f"where {to} ends ({unit_of(metric)})"
+    words = [f"Speed-up of {arm} to {where}, in {clock}: {said}."]
     if found and lacking and ratio is None:
         words.append(f"Of {counted(num_seeds, 'seed')}, {lacking} lack a run and are left out.")
     if uneven := [str(seed) for seed, c in crossings.items() if not c.monotone]:

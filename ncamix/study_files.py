@@ -21,6 +21,7 @@ from ncamix.study_results import (
     ArmRow,
     StudyResults,
     answer,
+    design_remarks,
     missing_words,
     question,
     tuning_remarks,
@@ -115,7 +116,12 @@ def facts_of(results: StudyResults) -> Json:
             {"source": f.label, "exponent": f.exponent[0], **_interval_json(f.exponent[1])}
             for f in results.frequencies
         ],
-        "remarks": [*found.remarks, *tuning_remarks(results), *record.remarks],
+        "remarks": [
+            *found.remarks,
+            *design_remarks(record),
+            *tuning_remarks(results),
+            *record.remarks,
+        ],
         "runs": [_run_json(run) for run in record.runs],
     }
 
@@ -160,7 +166,7 @@ def _row_json(row: ArmRow) -> Json:
         "mean": summary.mean,
         **_interval_json(summary.interval),
         "failed": {str(seed): why for seed, why in summary.failed.items()},
-        "missing": list(summary.missing),
+        "missing": [seed for seed in summary.missing if seed not in row.untested],
         "untested": list(row.untested),
         "chosen": arm.chosen,
         "num_tokens": arm.num_tokens,

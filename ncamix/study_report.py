@@ -26,6 +26,7 @@ from ncamix.study_record import StudyRecord, read_study
 from ncamix.study_results import (
     StudyResults,
     answer,
+    design_remarks,
     missing_words,
     question,
     results_of,
@@ -119,7 +120,12 @@ def _page(results: StudyResults) -> Json:
             for finding in (found.primary, *found.others)
             if finding is not None and finding.documents is not None
         ],
-        "remarks": [*_remarks(found), *tuning_remarks(results), *record.remarks],
+        "remarks": [
+            *_remarks(found),
+            *design_remarks(record),
+            *tuning_remarks(results),
+            *record.remarks,
+        ],
         "colours": colours,
         "charts": draw_all(results, colours),
         "formula": FORMULA,

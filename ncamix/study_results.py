@@ -194,6 +194,22 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
 
 
+def design_remarks(record: StudyRecord) -> list[str]:
+    """What a study's design leaves open, whatever came out."""
+    remarks = []
+    if record.facts and record.tuning is None:
+        remarks.append(
+            "nothing was tuned: all arms have the same learning rate, which may suit one of them "
+            "better than another"
+        )
+    alone = [arm for arm in record.arms.values() if 0 < arm.natural_tokens == arm.num_tokens]
+    if record.compare and not alone:
+        remarks.append(
+            "no arm trains on natural sources alone: whether automata help at all stays open"
+        )
+    return remarks
+
+
 def tuning_remarks(results: StudyResults) -> list[str]:
     """Chosen values on the edge of what was tried, and runs to tune with that diverged."""
     by_setting: dict[str, list[str]] = {}

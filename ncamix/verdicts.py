@@ -166,8 +166,9 @@ def percent(confidence: float) -> str:
 
 
 def figures(value: float, interval: Interval) -> str:
-    """A value with as many decimals as give half the interval's width two digits."""
-    half = (interval.high - interval.low) / 2 or abs(value)
+    """A value with as many decimals as give half the interval's width two digits; four digits where
+    it has no width."""
+    half = (interval.high - interval.low) / 2 or abs(value) / 100
     decimals = 1 - math.floor(math.log10(half)) if 0 < half < math.inf else 1
     decimals = min(12, max(0, decimals))
     return f"{round(value, decimals) + 0.0:.{decimals}f}"

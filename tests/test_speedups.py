@@ -92,22 +92,25 @@ def test_words_of_a_speedup_in_every_seed() -> None:
     assert (found.reached, found.num_seeds) == (3, 3)
     low, high = found.interval.low, found.interval.high
     assert found.words == (
-        "Speed-up of up to the loss/code of scratch, in natural tokens: "
+        "Speed-up of up to where scratch ends (nats per token on code), in natural tokens: "
         f"{found.ratio:.2f}x (95% interval {low:.2f}x to {high:.2f}x; "
         "paired t over logarithms, 3 seeds)."
     )
     assert found.interval.low > 1
     unsure = told(ends(2.1, 1.9, 1.8), ends(2.1, 2.05, 1.8), num_seeds=3)
     assert unsure.words.endswith("2 of 3 seeds), so no speed-up is shown.")
+    slow = told(ends(2.4, 2.2, 1.8), ends(2.4, 2.25, 1.8), ends(2.4, 2.15, 1.8))
+    assert slow.interval is not None and slow.interval.high < 1
+    assert slow.words.endswith("3 seeds), which is slower.")
 
 
 def test_words_where_seeds_do_not_get_there() -> None:
     found = told(ends(2.5, 2.2, 2.1), ends(2.1, 1.9, 1.8), ends(2.5, 2.2, 2.01), num_seeds=5)
     assert (found.ratio, found.interval, found.reached, found.num_seeds) == (None, None, 1, 3)
     assert found.words == (
-        "Speed-up of up to the loss/code of scratch, in natural tokens: not reached in 2 of "
-        "3 seeds, with 2x its tokens at most; 1.41x in 1 of 3 seeds: so there is no mean and no "
-        "interval. Of 5 seeds, 2 lack a run and are left out."
+        "Speed-up of up to where scratch ends (nats per token on code), in natural tokens: not "
+        "reached in 2 of 3 seeds, with 2x its tokens at most; 1.41x in 1 of 3 seeds: so there is no "
+        "mean and no interval. Of 5 seeds, 2 lack a run and are left out."
     )
 
 

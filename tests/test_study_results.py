@@ -14,7 +14,7 @@ from finished_studies import STUDY, Figures, always_finished, write_study
 from ncamix.statistics import mean_interval, paired_test
 from ncamix.study_files import COLUMNS, as_csv, as_json, as_markdown, facts_of, with_interval
 from ncamix.study_record import read_study
-from ncamix.study_results import StudyResults, answer, missing_words, results_of
+from ncamix.study_results import StudyResults, answer, design_remarks, missing_words, results_of
 from ncamix.study_runs import StudyRun
 
 PLANTED = {"scratch_natural": 0.05, "scratch_natural_plain": 0.05, "shuffled": 0.03}
@@ -170,6 +170,14 @@ def test_markdown_is_a_table_with_intervals(tmp_path: Path) -> None:
     for lines in (compared, arms):
         assert len({line.count("|") for line in lines}) == 1
         assert all(" to " in line for line in lines[2:])
+
+
+def test_what_a_design_leaves_open_is_said(tmp_path: Path) -> None:
+    assert design_remarks(results(tmp_path / "whole").record) == []
+    plain = "\n".join(line for line in STUDY.splitlines() if not line.startswith("tune:"))
+    plain = plain.replace("[scratch_natural, shuffled]", "[shuffled]")
+    tuning, alone = design_remarks(results(tmp_path / "plain", plain).record)
+    assert tuning.startswith("nothing was tuned") and alone.startswith("no arm trains on natural")
 
 
 def test_a_cut_log_changes_no_speedup_and_a_damaged_figure_is_none(tmp_path: Path) -> None:
