@@ -109,8 +109,8 @@ def test_words_where_seeds_do_not_get_there() -> None:
     assert (found.ratio, found.interval, found.reached, found.num_seeds) == (None, None, 1, 3)
     assert found.words == (
         "Speed-up of up to where scratch ends (nats per token on code), in natural tokens: not "
-        "reached in 2 of 3 seeds, with 2x its tokens at most; 1.41x in 1 of 3 seeds: so there is no "
-        "mean and no interval. Of 5 seeds, 2 lack a run and are left out."
+        "reached in 2 of 3 seeds, with 2x its tokens at most; 1.41x in 1 of 3 seeds: so there is "
+        "no mean and no interval. Of 5 seeds, 2 lack a run and are left out."
     )
 
 
