@@ -20,7 +20,8 @@ from ncamix.jobs import Done, Job, Workers
 from ncamix.plan import Plan
 from ncamix.study_runs import FAILED, State, StudyRun, state_of
 
-OVER = ("finished", "diverged", "failed")
+RESULTS = ("finished", "diverged")  # states of runs that have a result
+OVER = (*RESULTS, "failed")  # and of those that this command does not go on with
 TRIES = 3  # of a run whose process dies; what ends with a message is not tried again
 _TICK = 1.0  # seconds between two looks at what runs
 _MESSAGE = 2  # the status of a run that says what is wrong
@@ -152,7 +153,7 @@ class Conductor:
         run = next(r for r in self.running.values() if self.folder / r.folder == done.job.folder)
         del self.running[run.fingerprint]
         state = state_of(run, self.folder)
-        if state not in ("finished", "diverged"):
+        if state not in RESULTS:
             tries = self._tries[run.fingerprint] = self._tries.get(run.fingerprint, 0) + 1
             if done.status not in (0, _MESSAGE) and tries < TRIES:
                 self.say(f"{run.name}: its process ended with {done.status}; it goes on")

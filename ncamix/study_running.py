@@ -20,8 +20,8 @@ from rich.console import Console
 
 from ncamix import __version__
 from ncamix.arms import Arm, arm_json, check_compared, laid_in, problems_of, study_facts
-from ncamix.composition import Setting
-from ncamix.conducting import OVER, Conductor
+from ncamix.composition import Setting, parse_setting
+from ncamix.conducting import OVER, RESULTS, Conductor
 from ncamix.errors import UserError, fail
 from ncamix.files import make_folder, write_whole
 from ncamix.jobs import LocalWorkers, Workers, local_capacity
@@ -48,7 +48,7 @@ from ncamix.text_compilation import prepare_text
 from ncamix.variants import LoadedStudy
 from ncamix.waiting import Say, Waiting, WaitingIfLong
 
-RECORD, REPORT, RESULTS = "study.json", "study.html", "results.json"
+RECORD, REPORT, RESULTS_FILE = "study.json", "study.html", "results.json"
 STUDY_LOCK = ".study.lock"
 _REPORTED = ".reported"  # what the report is of
 
@@ -60,8 +60,9 @@ Mine = Callable[[StudyRun], bool]
 class Agenda:
     """The runs of a study, as far as they are known by now.
 
-    A tuned arm's runs to compare are known once all its runs to tune with are over. Plans of runs
-    are remembered by study.json: a study that is finished is not planned again.
+    A tuned arm's runs to compare are known once all its runs to tune with have a result: none of
+    them as long as one has failed. Plans of runs are remembered by study.json: a study that is
+    finished is not planned again.
     """
 
     loaded: LoadedStudy
@@ -106,17 +107,23 @@ class Agenda:
         tune, compare = self.loaded.study.tune, self.loaded.study.compare
         if tune is None or compare is None:
             return True, None
-        arm = self.arms[arm.lengthened] if arm.lengthened is not None else arm
+        arm = self.arms[tuned_as(arm)]
         values: dict[str, list[float]] = {}
         metric = compare.metric
         for point in self.points:
             for seed in tune.seeds:
                 run = self._run(arm, seed, point, True)
-                if state_of(run, self.folder) not in OVER:
+                if state_of(run, self.folder) not in RESULTS:
                     return False, None
                 value = final_value(self.folder / run.folder, metric.name, metric.source)
                 values.setdefault(point, []).append(value)
         return True, best_point(values)
+
+    def untuned(self, arm: Arm) -> StudyRun | None:
+        """A run to tune with that has failed, so that it is not known where an arm is compared."""
+        name = tuned_as(arm)
+        runs = (run for run in self.tuning() if run.arm == name)
+        return next((run for run in runs if state_of(run, self.folder) == "failed"), None)
 
     def finals(self, provisional: bool = False) -> list[StudyRun]:
         """The runs to compare, seed by seed. provisional: also of arms whose point is not known
@@ -139,6 +146,18 @@ class Agenda:
     def expected(self) -> list[StudyRun]:
         """All runs, those that are not known yet as if nothing were tuned."""
         return [*self.tuning(), *self.finals(provisional=True)]
+
+    def outline(self) -> list[StudyRun]:
+        """All runs, as if nothing were tuned: the same ones, whatever is trained by now."""
+        arms, seeds = self.arms.values(), self.loaded.study.seeds
+        return [*self.tuning(), *(self._run(a, seed, None, False) for seed in seeds for a in arms)]
+
+    def share(self, shard: Shard) -> Mine:
+        """Which runs are of a share."""
+        if shard.of == 1:
+            return lambda run: True
+        arms = {arm.name: tuned_as(arm) for arm in self.arms.values()}
+        return share_of(self.outline(), shard, arms)
 
     def plan_of(self, run: StudyRun) -> Plan:
         """A run's plan, with exact lengths."""
@@ -169,6 +188,11 @@ class Agenda:
         return self._runs[key]
 
 
+def tuned_as(arm: Arm) -> str:
+    """The arm at whose point an arm is compared: of another length, its own arm."""
+    return arm.lengthened or arm.name
+
+
 def plan_of(arm: Arm) -> Plan:
     """The plan of an arm that has one, as all have in a study that runs."""
     assert arm.plan is not None
@@ -179,13 +203,24 @@ def open_study(loaded: LoadedStudy, folder: Path, say: Say) -> Agenda:
     """Plan a study whose folder is `folder`, new or not.
 
     Raises:
-        UserError: arms that cannot be planned, with every problem.
+        UserError: arms that cannot be planned, with every problem; a setting of all runs that each
+            has its own of.
     """
+    _check_settings(loaded)
     arms = plan_study(loaded, say)
     problems = [*check_compared(loaded, arms), *problems_of(arms)]
     if problems:
         raise UserError(problems)
     return Agenda(loaded, {arm.name: arm for arm in arms}, folder, say)
+
+
+def _check_settings(loaded: LoadedStudy) -> None:
+    """Refuse `--set seed=...`, which the seed of every run would override."""
+    for written in loaded.settings:
+        setting = parse_setting(written) if isinstance(written, str) else written
+        if setting.path[0] == "seed":
+            remedy = "leave it out, and write the seeds to compare with under `seeds` in the study"
+            raise setting.refused(0, "every run of a study has a seed of its own", remedy)
 
 
 def train_study(
@@ -196,23 +231,22 @@ def train_study(
     console: Console,
 ) -> int:
     """Train what is missing of a study, or of a share of it, and write its report; the status of
-    the command: 0, or 2 if runs have failed. ranks: that train together in each run; None is 1.
+    the command: 0, or 2 if runs have failed, or the share is not finished for another reason.
+    ranks: that train together in each run; None is 1.
 
     Raises:
         UserError: the folder is not a study's or is being worked in, or a text cannot be compiled.
     """
     with held_study(agenda.folder, shard):
-        mine = share_of(agenda.expected(), shard)
+        mine = agenda.share(shard)
         if any(
-            state_of(run, agenda.folder) not in ("finished", "diverged")
-            for run in agenda.expected()
-            if mine(run)
+            state_of(run, agenda.folder) not in RESULTS for run in agenda.expected() if mine(run)
         ):
             with WaitingIfLong(console) as say:
                 _prepare_texts(agenda, say)
             _train(agenda, make_workers(), ranks, mine, console)
         write_record(agenda)
-        return _finish(agenda, console)
+        return _finish(agenda, mine, console)
 
 
 def _train(
@@ -261,8 +295,9 @@ def _prepare_texts(agenda: Agenda, say: Say) -> None:
             seen |= texts
 
 
-def _finish(agenda: Agenda, console: Console) -> int:
-    """Write the report, unless nothing has changed since; say what failed and what came out."""
+def _finish(agenda: Agenda, mine: Mine, console: Console) -> int:
+    """Write the report, unless nothing has changed since; say what failed and what came out. The
+    status of the command."""
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False)
@@ -281,13 +316,20 @@ def _finish(agenda: Agenda, console: Console) -> int:
     for run in runs:
         if states[run.folder] in ("failed", "diverged"):
             say(f"{run.name}: {states[run.folder]}: {why_failed(run, folder)}")
+    for arm in agenda.arms.values():
+        if failed := agenda.untuned(arm):
+            say(
+                f"{arm.name} is not compared: its tuning is not over, since {failed.name} has failed; "
+                "the next command tries that again"
+            )
     missing = sum(state not in OVER for state in states.values())
     name, all_runs = agenda.loaded.study.name, counted(len(states), "run")
     told = f"{missing} of {all_runs} are still to be trained" if missing else f"{all_runs} are over"
-    for line in read_json(folder / RESULTS).get("answer", []):
+    for line in read_json(folder / RESULTS_FILE).get("answer", []):
         say(line)
     say(f"{name}: {told}; see {os.path.relpath(report)}")
-    return 2 if "failed" in states.values() else 0
+    own = [run for run in runs if mine(run)]
+    return 2 if any(states[run.folder] not in RESULTS for run in own) else 0
 
 
 def write_record(agenda: Agenda) -> None:
@@ -310,16 +352,20 @@ def write_record(agenda: Agenda) -> None:
         write_whole(file, text)
 
 
+def check_place(on: str | None) -> None:
+    """Raise UserError if `--on` names nothing that is known."""
+    if on is not None and on.partition(":")[0] != "ray":
+        raise fail(f"--on {on}: only Ray is known", "write --on ray, or --on ray://HOST:PORT")
+
+
 def make_workers(
     agenda: Agenda, on: str | None, num_jobs: int | None, ranks: int | None
 ) -> Workers:
-    """Who trains, each run on so many ranks: this machine, or the Ray cluster that `on` names.
-    Raises UserError where there is none."""
+    """Who trains, each run on so many ranks: this machine, or the Ray cluster that `on` names, as
+    `check_place` takes it. Raises UserError where there is none."""
     if on is None:
         capacity = local_capacity(num_jobs, ranks)
         return LocalWorkers(capacity.num_jobs, capacity.threads, capacity.gpus)
-    if on.partition(":")[0] != "ray":
-        raise fail(f"--on {on}: only Ray is known", "write --on ray, or --on ray://HOST:PORT")
     from ncamix.ray_jobs import RayWorkers
 
     return RayWorkers(on, agenda.folder, home_of(agenda.loaded), ranks or 1, num_jobs)
