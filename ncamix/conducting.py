@@ -16,7 +16,8 @@ from pathlib import Path
 
 from ncamix.files import RUN_LOCK, write_whole
 from ncamix.forking import drop_checkpoints, finished_stages, fork
-from ncamix.jobs import Done, Job, Workers
+from ncamix.jobs import Done, Job, Workers, is_held
+from ncamix.locks import lock_own
 from ncamix.plan import Plan
 from ncamix.study_runs import FAILED, State, StudyRun, state_of
 
@@ -124,7 +125,11 @@ class Conductor:
             self.say(f"{run.name}: planned otherwise than before; the old run is moved aside")
             arguments = (*arguments, "--fresh")
         elif state == "missing":
-            if folder.is_dir() and {p.name for p in folder.iterdir()} <= {RUN_LOCK, FAILED}:
+            if (
+                folder.is_dir()
+                and {p.name for p in folder.iterdir()} <= {RUN_LOCK, FAILED}
+                and not is_held(folder)
+            ):
                 shutil.rmtree(folder)  # a failure was noted there, and nothing else
             if not folder.exists():
                 self._fork(run, folder)
@@ -168,11 +173,15 @@ class Conductor:
         self._prune()
 
     def _note_failure(self, run: StudyRun, done: Done) -> None:
+        """Note in a run's folder that it failed; not in one that another process owns, whose run
+        has not failed."""
         folder = self.folder / run.folder
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RUN_LOCK).touch()  # it is a run's, whatever is there
-        facts = {"fingerprint": run.fingerprint, "what": _first_line(done.said), "log": done.said}
-        write_whole(folder / FAILED, json.dumps(facts, indent=1).encode())
+        with (folder / RUN_LOCK).open("ab") as lock:  # made: it is a run's, whatever is there
+            if lock_own(lock, folder / RUN_LOCK):
+                what = _first_line(done.said)
+                facts = {"fingerprint": run.fingerprint, "what": what, "log": done.said}
+                write_whole(folder / FAILED, json.dumps(facts, indent=1).encode())
 
     def _prune(self) -> None:
         """Drop the training states of finished runs that no other will go on from."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,13 +23,13 @@ from ncamix.arms import Arm, arm_json, check_compared, laid_in, problems_of, stu
 from ncamix.composition import Setting, parse_setting
 from ncamix.conducting import OVER, RESULTS, Conductor
 from ncamix.errors import UserError, fail
-from ncamix.files import make_folder, write_whole
+from ncamix.files import write_whole
 from ncamix.jobs import LocalWorkers, Workers, local_capacity
 from ncamix.keys import fingerprint
-from ncamix.locks import lock_own
 from ncamix.plan import Plan
 from ncamix.quantities import counted
 from ncamix.shares import Shard, share_of
+from ncamix.study_locks import held_study
 from ncamix.study_plan import plan_study, planned_run
 from ncamix.study_progress import StudyProgress
 from ncamix.study_runs import (
@@ -49,7 +49,6 @@ from ncamix.variants import LoadedStudy
 from ncamix.waiting import Say, Waiting, WaitingIfLong
 
 RECORD, REPORT, RESULTS_FILE = "study.json", "study.html", "results.json"
-STUDY_LOCK = ".study.lock"
 _REPORTED = ".reported"  # what the report is of
 
 Key = tuple[str, int, str | None, bool]
@@ -237,7 +236,7 @@ def train_study(
     Raises:
         UserError: the folder is not a study's or is being worked in, or a text cannot be compiled.
     """
-    with held_study(agenda.folder, shard):
+    with held_study(agenda.folder, shard, identity(agenda.loaded)):
         mine = agenda.share(shard)
         if any(
             state_of(run, agenda.folder) not in RESULTS for run in agenda.expected() if mine(run)
@@ -276,6 +275,13 @@ def _train(
         conductor = Conductor(agenda.folder, cwd, workers, agenda.plan_of, arguments_of, say)
         conductor.add(run for run in agenda.known() if mine(run))
         conductor.conduct(pending, progress.update)
+
+
+def identity(loaded: LoadedStudy) -> str:
+    """What a study says, as a fingerprint: processes that train it together agree on it."""
+    laid = [str(setting) for setting in loaded.settings]
+    trainer = Path(loaded.names[1]).name  # hosts may find it elsewhere
+    return fingerprint({"file": loaded.document.tree.plain(), "trainer": trainer, "settings": laid})
 
 
 def home_of(loaded: LoadedStudy) -> Path:
@@ -319,8 +325,8 @@ def _finish(agenda: Agenda, mine: Mine, console: Console) -> int:
     for arm in agenda.arms.values():
         if failed := agenda.untuned(arm):
             say(
-                f"{arm.name} is not compared: its tuning is not over, since {failed.name} has failed; "
-                "the next command tries that again"
+                f"{arm.name} is not compared: its tuning is not over, since {failed.name} has "
+                "failed; the next command tries that again"
             )
     missing = sum(state not in OVER for state in states.values())
     name, all_runs = agenda.loaded.study.name, counted(len(states), "run")
@@ -369,23 +375,3 @@ def make_workers(
     from ncamix.ray_jobs import RayWorkers
 
     return RayWorkers(on, agenda.folder, home_of(agenda.loaded), ranks or 1, num_jobs)
-
-
-@contextmanager
-def held_study(folder: Path, shard: Shard) -> Iterator[None]:
-    """Own a share of the study in `folder`.
-
-    Raises:
-        UserError: the folder holds other things, or another process trains that share.
-    """
-    make_folder(folder, STUDY_LOCK)
-    if not (folder / STUDY_LOCK).exists():
-        (folder / STUDY_LOCK).touch()
-    path = folder / f".shard-{shard.number}-of-{shard.of}.lock"
-    with path.open("a") as lock:
-        if not lock_own(lock, path):
-            raise fail(
-                f"another process trains this study in {folder}",
-                "wait for it, or name another folder with --out",
-            )
-        yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import pytest
 
 from ncamix import conducting
 from ncamix.conducting import TRIES, Conductor
+from ncamix.files import RUN_LOCK
 from ncamix.jobs import Done, Job
 from ncamix.plan import Plan
 from ncamix.run_folder import DIVERGED, WEIGHTS
@@ -202,6 +204,18 @@ def test_a_run_that_diverged_is_over_for_good(study: Study) -> None:
     conductor = study.conduct(all_of(runs))
     assert conductor.states[runs[0].fingerprint] == "diverged" and not study.hand.started
     assert why_failed(runs[0], study.folder) == "no loss"
+
+
+def test_no_failure_is_noted_in_the_folder_of_another_process(study: Study) -> None:
+    runs = given(study, run("a", "p"))
+    study.hand.ends = {"a": [2]}
+    (study.folder / "a/1").mkdir(parents=True)
+    with (study.folder / "a/1" / RUN_LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        conductor = study.conduct(all_of(runs))
+    assert conductor.states[runs[0].fingerprint] == "failed"
+    assert "a, seed 1: failed: it went wrong" in study.said
+    assert state_of(runs[0], study.folder) == "begun" and not why_failed(runs[0], study.folder)
 
 
 def test_runs_that_are_one_are_trained_once(study: Study) -> None:

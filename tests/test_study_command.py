@@ -77,7 +77,7 @@ def test_help_tells_what_to_install() -> None:
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
-def test_an_unknown_place_is_refused_before_anything_is_read(tmp_path: Path, dry: list[str]) -> None:
+def test_an_unknown_place_is_refused_at_once(tmp_path: Path, dry: list[str]) -> None:
     missing = str(tmp_path / "none.yaml")
     end = CliRunner().invoke(app, ["study", missing, "--on", "spark", *dry])
     assert isinstance(end.exception, UserError) and "--on spark" in str(end.exception)
