@@ -9,11 +9,14 @@ depends on what is over, never on time, so a study that is stopped goes on as it
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ncamix.disk import FULL, free_bytes
+from ncamix.errors import fail
 from ncamix.files import RUN_LOCK, write_whole
 from ncamix.forking import drop_checkpoints, finished_stages, fork
 from ncamix.jobs import Done, Job, Workers, is_held
@@ -25,6 +28,7 @@ RESULTS = ("finished", "diverged")  # states of runs that have a result
 OVER = (*RESULTS, "failed")  # and of those that this command does not go on with
 TRIES = 3  # of a run whose process dies; what ends with a message is not tried again
 _TICK = 1.0  # seconds between two looks at what runs
+_ROOM = 1 << 16  # bytes without which not even a log is written
 _MESSAGE = 2  # the status of a run that says what is wrong
 
 
@@ -76,6 +80,9 @@ class Conductor:
         pending: the runs that are to be trained as far as is known by now, in the order in which
         they should be; asked again whenever one is over. progress: called now and then with what is
         running.
+
+        Raises:
+            UserError: a run has ended since a disk is full, as those after it would.
         """
         queue = self._add(pending())
         while queue or self.running:
@@ -159,6 +166,12 @@ class Conductor:
         del self.running[run.fingerprint]
         state = state_of(run, self.folder)
         if state not in RESULTS:
+            if _met_a_full_disk(done, self.folder):
+                raise fail(
+                    f"a disk is full, and no further run is started: {run.name} ended with "
+                    f"'{_first_line(done.said)}'",
+                    "make room, and run the same command again to continue",
+                )
             tries = self._tries[run.fingerprint] = self._tries.get(run.fingerprint, 0) + 1
             if done.status not in (0, _MESSAGE) and tries < TRIES:
                 self.say(f"{run.name}: its process ended with {done.status}; it goes on")
@@ -194,6 +207,13 @@ class Conductor:
             for index, (name, _) in enumerate(run.stages):
                 if index >= len(run.beginnings) or run.beginnings[index] not in open_keys:
                     drop_checkpoints(self.folder / run.folder, index, name)
+
+
+def _met_a_full_disk(done: Done, folder: Path) -> bool:
+    """Whether a process failed since a disk is full, by its words, or where it had no room for
+    any."""
+    told = any(os.strerror(number) in done.said for number in FULL)
+    return told or free_bytes(folder) < _ROOM
 
 
 def _first_line(said: str) -> str:

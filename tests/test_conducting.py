@@ -13,6 +13,7 @@ import pytest
 
 from ncamix import conducting
 from ncamix.conducting import TRIES, Conductor
+from ncamix.errors import UserError
 from ncamix.files import RUN_LOCK
 from ncamix.jobs import Done, Job
 from ncamix.plan import Plan
@@ -62,6 +63,7 @@ class Hand:
     order: list[str] = field(default_factory=list)
     at: dict[str, tuple[Job, int]] = field(default_factory=dict)
     most: int = 0
+    said: str = "it went wrong"  # by those that do not end with 0
     arguments: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -90,7 +92,7 @@ class Hand:
                     write(job.folder / "summary.json", {"plan_fingerprint": own.fingerprint})
                 del self.at[name]
                 self.order.append(name)
-                ended.append(Done(job, status, "" if not status else "ncamix: it went wrong\n  so"))
+                ended.append(Done(job, status, f"ncamix: {self.said}\n  so" if status else ""))
             else:
                 leave_stage(job.folder, own.stages, number + 1)
                 self.at[name] = (job, number + 1)
@@ -177,6 +179,35 @@ def test_a_donor_that_fails_frees_those_that_wait(study: Study) -> None:
     assert study.forks == []
     assert "a, seed 1: failed: it went wrong" in study.said
     assert why_failed(runs[0], study.folder) == "it went wrong"
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (2, "No space left on device: /disk/metrics.jsonl"),
+        (2, "there is no room left in /disk (Disk quota exceeded): 0 bytes are free"),
+        (1, "OSError: [Errno 28] No space left on device"),
+    ],
+)
+def test_no_run_is_started_once_a_disk_is_full(study: Study, status: int, said: str) -> None:
+    runs = given(study, *(run(name, "p") for name in "abcd"))
+    study.hand.ends = {"a": [status]}
+    study.hand.slots, study.hand.said = 1, said
+    with pytest.raises(UserError, match="a disk is full") as error:
+        study.conduct(all_of(runs))
+    assert "make room" in str(error.value) and said in str(error.value)
+    assert study.hand.started == ["a"] and state_of(runs[0], study.folder) == "begun"
+    study.conduct(all_of(runs))
+    assert study.hand.started == ["a", "a", "b", "c", "d"]
+
+
+def test_a_disk_may_be_too_full_for_words(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = given(study, run("a", "p"), run("b", "q"))
+    study.hand.ends, study.hand.slots = {"a": [1]}, 1
+    monkeypatch.setattr(conducting, "free_bytes", lambda folder: 4096)
+    with pytest.raises(UserError, match="a disk is full"):
+        study.conduct(all_of(runs))
+    assert study.hand.started == ["a"]
 
 
 def test_a_failure_is_tried_again_by_the_next_command_alone(study: Study) -> None:
