@@ -22,7 +22,8 @@ from ncamix.forking import drop_checkpoints, finished_stages, fork
 from ncamix.jobs import Done, Job, Workers, is_held
 from ncamix.locks import lock_own
 from ncamix.plan import Plan
-from ncamix.study_runs import FAILED, State, StudyRun, state_of
+from ncamix.run_folder import TEST
+from ncamix.study_runs import FAILED, State, StudyRun, state_of, state_to_train
 
 RESULTS = ("finished", "diverged")  # states of runs that have a result
 OVER = (*RESULTS, "failed")  # and of those that this command does not go on with
@@ -59,10 +60,9 @@ class Conductor:
             if run.fingerprint in self._known:
                 continue
             self._known[run.fingerprint] = run
-            state = state_of(run, self.folder)
-            if state == "failed":
+            if state_of(run, self.folder) == "failed":
                 (self.folder / run.folder / FAILED).unlink(missing_ok=True)
-                state = state_of(run, self.folder)
+            state = state_to_train(run, self.folder)
             self.states[run.fingerprint] = state
             if state != "missing":
                 self._look(run)
@@ -128,6 +128,9 @@ class Conductor:
         folder = self.folder / run.folder
         state = state_of(run, self.folder)
         arguments = self.arguments_of(run)
+        if state == "finished":  # and not tested, or else it would not begin
+            self.say(f"{run.name}: is tested again, since its {TEST} is missing or damaged")
+            (folder / TEST).unlink(missing_ok=True)
         if state == "missing" and (folder / "plan.json").is_file():
             self.say(f"{run.name}: planned otherwise than before; the old run is moved aside")
             arguments = (*arguments, "--fresh")
@@ -164,7 +167,7 @@ class Conductor:
         """What becomes of a run whose process has ended."""
         run = next(r for r in self.running.values() if self.folder / r.folder == done.job.folder)
         del self.running[run.fingerprint]
-        state = state_of(run, self.folder)
+        state = state_to_train(run, self.folder)
         if state not in RESULTS:
             if _met_a_full_disk(done, self.folder):
                 raise fail(

@@ -9,6 +9,7 @@ missing. `study.json` is the record of what is compared; results are read from t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from ncamix.jobs import LocalWorkers, Workers, local_capacity
 from ncamix.keys import fingerprint
 from ncamix.plan import Plan
 from ncamix.quantities import counted
+from ncamix.run_folder import TEST
 from ncamix.shares import Shard, share_of
 from ncamix.study_locks import held_study
 from ncamix.study_plan import plan_study, planned_run
@@ -41,6 +43,7 @@ from ncamix.study_runs import (
     from_json,
     read_json,
     state_of,
+    state_to_train,
     study_run,
     why_failed,
 )
@@ -239,7 +242,9 @@ def train_study(
     with held_study(agenda.folder, shard, identity(agenda.loaded)):
         mine = agenda.share(shard)
         if any(
-            state_of(run, agenda.folder) not in RESULTS for run in agenda.expected() if mine(run)
+            state_to_train(run, agenda.folder) not in RESULTS
+            for run in agenda.expected()
+            if mine(run)
         ):
             with WaitingIfLong(console) as say:
                 _prepare_texts(agenda, say)
@@ -310,8 +315,10 @@ def _finish(agenda: Agenda, mine: Mine, console: Console) -> int:
 
     folder = agenda.folder
     runs = {run.fingerprint: run for run in agenda.expected()}.values()
-    states = {run.folder: state_of(run, folder) for run in runs}
-    digest = fingerprint({"states": states, "record": (folder / RECORD).read_text()})
+    states = {run.folder: state_to_train(run, folder) for run in runs}
+    tested = {run.folder: _digest(folder / run.folder / TEST) for run in runs}
+    facts = {"states": states, "tested": tested, "record": (folder / RECORD).read_text()}
+    digest = fingerprint(facts)
     report, mark = folder / REPORT, folder / _REPORTED
     if not report.is_file() or not mark.is_file() or mark.read_text() != digest:
         from ncamix.study_report import write_study_report
@@ -336,6 +343,14 @@ def _finish(agenda: Agenda, mine: Mine, console: Console) -> int:
     say(f"{name}: {told}; see {os.path.relpath(report)}")
     own = [run for run in runs if mine(run)]
     return 2 if any(states[run.folder] not in RESULTS for run in own) else 0
+
+
+def _digest(file: Path) -> str:
+    """What tells a file's bytes from others; nothing where there is none."""
+    try:
+        return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
+    except OSError:
+        return ""
 
 
 def write_record(agenda: Agenda) -> None:

@@ -17,7 +17,7 @@ from ncamix.errors import UserError
 from ncamix.files import RUN_LOCK
 from ncamix.jobs import Done, Job
 from ncamix.plan import Plan
-from ncamix.run_folder import DIVERGED, WEIGHTS
+from ncamix.run_folder import DIVERGED, TEST, WEIGHTS
 from ncamix.study_runs import StudyRun, state_of, why_failed
 
 
@@ -89,6 +89,7 @@ class Hand:
                 if self.ends.get(name):
                     self.ends[name].pop(0)
                 if not status:
+                    write(job.folder / TEST, {"sources": {}})
                     write(job.folder / "summary.json", {"plan_fingerprint": own.fingerprint})
                 del self.at[name]
                 self.order.append(name)

@@ -96,6 +96,7 @@ class Studied:
         self.write(STUDY)
         self.wrong: dict[str, str] = {}
         self.losses = {"lr=0.1x": 2.0, "lr=1x": 1.0}
+        self.test = 1.0
         self.said = ""
 
     def write(self, text: str) -> None:
@@ -109,7 +110,7 @@ class Studied:
         """What a run leaves that has ended."""
         after = {"hum": {"after": {"loss": self.losses.get(str(run.point), 1.0)}}}
         facts = {"plan_fingerprint": run.fingerprint, "stages": [{"evaluation": after}]}
-        write(self.out / run.folder / TEST, {"split": "test", "sources": {"hum": {"loss": 1.0}}})
+        write(self.out / run.folder / TEST, {"sources": {"hum": {"loss": self.test}}})
         write(self.out / run.folder / "summary.json", facts)
 
     def __call__(self, status: int = 0, shard: Shard = WHOLE) -> list[str]:
@@ -136,15 +137,24 @@ def write(file: Path, facts: Any) -> None:
     file.write_text(json.dumps(facts))
 
 
-def draw_nothing(folder: Path) -> None:
-    (folder / "study.html").write_text((folder / "study.json").read_text())
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The studies whose reports would be drawn, as other tests do."""
+    found: list[Path] = []
+
+    def draw(folder: Path) -> None:
+        found.append(folder)
+        (folder / "study.html").touch()
+
+    monkeypatch.setattr("ncamix.study_report.write_study_report", draw)
+    return found
 
 
 @pytest.fixture
-def studied(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Studied:
-    """Its report is not drawn, which other tests do."""
+def studied(
+    tmp_path: Path, own_cache: Path, drawn: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> Studied:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ncamix.study_report.write_study_report", draw_nothing)
     return Studied(tmp_path)
 
 
@@ -191,6 +201,26 @@ def test_a_share_that_is_not_finished_ends_otherwise_than_one_that_is(
     monkeypatch.setattr(Idle, "free", property(lambda workers: 0))  # nobody trains
     assert studied(status=2) == []
     assert "8 of 8 runs are still to be trained" in studied.said
+
+
+def test_a_run_without_its_test_is_tested_again_and_the_report_drawn_anew(
+    studied: Studied, drawn: list[Path]
+) -> None:
+    studied()
+    assert len(drawn) == 1 and studied() == [] and len(drawn) == 1
+    (studied.out / "up/2" / TEST).unlink()
+    (studied.out / "down/1" / TEST).write_text("torn")
+    (studied.out / "tuning/up/lr=1x/9" / TEST).unlink()  # nothing is decided by that
+    studied.test = 0.5
+    assert studied() == ["down/1", "up/2"]
+    assert "up, seed 2: is tested again, since its test.json is missing" in studied.said
+    assert len(drawn) == 2, "states are what they were, and figures are not"
+    assert studied() == [] and len(drawn) == 2
+
+    # nothing helps: the command does not say that all is well
+    (studied.out / "up/2" / TEST).unlink()
+    studied.wrong = {"up/2": "it went wrong"}
+    assert studied(status=2) == ["up/2"]
 
 
 def test_a_study_takes_no_seed_for_all_its_runs(studied: Studied) -> None:
