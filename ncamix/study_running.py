@@ -31,6 +31,7 @@ from ncamix.plan import Plan
 from ncamix.quantities import counted
 from ncamix.run_folder import TEST
 from ncamix.shares import Shard, share_of
+from ncamix.study_edits import edits_of
 from ncamix.study_locks import held_study
 from ncamix.study_plan import plan_study, planned_run
 from ncamix.study_progress import StudyProgress
@@ -365,9 +366,11 @@ def write_record(agenda: Agenda) -> None:
     for run in agenda.known():
         out = os.path.relpath(folder / run.folder, home_of(loaded))
         runs.append({**run.as_json(), "command": command(run, base, trainer, out)})
+    file = folder / RECORD
     facts = study_facts(loaded, list(agenda.arms.values()))
-    record = {**facts, "version": __version__, "arms": arms, "runs": runs}
-    text, file = json.dumps(record, indent=1).encode(), folder / RECORD
+    edits = edits_of(folder, read_json(file), facts)
+    record = {**facts, "version": __version__, "edits": edits, "arms": arms, "runs": runs}
+    text = json.dumps(record, indent=1).encode()
     if not file.is_file() or file.read_bytes() != text:
         write_whole(folder / "study.yaml", loaded.document.text.encode())
         write_whole(file, text)

@@ -223,6 +223,18 @@ def test_a_run_without_its_test_is_tested_again_and_the_report_drawn_anew(
     assert studied(status=2) == ["up/2"]
 
 
+def test_the_record_tells_what_was_declared_otherwise(studied: Studied, drawn: list[Path]) -> None:
+    studied()
+    before = studied.record()
+    assert before["edits"] == []
+    studied.write(STUDY.replace("[up, down]", "[down, up]"))
+    assert studied() == [] and len(drawn) == 2
+    (edit,) = studied.record()["edits"]
+    assert (edit["compare"], edit["seeds"]) == (before["compare"], [1, 2])
+    assert edit["num_finished"] == 4
+    assert studied() == [] and studied.record()["edits"] == [edit] and len(drawn) == 2
+
+
 def test_a_study_takes_no_seed_for_all_its_runs(studied: Studied) -> None:
     with pytest.raises(UserError) as error:
         studied.agenda(["seed=3"])
