@@ -9,20 +9,27 @@ depends on what is over, never on time, so a study that is stopped goes on as it
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ncamix.disk import FULL, free_bytes
+from ncamix.errors import fail
 from ncamix.files import RUN_LOCK, write_whole
 from ncamix.forking import drop_checkpoints, finished_stages, fork
-from ncamix.jobs import Done, Job, Workers
+from ncamix.jobs import Done, Job, Workers, is_held
+from ncamix.locks import lock_own
 from ncamix.plan import Plan
-from ncamix.study_runs import FAILED, State, StudyRun, state_of
+from ncamix.run_folder import TEST
+from ncamix.study_runs import FAILED, State, StudyRun, state_of, state_to_train
 
-OVER = ("finished", "diverged", "failed")
+RESULTS = ("finished", "diverged")  # states of runs that have a result
+OVER = (*RESULTS, "failed")  # and of those that this command does not go on with
 TRIES = 3  # of a run whose process dies; what ends with a message is not tried again
 _TICK = 1.0  # seconds between two looks at what runs
+_ROOM = 1 << 16  # bytes without which not even a log is written
 _MESSAGE = 2  # the status of a run that says what is wrong
 
 
@@ -53,10 +60,9 @@ class Conductor:
             if run.fingerprint in self._known:
                 continue
             self._known[run.fingerprint] = run
-            state = state_of(run, self.folder)
-            if state == "failed":
+            if state_of(run, self.folder) == "failed":
                 (self.folder / run.folder / FAILED).unlink(missing_ok=True)
-                state = state_of(run, self.folder)
+            state = state_to_train(run, self.folder)
             self.states[run.fingerprint] = state
             if state != "missing":
                 self._look(run)
@@ -74,6 +80,9 @@ class Conductor:
         pending: the runs that are to be trained as far as is known by now, in the order in which
         they should be; asked again whenever one is over. progress: called now and then with what is
         running.
+
+        Raises:
+            UserError: a run has ended since a disk is full, as those after it would.
         """
         queue = self._add(pending())
         while queue or self.running:
@@ -119,11 +128,18 @@ class Conductor:
         folder = self.folder / run.folder
         state = state_of(run, self.folder)
         arguments = self.arguments_of(run)
+        if state == "finished":  # and not tested, or else it would not begin
+            self.say(f"{run.name}: is tested again, since its {TEST} is missing or damaged")
+            (folder / TEST).unlink(missing_ok=True)
         if state == "missing" and (folder / "plan.json").is_file():
             self.say(f"{run.name}: planned otherwise than before; the old run is moved aside")
             arguments = (*arguments, "--fresh")
         elif state == "missing":
-            if folder.is_dir() and {p.name for p in folder.iterdir()} <= {RUN_LOCK, FAILED}:
+            if (
+                folder.is_dir()
+                and {p.name for p in folder.iterdir()} <= {RUN_LOCK, FAILED}
+                and not is_held(folder)
+            ):
                 shutil.rmtree(folder)  # a failure was noted there, and nothing else
             if not folder.exists():
                 self._fork(run, folder)
@@ -151,8 +167,14 @@ class Conductor:
         """What becomes of a run whose process has ended."""
         run = next(r for r in self.running.values() if self.folder / r.folder == done.job.folder)
         del self.running[run.fingerprint]
-        state = state_of(run, self.folder)
-        if state not in ("finished", "diverged"):
+        state = state_to_train(run, self.folder)
+        if state not in RESULTS:
+            if _met_a_full_disk(done, self.folder):
+                raise fail(
+                    f"a disk is full, and no further run is started: {run.name} ended with "
+                    f"'{_first_line(done.said)}'",
+                    "make room, and run the same command again to continue",
+                )
             tries = self._tries[run.fingerprint] = self._tries.get(run.fingerprint, 0) + 1
             if done.status not in (0, _MESSAGE) and tries < TRIES:
                 self.say(f"{run.name}: its process ended with {done.status}; it goes on")
@@ -167,11 +189,15 @@ class Conductor:
         self._prune()
 
     def _note_failure(self, run: StudyRun, done: Done) -> None:
+        """Note in a run's folder that it failed; not in one that another process owns, whose run
+        has not failed."""
         folder = self.folder / run.folder
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RUN_LOCK).touch()  # it is a run's, whatever is there
-        facts = {"fingerprint": run.fingerprint, "what": _first_line(done.said), "log": done.said}
-        write_whole(folder / FAILED, json.dumps(facts, indent=1).encode())
+        with (folder / RUN_LOCK).open("ab") as lock:  # made: it is a run's, whatever is there
+            if lock_own(lock, folder / RUN_LOCK):
+                what = _first_line(done.said)
+                facts = {"fingerprint": run.fingerprint, "what": what, "log": done.said}
+                write_whole(folder / FAILED, json.dumps(facts, indent=1).encode())
 
     def _prune(self) -> None:
         """Drop the training states of finished runs that no other will go on from."""
@@ -184,6 +210,13 @@ class Conductor:
             for index, (name, _) in enumerate(run.stages):
                 if index >= len(run.beginnings) or run.beginnings[index] not in open_keys:
                     drop_checkpoints(self.folder / run.folder, index, name)
+
+
+def _met_a_full_disk(done: Done, folder: Path) -> bool:
+    """Whether a process failed since a disk is full, by its words, or where it had no room for
+    any."""
+    told = any(os.strerror(number) in done.said for number in FULL)
+    return told or free_bytes(folder) < _ROOM
 
 
 def _first_line(said: str) -> str:

@@ -108,7 +108,7 @@ class Process:
         if self._process is None:
             if self._stop_by < float("inf"):
                 return Done(self.job, STOPPED, "")
-            if _is_held(self.job.folder) and time.monotonic() < self._held_until:
+            if is_held(self.job.folder) and time.monotonic() < self._held_until:
                 return None
             self._begin()
             return None
@@ -273,7 +273,7 @@ def _environment(settings: Mapping[str, str]) -> dict[str, str]:
     return {**own, **settings, **settings_of_child()}
 
 
-def _is_held(folder: Path) -> bool:
+def is_held(folder: Path) -> bool:
     """Whether a process owns a run's folder."""
     try:
         with (folder / RUN_LOCK).open("r+b") as lock:

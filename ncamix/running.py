@@ -29,7 +29,7 @@ from ncamix.planning import decide
 from ncamix.quantities import counted
 from ncamix.ranks import Ranks
 from ncamix.replanning import read_plan
-from ncamix.run_folder import RunFolder
+from ncamix.run_folder import TEST, RunFolder
 from ncamix.sources import NcaSource
 from ncamix.sources.nca import NcaGenerator
 from ncamix.stored import stored_sizes
@@ -182,6 +182,11 @@ def take_folder(
 
 
 def _is_finished(plan: Plan, folder: RunFolder) -> bool:
+    """Whether nothing is left to do: a run whose figures of the test are gone is tested again."""
+    return _was_finished(plan, folder) and folder.file(TEST).is_file()
+
+
+def _was_finished(plan: Plan, folder: RunFolder) -> bool:
     """Whether the folder has the summary of this plan."""
     try:
         summary = json.loads(folder.file("summary.json").read_text())
@@ -252,7 +257,8 @@ def _train_beside(
             with Waiting(console if first else None, "compiling text") as waiting:
                 plan, _ = texts.ready(plan, plan.stages[0], waiting.say)
         plan = decide(plan, ended)
-        trained = is_finished(plan, folder)
+        last = folder.weights(len(plan.stages) - 1, plan.stages[-1].name)
+        trained = is_finished(plan, folder) or (_was_finished(plan, folder) and last.is_file())
         with (
             RunProgress(plan.num_tokens, console, first) as progress,
             following(plan, folder, progress.say) if first and not trained else nullcontext(),

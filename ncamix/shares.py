@@ -2,14 +2,15 @@
 
     runs -> groups that should stay together -> n shares of about as many tokens
 
-A tuned arm stays together, since its last runs wait for its first; without tuning, runs that begin
-alike do. Every host finds the same shares, whatever is trained by then.
+A tuned arm stays together, with its other lengths, since its last runs wait for its first; without
+tuning, runs that begin alike do. Runs that are one are never of two shares. Every host finds the
+same shares, if it names the same runs, whatever is trained by then.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ncamix.errors import fail
@@ -38,20 +39,33 @@ def parse_shard(written: str) -> Shard:
     return shard
 
 
-def share_of(runs: Sequence[StudyRun], shard: Shard) -> Callable[[StudyRun], bool]:
+def share_of(
+    runs: Sequence[StudyRun], shard: Shard, tuned_as: Mapping[str, str] | None = None
+) -> Callable[[StudyRun], bool]:
     """Which runs are of a share. Groups go, the largest first, to the share that has fewest tokens
-    by then. runs: all of the study, those to compare as far as their settings are known."""
+    by then.
+
+    runs: all of the study, those to compare as if nothing were tuned.
+    tuned_as: of each arm, the one at whose point it is compared; an arm that is not named, its own.
+    """
+    homes: dict[str, str] = {}  # of groups, and of runs; the end of the chain is the group's name
     groups: dict[str, list[StudyRun]] = {}
-    homes: dict[str, str] = {}  # of arms, and of runs: those of two arms that are one stay together
     tuned = any(run.tuning for run in runs)
 
     def own(run: StudyRun) -> str:
-        return run.arm if tuned else (run.beginnings or (run.fingerprint,))[0]
+        if tuned:
+            return (tuned_as or {}).get(run.arm, run.arm)
+        return (run.beginnings or (run.fingerprint,))[0]
 
+    def home(key: str) -> str:
+        while homes.setdefault(key, key) != key:
+            key = homes[key]
+        return key
+
+    for run in runs:  # groups that have a run in common are one
+        homes[home(f"run {run.fingerprint}")] = home(own(run))
     for run in runs:
-        home = homes.setdefault(own(run), homes.get(run.fingerprint, own(run)))
-        homes.setdefault(run.fingerprint, home)
-        groups.setdefault(home, []).append(run)
+        groups.setdefault(home(own(run)), []).append(run)
     sized = sorted(
         ((shared_tokens(group)[1], name) for name, group in groups.items()),
         key=lambda pair: (-pair[0], pair[1]),
@@ -62,4 +76,4 @@ def share_of(runs: Sequence[StudyRun], shard: Shard) -> Callable[[StudyRun], boo
         load[lightest] += tokens
         if lightest == shard.number - 1:
             mine.add(name)
-    return lambda run: homes[own(run)] in mine
+    return lambda run: home(own(run)) in mine

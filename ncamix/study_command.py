@@ -71,7 +71,7 @@ def study(
         typer.Option(
             "--on",
             metavar="ray[://HOST:PORT]",
-            help="Train on a Ray cluster: pip install 'ncamix[ray]'.",
+            help="Train on a Ray cluster: pip install 'ncamix\\[ray]'.",
             show_default=False,
         ),
     ] = None,
@@ -92,11 +92,12 @@ def study(
     from ncamix.plans import find_study
     from ncamix.shares import Shard, parse_shard
     from ncamix.study_forecast import forecast_study
-    from ncamix.study_running import make_workers, open_study, train_study
+    from ncamix.study_running import check_place, make_workers, open_study, train_study
     from ncamix.variants import load_study
 
     console = Console()
     part = parse_shard(shard) if shard is not None else Shard()
+    check_place(on)
     with interruptible(Ranks()):
         with WaitingIfLong(Console(stderr=True)) as say:
             loaded = load_study(find_study(study), trainer, settings or ())

@@ -9,10 +9,11 @@ missing. `study.json` is the record of what is compared; results are read from t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,16 +21,18 @@ from rich.console import Console
 
 from ncamix import __version__
 from ncamix.arms import Arm, arm_json, check_compared, laid_in, problems_of, study_facts
-from ncamix.composition import Setting
-from ncamix.conducting import OVER, Conductor
+from ncamix.composition import Setting, parse_setting
+from ncamix.conducting import OVER, RESULTS, Conductor
 from ncamix.errors import UserError, fail
-from ncamix.files import make_folder, write_whole
+from ncamix.files import write_whole
 from ncamix.jobs import LocalWorkers, Workers, local_capacity
 from ncamix.keys import fingerprint
-from ncamix.locks import lock_own
 from ncamix.plan import Plan
 from ncamix.quantities import counted
+from ncamix.run_folder import TEST
 from ncamix.shares import Shard, share_of
+from ncamix.study_edits import edits_of
+from ncamix.study_locks import held_study
 from ncamix.study_plan import plan_study, planned_run
 from ncamix.study_progress import StudyProgress
 from ncamix.study_runs import (
@@ -41,6 +44,7 @@ from ncamix.study_runs import (
     from_json,
     read_json,
     state_of,
+    state_to_train,
     study_run,
     why_failed,
 )
@@ -48,8 +52,7 @@ from ncamix.text_compilation import prepare_text
 from ncamix.variants import LoadedStudy
 from ncamix.waiting import Say, Waiting, WaitingIfLong
 
-RECORD, REPORT, RESULTS = "study.json", "study.html", "results.json"
-STUDY_LOCK = ".study.lock"
+RECORD, REPORT, RESULTS_FILE = "study.json", "study.html", "results.json"
 _REPORTED = ".reported"  # what the report is of
 
 Key = tuple[str, int, str | None, bool]
@@ -60,8 +63,9 @@ Mine = Callable[[StudyRun], bool]
 class Agenda:
     """The runs of a study, as far as they are known by now.
 
-    A tuned arm's runs to compare are known once all its runs to tune with are over. Plans of runs
-    are remembered by study.json: a study that is finished is not planned again.
+    A tuned arm's runs to compare are known once all its runs to tune with have a result: none of
+    them as long as one has failed. Plans of runs are remembered by study.json: a study that is
+    finished is not planned again.
     """
 
     loaded: LoadedStudy
@@ -106,17 +110,23 @@ class Agenda:
         tune, compare = self.loaded.study.tune, self.loaded.study.compare
         if tune is None or compare is None:
             return True, None
-        arm = self.arms[arm.lengthened] if arm.lengthened is not None else arm
+        arm = self.arms[tuned_as(arm)]
         values: dict[str, list[float]] = {}
         metric = compare.metric
         for point in self.points:
             for seed in tune.seeds:
                 run = self._run(arm, seed, point, True)
-                if state_of(run, self.folder) not in OVER:
+                if state_of(run, self.folder) not in RESULTS:
                     return False, None
                 value = final_value(self.folder / run.folder, metric.name, metric.source)
                 values.setdefault(point, []).append(value)
         return True, best_point(values)
+
+    def untuned(self, arm: Arm) -> StudyRun | None:
+        """A run to tune with that has failed, so that it is not known where an arm is compared."""
+        name = tuned_as(arm)
+        runs = (run for run in self.tuning() if run.arm == name)
+        return next((run for run in runs if state_of(run, self.folder) == "failed"), None)
 
     def finals(self, provisional: bool = False) -> list[StudyRun]:
         """The runs to compare, seed by seed. provisional: also of arms whose point is not known
@@ -139,6 +149,18 @@ class Agenda:
     def expected(self) -> list[StudyRun]:
         """All runs, those that are not known yet as if nothing were tuned."""
         return [*self.tuning(), *self.finals(provisional=True)]
+
+    def outline(self) -> list[StudyRun]:
+        """All runs, as if nothing were tuned: the same ones, whatever is trained by now."""
+        arms, seeds = self.arms.values(), self.loaded.study.seeds
+        return [*self.tuning(), *(self._run(a, seed, None, False) for seed in seeds for a in arms)]
+
+    def share(self, shard: Shard) -> Mine:
+        """Which runs are of a share."""
+        if shard.of == 1:
+            return lambda run: True
+        arms = {arm.name: tuned_as(arm) for arm in self.arms.values()}
+        return share_of(self.outline(), shard, arms)
 
     def plan_of(self, run: StudyRun) -> Plan:
         """A run's plan, with exact lengths."""
@@ -169,6 +191,11 @@ class Agenda:
         return self._runs[key]
 
 
+def tuned_as(arm: Arm) -> str:
+    """The arm at whose point an arm is compared: of another length, its own arm."""
+    return arm.lengthened or arm.name
+
+
 def plan_of(arm: Arm) -> Plan:
     """The plan of an arm that has one, as all have in a study that runs."""
     assert arm.plan is not None
@@ -179,13 +206,24 @@ def open_study(loaded: LoadedStudy, folder: Path, say: Say) -> Agenda:
     """Plan a study whose folder is `folder`, new or not.
 
     Raises:
-        UserError: arms that cannot be planned, with every problem.
+        UserError: arms that cannot be planned, with every problem; a setting of all runs that each
+            has its own of.
     """
+    _check_settings(loaded)
     arms = plan_study(loaded, say)
     problems = [*check_compared(loaded, arms), *problems_of(arms)]
     if problems:
         raise UserError(problems)
     return Agenda(loaded, {arm.name: arm for arm in arms}, folder, say)
+
+
+def _check_settings(loaded: LoadedStudy) -> None:
+    """Refuse `--set seed=...`, which the seed of every run would override."""
+    for written in loaded.settings:
+        setting = parse_setting(written) if isinstance(written, str) else written
+        if setting.path[0] == "seed":
+            remedy = "leave it out, and write the seeds to compare with under `seeds` in the study"
+            raise setting.refused(0, "every run of a study has a seed of its own", remedy)
 
 
 def train_study(
@@ -196,15 +234,16 @@ def train_study(
     console: Console,
 ) -> int:
     """Train what is missing of a study, or of a share of it, and write its report; the status of
-    the command: 0, or 2 if runs have failed. ranks: that train together in each run; None is 1.
+    the command: 0, or 2 if runs have failed, or the share is not finished for another reason.
+    ranks: that train together in each run; None is 1.
 
     Raises:
         UserError: the folder is not a study's or is being worked in, or a text cannot be compiled.
     """
-    with held_study(agenda.folder, shard):
-        mine = share_of(agenda.expected(), shard)
+    with held_study(agenda.folder, shard, identity(agenda.loaded)):
+        mine = agenda.share(shard)
         if any(
-            state_of(run, agenda.folder) not in ("finished", "diverged")
+            state_to_train(run, agenda.folder) not in RESULTS
             for run in agenda.expected()
             if mine(run)
         ):
@@ -212,7 +251,7 @@ def train_study(
                 _prepare_texts(agenda, say)
             _train(agenda, make_workers(), ranks, mine, console)
         write_record(agenda)
-        return _finish(agenda, console)
+        return _finish(agenda, mine, console)
 
 
 def _train(
@@ -244,6 +283,13 @@ def _train(
         conductor.conduct(pending, progress.update)
 
 
+def identity(loaded: LoadedStudy) -> str:
+    """What a study says, as a fingerprint: processes that train it together agree on it."""
+    laid = [str(setting) for setting in loaded.settings]
+    trainer = Path(loaded.names[1]).name  # hosts may find it elsewhere
+    return fingerprint({"file": loaded.document.tree.plain(), "trainer": trainer, "settings": laid})
+
+
 def home_of(loaded: LoadedStudy) -> Path:
     """The folder that a study's file lies in: relative paths in it start there, and its runs are
     started there."""
@@ -261,16 +307,19 @@ def _prepare_texts(agenda: Agenda, say: Say) -> None:
             seen |= texts
 
 
-def _finish(agenda: Agenda, console: Console) -> int:
-    """Write the report, unless nothing has changed since; say what failed and what came out."""
+def _finish(agenda: Agenda, mine: Mine, console: Console) -> int:
+    """Write the report, unless nothing has changed since; say what failed and what came out. The
+    status of the command."""
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False)
 
     folder = agenda.folder
     runs = {run.fingerprint: run for run in agenda.expected()}.values()
-    states = {run.folder: state_of(run, folder) for run in runs}
-    digest = fingerprint({"states": states, "record": (folder / RECORD).read_text()})
+    states = {run.folder: state_to_train(run, folder) for run in runs}
+    tested = {run.folder: _digest(folder / run.folder / TEST) for run in runs}
+    facts = {"states": states, "tested": tested, "record": (folder / RECORD).read_text()}
+    digest = fingerprint(facts)
     report, mark = folder / REPORT, folder / _REPORTED
     if not report.is_file() or not mark.is_file() or mark.read_text() != digest:
         from ncamix.study_report import write_study_report
@@ -281,13 +330,28 @@ def _finish(agenda: Agenda, console: Console) -> int:
     for run in runs:
         if states[run.folder] in ("failed", "diverged"):
             say(f"{run.name}: {states[run.folder]}: {why_failed(run, folder)}")
+    for arm in agenda.arms.values():
+        if failed := agenda.untuned(arm):
+            say(
+                f"{arm.name} is not compared: its tuning is not over, since {failed.name} has "
+                "failed; the next command tries that again"
+            )
     missing = sum(state not in OVER for state in states.values())
     name, all_runs = agenda.loaded.study.name, counted(len(states), "run")
     told = f"{missing} of {all_runs} are still to be trained" if missing else f"{all_runs} are over"
-    for line in read_json(folder / RESULTS).get("answer", []):
+    for line in read_json(folder / RESULTS_FILE).get("answer", []):
         say(line)
     say(f"{name}: {told}; see {os.path.relpath(report)}")
-    return 2 if "failed" in states.values() else 0
+    own = [run for run in runs if mine(run)]
+    return 2 if any(states[run.folder] not in RESULTS for run in own) else 0
+
+
+def _digest(file: Path) -> str:
+    """What tells a file's bytes from others; nothing where there is none."""
+    try:
+        return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
+    except OSError:
+        return ""
 
 
 def write_record(agenda: Agenda) -> None:
@@ -302,44 +366,30 @@ def write_record(agenda: Agenda) -> None:
     for run in agenda.known():
         out = os.path.relpath(folder / run.folder, home_of(loaded))
         runs.append({**run.as_json(), "command": command(run, base, trainer, out)})
+    file = folder / RECORD
     facts = study_facts(loaded, list(agenda.arms.values()))
-    record = {**facts, "version": __version__, "arms": arms, "runs": runs}
-    text, file = json.dumps(record, indent=1).encode(), folder / RECORD
+    edits = edits_of(folder, read_json(file), facts)
+    record = {**facts, "version": __version__, "edits": edits, "arms": arms, "runs": runs}
+    text = json.dumps(record, indent=1).encode()
     if not file.is_file() or file.read_bytes() != text:
         write_whole(folder / "study.yaml", loaded.document.text.encode())
         write_whole(file, text)
 
 
+def check_place(on: str | None) -> None:
+    """Raise UserError if `--on` names nothing that is known."""
+    if on is not None and on.partition(":")[0] != "ray":
+        raise fail(f"--on {on}: only Ray is known", "write --on ray, or --on ray://HOST:PORT")
+
+
 def make_workers(
     agenda: Agenda, on: str | None, num_jobs: int | None, ranks: int | None
 ) -> Workers:
-    """Who trains, each run on so many ranks: this machine, or the Ray cluster that `on` names.
-    Raises UserError where there is none."""
+    """Who trains, each run on so many ranks: this machine, or the Ray cluster that `on` names, as
+    `check_place` takes it. Raises UserError where there is none."""
     if on is None:
         capacity = local_capacity(num_jobs, ranks)
         return LocalWorkers(capacity.num_jobs, capacity.threads, capacity.gpus)
-    if on.partition(":")[0] != "ray":
-        raise fail(f"--on {on}: only Ray is known", "write --on ray, or --on ray://HOST:PORT")
     from ncamix.ray_jobs import RayWorkers
 
     return RayWorkers(on, agenda.folder, home_of(agenda.loaded), ranks or 1, num_jobs)
-
-
-@contextmanager
-def held_study(folder: Path, shard: Shard) -> Iterator[None]:
-    """Own a share of the study in `folder`.
-
-    Raises:
-        UserError: the folder holds other things, or another process trains that share.
-    """
-    make_folder(folder, STUDY_LOCK)
-    if not (folder / STUDY_LOCK).exists():
-        (folder / STUDY_LOCK).touch()
-    path = folder / f".shard-{shard.number}-of-{shard.of}.lock"
-    with path.open("a") as lock:
-        if not lock_own(lock, path):
-            raise fail(
-                f"another process trains this study in {folder}",
-                "wait for it, or name another folder with --out",
-            )
-        yield

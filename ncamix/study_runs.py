@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ncamix.run_folder import DIVERGED
+from ncamix.run_folder import DIVERGED, TEST
 
 if TYPE_CHECKING:  # a report reads the record of runs, and needs nothing that plans or trains
     from ncamix.forking import Stages
@@ -121,6 +121,17 @@ def state_of(run: StudyRun, study: Path) -> State:
     return "begun" if _names(folder / "plan.json", run.fingerprint) else "missing"
 
 
+def state_to_train(run: StudyRun, study: Path) -> State:
+    """The same to whom trains it: a run to compare has not ended without figures of its test."""
+    state = state_of(run, study)
+    return "begun" if state == "finished" and lacks_test(run, study) else state
+
+
+def lacks_test(run: StudyRun, study: Path) -> bool:
+    """Whether the test.json of a run to compare is missing, or damaged."""
+    return not run.tuning and "sources" not in read_json(study / run.folder / TEST)
+
+
 def why_failed(run: StudyRun, study: Path) -> str:
     """In words, why a run of the study has no result."""
     folder = study / run.folder
@@ -164,7 +175,7 @@ def final_value(folder: Path, metric: str, source: str) -> float:
 def tested_value(folder: Path, metric: str, source: str) -> float | None:
     """What a finished run came to on the test split; None if it was not tested."""
     try:
-        value = float(read_json(folder / "test.json")["sources"][source][metric])
+        value = float(read_json(folder / TEST)["sources"][source][metric])
     except (LookupError, TypeError, ValueError):
         return None
     return value if math.isfinite(value) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,11 @@ import pytest
 
 from ncamix import conducting
 from ncamix.conducting import TRIES, Conductor
+from ncamix.errors import UserError
+from ncamix.files import RUN_LOCK
 from ncamix.jobs import Done, Job
 from ncamix.plan import Plan
-from ncamix.run_folder import DIVERGED, WEIGHTS
+from ncamix.run_folder import DIVERGED, TEST, WEIGHTS
 from ncamix.study_runs import StudyRun, state_of, why_failed
 
 
@@ -60,6 +63,7 @@ class Hand:
     order: list[str] = field(default_factory=list)
     at: dict[str, tuple[Job, int]] = field(default_factory=dict)
     most: int = 0
+    said: str = "it went wrong"  # by those that do not end with 0
     arguments: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -85,10 +89,11 @@ class Hand:
                 if self.ends.get(name):
                     self.ends[name].pop(0)
                 if not status:
+                    write(job.folder / TEST, {"sources": {}})
                     write(job.folder / "summary.json", {"plan_fingerprint": own.fingerprint})
                 del self.at[name]
                 self.order.append(name)
-                ended.append(Done(job, status, "" if not status else "ncamix: it went wrong\n  so"))
+                ended.append(Done(job, status, f"ncamix: {self.said}\n  so" if status else ""))
             else:
                 leave_stage(job.folder, own.stages, number + 1)
                 self.at[name] = (job, number + 1)
@@ -177,6 +182,35 @@ def test_a_donor_that_fails_frees_those_that_wait(study: Study) -> None:
     assert why_failed(runs[0], study.folder) == "it went wrong"
 
 
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (2, "No space left on device: /disk/metrics.jsonl"),
+        (2, "there is no room left in /disk (Disk quota exceeded): 0 bytes are free"),
+        (1, "OSError: [Errno 28] No space left on device"),
+    ],
+)
+def test_no_run_is_started_once_a_disk_is_full(study: Study, status: int, said: str) -> None:
+    runs = given(study, *(run(name, "p") for name in "abcd"))
+    study.hand.ends = {"a": [status]}
+    study.hand.slots, study.hand.said = 1, said
+    with pytest.raises(UserError, match="a disk is full") as error:
+        study.conduct(all_of(runs))
+    assert "make room" in str(error.value) and said in str(error.value)
+    assert study.hand.started == ["a"] and state_of(runs[0], study.folder) == "begun"
+    study.conduct(all_of(runs))
+    assert study.hand.started == ["a", "a", "b", "c", "d"]
+
+
+def test_a_disk_may_be_too_full_for_words(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = given(study, run("a", "p"), run("b", "q"))
+    study.hand.ends, study.hand.slots = {"a": [1]}, 1
+    monkeypatch.setattr(conducting, "free_bytes", lambda folder: 4096)
+    with pytest.raises(UserError, match="a disk is full"):
+        study.conduct(all_of(runs))
+    assert study.hand.started == ["a"]
+
+
 def test_a_failure_is_tried_again_by_the_next_command_alone(study: Study) -> None:
     runs = given(study, run("a", "p"))
     study.hand.ends = {"a": [2]}
@@ -202,6 +236,18 @@ def test_a_run_that_diverged_is_over_for_good(study: Study) -> None:
     conductor = study.conduct(all_of(runs))
     assert conductor.states[runs[0].fingerprint] == "diverged" and not study.hand.started
     assert why_failed(runs[0], study.folder) == "no loss"
+
+
+def test_no_failure_is_noted_in_the_folder_of_another_process(study: Study) -> None:
+    runs = given(study, run("a", "p"))
+    study.hand.ends = {"a": [2]}
+    (study.folder / "a/1").mkdir(parents=True)
+    with (study.folder / "a/1" / RUN_LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        conductor = study.conduct(all_of(runs))
+    assert conductor.states[runs[0].fingerprint] == "failed"
+    assert "a, seed 1: failed: it went wrong" in study.said
+    assert state_of(runs[0], study.folder) == "begun" and not why_failed(runs[0], study.folder)
 
 
 def test_runs_that_are_one_are_trained_once(study: Study) -> None:

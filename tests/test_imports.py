@@ -106,6 +106,7 @@ batch_output
 measure
 study_runs
 conducting shares study_progress
+study_locks study_edits
 run_results
 study_record
 several_runs over_seeds

@@ -69,6 +69,23 @@ def test_arms_that_are_one_stay_together() -> None:
         assert mine in ({"a", "b"}, {"c"})
 
 
+def test_an_arm_is_of_the_share_of_the_one_that_is_tuned_for_it() -> None:
+    tuned = [run(arm, 101, tuning=True) for arm in ("a", "b")]
+    runs = [*tuned, *(run(arm, 1) for arm in ("a", "b", "a at length", "b at length"))]
+    for n in (1, 2):
+        mine = share_of(runs, Shard(n, 2), {"a at length": "a", "b at length": "b"})
+        assert {r.arm for r in runs if mine(r)} in ({"a", "a at length"}, {"b", "b at length"})
+
+
+def test_runs_that_are_one_are_never_of_two_shares() -> None:
+    """Though they are of arms that are tuned apart, and come after other runs of these."""
+    runs = [run(arm, seed, tuning=seed > 100) for seed in (101, 1) for arm in ("a", "b", "c")]
+    runs.append(StudyRun("b", *list(vars(run("c", 1)).values())[1:]))
+    for n in (1, 2):
+        mine = {r.arm for r in runs if share_of(runs, Shard(n, 2))(r)}
+        assert mine in ({"a"}, {"b", "c"})
+
+
 def test_a_share_is_written_as_a_fraction() -> None:
     assert parse_shard("2/4") == Shard(2, 4) and str(Shard(2, 4)) == "2/4"
     for wrong in ("0/4", "5/4", "4", "1/0", "a/b", "1/2/3"):

@@ -141,6 +141,13 @@ def test_a_study_trains_what_is_missing_and_nothing_else(tried: Tried) -> None:
     assert tried() == ["down/2"]
     assert (tried.out / "down/2/metrics.jsonl").read_bytes() == losses
 
+    # the figures of its test lost: tested again by its last weights, and not trained
+    figures, trained = ((tried.out / "down/2" / name) for name in ("test.json", "metrics.jsonl"))
+    tested, at = figures.read_bytes(), trained.stat().st_mtime_ns
+    figures.unlink()
+    assert tried() == ["down/2"]
+    assert figures.read_bytes() == tested and trained.stat().st_mtime_ns == at
+
     # a third seed: its runs
     tried.write(STUDY.replace("seeds: [1, 2]", "seeds: [1, 2, 3]"))
     assert sorted(tried()) == ["down/3", "scratch_natural/3", "up/3"]

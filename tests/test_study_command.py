@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 from processes import output_of, started, wait_until
+from typer.testing import CliRunner
+
+from ncamix.cli import app
+from ncamix.errors import UserError
 
 BASE = """\
 ncamix: 1
@@ -65,6 +69,19 @@ def ended(process: subprocess.Popen[str], status: int = 0) -> str:
 def rows(run: Path) -> int:
     file = run / "metrics.jsonl"
     return len(file.read_bytes().splitlines()) if file.is_file() else 0
+
+
+def test_help_tells_what_to_install() -> None:
+    said = CliRunner().invoke(app, ["study", "--help"], env={"COLUMNS": "200"}).output
+    assert "pip install 'ncamix[ray]'" in said
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_an_unknown_place_is_refused_at_once(tmp_path: Path, dry: list[str]) -> None:
+    missing = str(tmp_path / "none.yaml")
+    end = CliRunner().invoke(app, ["study", missing, "--on", "spark", *dry])
+    assert isinstance(end.exception, UserError) and "--on spark" in str(end.exception)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.timeout(600)

@@ -6,8 +6,9 @@
 
 It comes behind the last stage's last checkpoint and before the summary, which says that a run is
 finished. So a run that was killed in between is tested when it goes on, and one whose `evaluate`
-was edited is tested anew. The weights are those that were written down, averaged ones where the run
-averages: the same, however the run came to its end. Losses are in nats per token.
+was edited, or whose test.json is gone, is tested anew. The weights are those that were written
+down, averaged ones where the run averages: the same, however the run came to its end. Losses are in
+nats per token.
 """
 
 from __future__ import annotations
