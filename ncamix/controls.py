@@ -8,12 +8,14 @@ stages are those behind the pre-pre-training ones. Settings are as `--set` takes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from ncamix.entry import Enter
+from ncamix.errors import nearest
 from ncamix.groups import GROUPS, LAYERED
+from ncamix.optimizer import LearningRate
 from ncamix.plan import Plan, PlannedStage
 from ncamix.sources.base import LeafSource
 from ncamix.study import CONTROLS
@@ -22,7 +24,12 @@ TIMES = 10  # what `text_x10` has of the tokens of the stages that it replaces
 
 
 class Impossible(Exception):
-    """A control that cannot be made: what is wrong, and the way out."""
+    """A control that cannot be made: what is wrong, and the way out. stage: the number of the one
+    that is to blame, among those that are controlled for."""
+
+    def __init__(self, what: str, remedy: str, stage: int | None = None) -> None:
+        super().__init__(what)
+        self.what, self.remedy, self.stage = what, remedy, stage
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,11 @@ class Parts:
         """The natural stage that the pre-pre-training ones hand over to."""
         return self.natural[0]
 
+    @property
+    def left(self) -> tuple[PlannedStage, ...]:
+        """What remains without the pre-pre-training stages."""
+        return tuple(stage for stage in self.plan.stages if stage not in self.before)
+
     def endless(self) -> dict[str, LeafSource]:
         """The generated sources of the pre-pre-training stages, by name."""
         plan = self.plan
@@ -47,23 +59,25 @@ class Parts:
 
 def cut(plan: Plan, stages: Sequence[str] = ()) -> Parts:
     """Cut a plan in two: behind the last of `stages`, or before the first stage that draws from a
-    finite source. Raises Impossible where either part is empty."""
-    end = _end(plan, stages)
-    if end == len(plan.stages):
-        raise Impossible("no stage of natural text comes behind the automata", "add one")
+    finite source. Raises Impossible where either part is empty, or the plan lacks a stage."""
+    names = [stage.name for stage in plan.stages]
+    for i, name in enumerate(stages):
+        if name not in names:
+            raise Impossible(f"there is no stage '{name}'", nearest(name, names, "stages"), i)
+    natural = [stage.name for stage in natural_stages(plan)]
+    first = names.index(natural[0]) if natural else len(names)
+    end = max(map(names.index, stages)) + 1 if stages else first
     if end == 0:
         raise Impossible("no stage comes before the first of natural text", "add one of automata")
+    if not set(names[end:]) & set(natural):
+        raise Impossible("no stage of natural text comes behind the automata", "add one")
     chosen = [s for s in plan.stages[:end] if not stages or s.name in stages]
     return Parts(plan, tuple(chosen), plan.stages[end:])
 
 
-def _end(plan: Plan, stages: Sequence[str]) -> int:
-    """How many of a plan's first stages are pre-pre-training; all, where no natural one follows."""
-    known = [i for i, stage in enumerate(plan.stages) if stage.name in stages]
-    if stages:
-        return known[-1] + 1 if known else 0
-    natural = [any(_is_finite(plan, stage)) for stage in plan.stages]
-    return natural.index(True) if True in natural else len(natural)
+def natural_stages(plan: Plan, before: Sequence[str] = ()) -> list[PlannedStage]:
+    """The stages that draw from a finite source, without those named `before`."""
+    return [s for s in plan.stages if s.name not in before and any(_is_finite(plan, s))]
 
 
 def _is_finite(plan: Plan, stage: PlannedStage) -> list[bool]:
@@ -71,8 +85,9 @@ def _is_finite(plan: Plan, stage: PlannedStage) -> list[bool]:
 
 
 def is_natural(plan: Plan) -> bool:
-    """Whether a run trains on finite sources alone: text, pairs, datasets."""
-    return all(all(_is_finite(plan, stage)) for stage in plan.stages)
+    """Whether a run trains on finite sources alone: text, pairs, datasets. What begins with another
+    run's weights does not: they may have seen anything."""
+    return all(stage.origin is None and all(_is_finite(plan, stage)) for stage in plan.stages)
 
 
 def control_settings(kind: str, parts: Parts, transition: bool) -> tuple[str, ...]:
@@ -95,12 +110,14 @@ def has_transition(parts: Parts) -> bool:
     return parts.first.enter is not None
 
 
-def length_settings(plan: Plan, factor: Fraction, stages: Sequence[str] = ()) -> tuple[str, ...]:
-    """What gives an arm natural stages of `factor` times their batches; the others stay. stages:
-    the pre-pre-training ones, as `cut` takes them."""
-    end = _end(plan, stages)
+def length_settings(plan: Plan, factor: Fraction, before: Sequence[str] = ()) -> tuple[str, ...]:
+    """What gives an arm natural stages of `factor` times their batches; the others stay. before:
+    names of the pre-pre-training ones. Raises Impossible where no stage is natural."""
+    scaled = {stage.name for stage in natural_stages(plan, before)}
+    if not scaled:
+        raise Impossible("no stage of natural text could be longer or shorter", "leave it out")
     batches = {
-        s.name: max(1, round(s.num_batches * factor)) if s.index >= end else s.num_batches
+        s.name: max(1, round(s.num_batches * factor)) if s.name in scaled else s.num_batches
         for s in plan.stages
     }
     return _lengths(plan, batches)
@@ -119,22 +136,53 @@ def _lengths(plan: Plan, batches: dict[str, int]) -> tuple[str, ...]:
 
 def _scratch(parts: Parts, more_tokens: int = 0, more_batches: int = 0) -> tuple[str, ...]:
     """Without the pre-pre-training stages; the last natural one is longer by so much."""
-    batches = {s.name: s.num_batches for s in parts.plan.stages if s not in parts.before}
-    last = parts.natural[-1]
+    batches = {s.name: s.num_batches for s in parts.left}
+    names = [stage.name for stage in parts.before]
+    last = natural_stages(parts.plan, names)[-1]
     batch = last.batch_size * last.sequence_length
     batches[last.name] += more_batches + round(Fraction(more_tokens, batch))
-    gone = [f"stages.{stage.name}=null" for stage in parts.before]
-    return (*gone, *_as_first(parts), *_lengths(parts.plan, batches))
+    gone = [f"stages.{name}=null" for name in names]
+    return (*gone, *_as_first(parts), *_mended(parts, ()), *_lengths(parts.plan, batches))
 
 
 def _as_first(parts: Parts) -> tuple[str, ...]:
-    """What a transition cannot do where no stage comes before: nothing is spared, no state kept."""
-    enter, where = parts.first.enter, f"stages.{parts.first.name}.enter"
-    if enter is None or parts.natural[0].index > len(parts.before):
+    """What a stage cannot do where no stage comes before it any more: no optimizer's state is kept,
+    no rate goes on."""
+    stage = parts.left[0]
+    if not stage.index:
         return ()
-    found = [f"{where}.spare=null"] if enter.spare else []
-    if enter.optimizer_state == "keep":
-        found.append(f"{where}.optimizer_state=fresh")
+    where, found = f"stages.{stage.name}", list[str]()
+    if stage.enter is not None and stage.enter.optimizer_state == "keep":
+        found.append(f"{where}.enter.optimizer_state=fresh")
+    rate = stage.spec.optimizer.lr
+    if isinstance(rate, LearningRate) and rate.start == "continue":
+        before = parts.plan.stages[stage.index - 1]
+        reached = before.rate.after(before.num_batches)
+        if rate.peak is None and reached:
+            found.append(f"{where}.optimizer.lr.peak={float(reached)!r}")
+        # The decay in words: a peak alone would stand for the trainer's schedule.
+        found += [f"{where}.optimizer.lr.decay={rate.decay}", f"{where}.optimizer.lr.start=null"]
+    return tuple(found)
+
+
+def _mended(parts: Parts, drawn: Collection[str]) -> tuple[str, ...]:
+    """What later stages cannot do where the pre-pre-training ones draw from `drawn`, or are gone:
+    replay what nothing has drawn, spare rows that nothing trains. New samples are drawn instead."""
+    found: list[str] = []
+    curriculum = parts.plan.curriculum.curriculum
+    seen = set(drawn)
+    every = {name for stage in parts.left for name in stage.sources} | seen
+    ranges = {curriculum.sources[name].range_name() for name in every if name in curriculum.sources}
+    for stage in parts.left:
+        where = f"stages.{stage.name}"
+        for name, how in stage.spec.draw.items():
+            if how == "replay" and name not in seen:
+                found.append(f"{where}.draw.{name}=null")
+        seen |= set(stage.sources)
+        spared = stage.enter.spare if stage.enter is not None else ()
+        kept = [name for name in spared if curriculum.ranges_of(name) & ranges]
+        if len(kept) < len(spared):
+            found.append(f"{where}.enter.spare=" + (f"[{', '.join(kept)}]" if kept else "null"))
     return tuple(found)
 
 
@@ -142,8 +190,9 @@ def _tokens(parts: Parts) -> int:
     return sum(stage.num_tokens for stage in parts.before)
 
 
-def _in_place(parts: Parts, mixture: str, times: int = 1) -> tuple[str, ...]:
+def _in_place(parts: Parts, counts: Mapping[str, int], times: int = 1) -> tuple[str, ...]:
     """Another mixture in the pre-pre-training stages, and `times` their length."""
+    mixture = f"{{{', '.join(f'{name}: {count}' for name, count in counts.items())}}}"
     found: list[str] = []
     for stage in parts.before:
         where = f"stages.{stage.name}"
@@ -156,19 +205,17 @@ def _in_place(parts: Parts, mixture: str, times: int = 1) -> tuple[str, ...]:
     batches = {
         s.name: s.num_batches * (times if s in parts.before else 1) for s in parts.plan.stages
     }
-    enter, where = parts.first.enter, f"stages.{parts.first.name}.enter"
-    spare = [f"{where}.spare=null"] if enter is not None and enter.spare else []
-    return (*found, *spare, *_lengths(parts.plan, batches))
+    return (*found, *_mended(parts, counts), *_lengths(parts.plan, batches))
 
 
 def _text(parts: Parts, times: int = 1) -> tuple[str, ...]:
+    stage = natural_stages(parts.plan, [before.name for before in parts.before])[0]
     counts = {
         name: count
-        for name, count in parts.first.counts.items()
-        if count and parts.plan.dataset_of(name, parts.first).spec.finite
+        for name, count in stage.counts.items()
+        if count and parts.plan.dataset_of(name, stage).spec.finite
     }
-    shares = ", ".join(f"{name}: {count}" for name, count in counts.items())
-    return _in_place(parts, f"{{{shares}}}", times)
+    return _in_place(parts, counts, times)
 
 
 def _shuffled(parts: Parts) -> tuple[str, ...]:
@@ -217,7 +264,7 @@ def _other(name: str, source: str) -> Callable[[Parts], tuple[str, ...]]:
     def settings(parts: Parts) -> tuple[str, ...]:
         ids = max(spec.num_ids() for spec in _generated(parts).values())
         own = f"sources.control_{name}={source.format(ids=ids)}"
-        return (own, *_in_place(parts, f"{{control_{name}: 1}}"))
+        return (own, *_in_place(parts, {f"control_{name}": 1}))
 
     return settings
 

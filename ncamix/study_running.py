@@ -202,6 +202,7 @@ def train_study(
         UserError: the folder is not a study's or is being worked in, or a text cannot be compiled.
     """
     with held_study(agenda.folder, shard):
+        agenda = _with_exact_lengths(agenda, console)
         mine = share_of(agenda.expected(), shard)
         if any(
             state_of(run, agenda.folder) not in ("finished", "diverged")
@@ -213,6 +214,16 @@ def train_study(
             _train(agenda, make_workers(), ranks, mine, console)
         write_record(agenda)
         return _finish(agenda, console)
+
+
+def _with_exact_lengths(agenda: Agenda, console: Console) -> Agenda:
+    """The agenda once texts are compiled, if a stage's length counts their epochs: controls are as
+    long as the arms that they stand beside."""
+    if not any(plan_of(arm).estimated for arm in agenda.arms.values()):
+        return agenda
+    with WaitingIfLong(console) as say:
+        _prepare_texts(agenda, say)
+        return open_study(agenda.loaded, agenda.folder, say)
 
 
 def _train(
