@@ -158,9 +158,9 @@ def check_nodes(ray: Any, marker: Path, cwd: Path, needs: Mapping[str, float]) -
             host = nodes[name]["NodeManagerHostname"]
             problems.append(Problem(f"node {host} of the Ray cluster {found[0]}", found[1]))
     if not problems and not capacity(ray, needs):
-        wanted = f"{needs['CPU']:g} CPU and {needs['GPU']:g} GPU"
-        what = f"no node of the Ray cluster has the {wanted} that a job takes"
-        problems.append(Problem(what, "ask for less, or add nodes"))
+        wanted = " and ".join(f"{need:g} {name}" for name, need in needs.items() if need)
+        what = f"no node of the Ray cluster has the {wanted} that a run takes"
+        problems.append(Problem(what, "ask for fewer --ranks, or add nodes"))
     if problems:
         raise UserError(problems)
 

@@ -48,8 +48,8 @@ class RayWorkers:
         address: str | None,
         folder: Path,
         cwd: Path,
-        num_cpus: float = 1,
-        num_gpus: float | None = None,
+        num_ranks: int = 1,
+        num_jobs: int | None = None,
         retries: int = 3,
     ) -> None:
         """Connect, and look whether all nodes can do the jobs.
@@ -58,29 +58,29 @@ class RayWorkers:
             RAY_ADDRESS, or the one that this machine belongs to.
         folder: the study's own, in which a small file is written for nodes to find.
         cwd: the folder of jobs.
-        num_cpus: of each job, and its threads, unless the user has set OMP_NUM_THREADS.
-        num_gpus: of each job; without it one where nodes have GPUs, and none elsewhere.
+        num_ranks: processes of each job; each takes a CPU, and a GPU where nodes have any.
+        num_jobs: no more at once than that; None is as many as nodes have room for.
         retries: how often a job whose worker or node dies is run again.
 
         Raises:
             UserError: there is no Ray, no cluster answers, or some node cannot do the jobs.
         """
-        if num_cpus <= 0 or (num_gpus or 0) < 0 or retries < 0:
-            raise ValueError(f"{num_cpus} CPUs, {num_gpus} GPUs, {retries} retries")
+        if num_ranks < 1 or (num_jobs is not None and num_jobs < 1) or retries < 0:
+            raise ValueError(f"{num_ranks} ranks, {num_jobs} jobs, {retries} retries")
         self._ray = import_ray()
+        self._num_jobs = num_jobs
         self._running: dict[Future[Done], tuple[Any, Job]] = {}  # with Ray's name of each task
         self._marker = folder / f".nodes-{uuid.uuid4().hex[:12]}"
         self._connected = connect(self._ray, address)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._marker.touch()
-            if num_gpus is None:
-                num_gpus = min(1, self._ray.cluster_resources().get("GPU", 0))
-            self._needs = {"CPU": num_cpus, "GPU": num_gpus}
-            self._settings = _settings(cwd, num_cpus, num_gpus)
+            num_gpus = num_ranks if self._ray.cluster_resources().get("GPU") else 0
+            self._needs = {"CPU": num_ranks, "GPU": num_gpus}
+            self._settings = _settings(cwd, bool(num_gpus))
             check_nodes(self._ray, self._marker, cwd, self._needs)
             task = self._ray.remote(
-                num_cpus=num_cpus, num_gpus=num_gpus, max_retries=retries, retry_exceptions=False
+                num_cpus=num_ranks, num_gpus=num_gpus, max_retries=retries, retry_exceptions=False
             )
             self._task = task(_run)
         except BaseException:
@@ -89,7 +89,9 @@ class RayWorkers:
 
     @property
     def free(self) -> int:
-        return max(0, capacity(self._ray, self._needs) - len(self._running))
+        room = capacity(self._ray, self._needs)
+        at_once = room if self._num_jobs is None else min(room, self._num_jobs)
+        return max(0, at_once - len(self._running))
 
     def start(self, job: Job) -> None:
         task = self._task.remote(job, self._settings, self._marker)
@@ -158,10 +160,10 @@ def _run(job: Job, settings: Mapping[str, str], marker: Path) -> Done:
         signal.signal(signal.SIGINT, stock)
 
 
-def _settings(cwd: Path, num_cpus: float, num_gpus: float) -> dict[str, str]:
+def _settings(cwd: Path, on_gpus: bool) -> dict[str, str]:
     """Variables of jobs beside those of the node that they run on."""
-    settings = settings_of_job(cwd, max(1, int(num_cpus)))
+    settings = settings_of_job(cwd, threads=1)
     settings |= {name: os.environ[name] for name in _PASSED if name in os.environ}
-    if not num_gpus:
+    if not on_gpus:
         settings["CUDA_VISIBLE_DEVICES"] = ""
     return settings

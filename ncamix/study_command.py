@@ -44,7 +44,7 @@ def study(
             min=1,
             metavar="N",
             help="Runs at once.",
-            show_default="one a GPU; without GPUs one a core",
+            show_default="one a GPU; without GPUs one a core; on Ray what nodes have room for",
         ),
     ] = None,
     ranks: Annotated[

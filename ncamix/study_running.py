@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -246,14 +246,13 @@ def _train(
         write_record(agenda)
         return [run for run in agenda.known() if mine(run) and not conductor.is_over(run)]
 
-    with StudyProgress(console, agenda.folder, totals) as progress:
+    with ExitStack() as held:
+        held.callback(workers.stop)
+        progress = held.enter_context(StudyProgress(console, agenda.folder, totals))
         cwd, say = home_of(agenda.loaded), progress.say
         conductor = Conductor(agenda.folder, cwd, workers, agenda.plan_of, arguments_of, say)
         conductor.add(run for run in agenda.known() if mine(run))
-        try:
-            conductor.conduct(pending, progress.update)
-        finally:
-            workers.stop()
+        conductor.conduct(pending, progress.update)
 
 
 def home_of(loaded: LoadedStudy) -> Path:
@@ -334,7 +333,7 @@ def make_workers(
         raise fail(f"--on {on}: only Ray is known", "write --on ray, or --on ray://HOST:PORT")
     from ncamix.ray_jobs import RayWorkers
 
-    return RayWorkers(on, agenda.folder, home_of(agenda.loaded), ranks or 1)
+    return RayWorkers(on, agenda.folder, home_of(agenda.loaded), ranks or 1, num_jobs)
 
 
 @contextmanager

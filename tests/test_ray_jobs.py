@@ -226,8 +226,8 @@ def test_nodes_that_cannot_do_the_jobs_are_named(
     machine: RayMachine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = folder / "study"
-    with pytest.raises(UserError, match="no node of the Ray cluster has the 1 CPU and 1 GPU that"):
-        RayWorkers(None, study, folder, num_gpus=1)
+    with pytest.raises(UserError, match="no node of the Ray cluster has the 2 CPU that a run"):
+        RayWorkers(None, study, folder, num_ranks=2)
     with pytest.raises(UserError, match=f"does not see {folder / 'other'}"):
         RayWorkers(None, study, folder / "other")
     monkeypatch.setattr(Path, "touch", lambda path: None)  # it stays on a disk of this machine
@@ -241,14 +241,19 @@ def test_nodes_that_cannot_do_the_jobs_are_named(
 def test_jobs_take_a_gpu_each_where_there_are_any(machine: RayMachine, folder: Path) -> None:
     """A GPU as Ray counts them; none is needed for that."""
     node = machine.add_node(num_gpus=1)
+    with pytest.raises(UserError, match="has the 2 CPU and 2 GPU that a run takes"):
+        RayWorkers(None, folder / "study", folder, num_ranks=2)
     workers = RayWorkers(None, folder / "study", folder)
     assert workers.free == 1 and "CUDA_VISIBLE_DEVICES" not in workers._settings
     workers.start(job(folder, "plan", "tiny.yaml", "-t", "small.yaml"))
     assert [done.status for done in all_of(workers)] == [0]
     workers.stop()
     machine.cluster.remove_node(node)
-    workers = RayWorkers(None, folder / "study", folder)
+    workers = RayWorkers(None, folder / "study", folder, num_jobs=5)
     assert workers.free == 2 and workers._settings["CUDA_VISIBLE_DEVICES"] == ""
+    workers.stop()
+    workers = RayWorkers(None, folder / "study", folder, num_jobs=1)
+    assert workers.free == 1
     workers.stop()
 
 
@@ -272,8 +277,8 @@ def test_a_cluster_is_started_where_there_is_none(
     (Path(short) / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{free_port()}")  # it died
     stock = signal.signal(signal.SIGTERM, own := lambda number, frame: None)
     before = set(psutil.Process().children(recursive=True))
-    workers = RayWorkers("ray", folder / "study", folder, num_cpus=0.5)
-    assert workers.free >= 2
+    workers = RayWorkers("ray", folder / "study", folder)
+    assert workers.free >= 1
     begun = set(psutil.Process().children(recursive=True)) - before
     assert any("raylet" in process.name() for process in begun)
     workers.start(job(folder, "plan", "tiny.yaml", "-t", "small.yaml"))
@@ -360,12 +365,12 @@ def test_without_ray_the_way_out_is_told(folder: Path, monkeypatch: pytest.Monke
 def test_what_jobs_find_in_their_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("NCAMIX_CACHE", "some/where")
-    found = ray_jobs._settings(Path.cwd(), 3, 1)
-    assert found["OMP_NUM_THREADS"] == "3" and "CUDA_VISIBLE_DEVICES" not in found
+    found = ray_jobs._settings(Path.cwd(), on_gpus=True)
+    assert found["OMP_NUM_THREADS"] == "1" and "CUDA_VISIBLE_DEVICES" not in found
     assert found["NCAMIX_CACHE"] == str(Path("some/where").resolve())
     assert found["HF_HUB_OFFLINE"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.delenv("NCAMIX_CACHE")
-    found = ray_jobs._settings(Path.cwd(), 0.5, 0)
+    found = ray_jobs._settings(Path.cwd(), on_gpus=False)
     assert (found["OMP_NUM_THREADS"], found["CUDA_VISIBLE_DEVICES"]) == ("2", "")
     assert "NCAMIX_CACHE" not in found
