@@ -241,13 +241,10 @@ def _named(name: str, stage: Tree) -> Tree:
     return replace(stage, value={"name": own, **stage.value})
 
 
-def parse_setting(written: str, home: Path | None = None) -> Setting:
-    """Read `PATH=VALUE`, the value in YAML. Raises UserError when it cannot be read.
-
-    home: where relative paths in the value start; None is where the user is.
-    """
+def parse_setting(written: str) -> Setting:
+    """Read `PATH=VALUE`, the value in YAML. Raises UserError when it cannot be read."""
     path, equals, value = written.partition("=")
-    origin = Origin(SETTING, written, home)
+    origin = Origin(SETTING, written)
     if not equals:
         what, remedy = "a setting is PATH=VALUE", "write stages.code.optimizer.lr.peak=3e-4"
         raise UserError(origin.problem(what, remedy, Place(1, 1, len(path) + 1)))

@@ -15,6 +15,7 @@ from ncamix.arms import Arm, amount, laid_in
 from ncamix.composition import Setting, parse_setting
 from ncamix.controls import (
     Impossible,
+    Uncut,
     control_settings,
     cut,
     has_transition,
@@ -126,14 +127,14 @@ class _Planner:
     def _where(self, kind: int, error: Impossible) -> tuple[str | int, ...]:
         """Where a study writes what makes a control, the `kind`-th one, impossible."""
         written = self.loaded.document.tree.plain().get("controls")
-        if not isinstance(written, dict):
-            return () if written is None else ("controls", kind)
-        if error.stage is not None:
-            listed = isinstance(written["stage"], list)
-            return ("controls", "stage", error.stage) if listed else ("controls", "stage")
-        return (
-            ("controls", "use", kind) if isinstance(written["use"], list) else ("controls", "use")
-        )
+        if written is None:
+            return ()
+        where: tuple[str | int, ...] = ("controls",)
+        if isinstance(error, Uncut):
+            where += () if error.stage is None else ("stage", error.stage)
+        else:
+            where += ("use", kind) if isinstance(written, dict) else (kind,)
+        return where
 
     def _first(self, arms: Sequence[Arm]) -> str:
         """The variant that controls stand beside where none is named: the first of the primary
@@ -218,12 +219,7 @@ class _Planner:
     def _measured(self, wanted: Lengths) -> list[tuple[str, tuple[str | int, ...]]]:
         """The arms that are run at several lengths, and where the study names them."""
         where = ("compare", "speedup")
-        compare = self.loaded.document.tree.plain()["compare"]
-        listed = isinstance(compare["speedup"]["of"], list)
-        of = [
-            (name, (*where, "of", i) if listed else (*where, "of"))
-            for i, name in enumerate(wanted.of)
-        ]
+        of = [(name, (*where, "of", i)) for i, name in enumerate(wanted.of)]
         return [(wanted.to, (*where, "to")), *of]
 
     def _before(self, arm: Arm) -> tuple[str, ...]:

@@ -35,15 +35,10 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where values were read: a `file` as the user named it, or SETTING, and its `text`.
-
-    home: where relative paths among the values start, if neither beside the file nor where the user
-    is.
-    """
+    """Where values were read: a `file` as the user named it, or SETTING, and its `text`."""
 
     file: str
     text: str = field(repr=False)
-    home: Path | None = None
 
     @cached_property
     def lines(self) -> list[str]:
@@ -52,7 +47,7 @@ class Origin:
     @property
     def folder(self) -> Path:
         """Where relative paths among the values start: beside the file, or where the user is."""
-        return self.home or Path(self.file).resolve().parent
+        return Path(self.file).resolve().parent
 
     def problem(
         self,

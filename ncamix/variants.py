@@ -23,6 +23,7 @@ from ncamix.curriculum import Curriculum
 from ncamix.errors import Problem, UserError, nearest
 from ncamix.library import find
 from ncamix.loading import LoadedCurriculum, load_curriculum
+from ncamix.paths import anchored
 from ncamix.reading import Document, Tree, read_document
 from ncamix.schedule import is_name
 from ncamix.study import Match, Study
@@ -102,8 +103,8 @@ def load_study(
 ) -> LoadedStudy:
     """Read and check a study and all that it names.
 
-    trainer: a name, instead of the study's own. settings: of every variant, as `--set` takes them;
-    relative paths in them start at the study's folder, as in the study.
+    trainer: a name, instead of the study's own. settings: of every variant, as `--set` takes them,
+    relative paths from where the user is; runs start in the study's folder, and get absolute ones.
     Raises UserError with every problem found.
     """
     document = read_document(file)
@@ -112,7 +113,7 @@ def load_study(
     laid: list[Setting] = []
     for written in settings:
         try:
-            laid.append(parse_setting(written, document.folder_of(())))
+            laid.append(anchored(parse_setting(written), Path.cwd()))
         except UserError as error:
             problems += error.problems
     problems += _cross_check(part, document)
