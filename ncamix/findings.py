@@ -1,7 +1,8 @@
 """Findings: what a study's figures say about what it declared.
 
     values by arm and seed, the comparison declared ahead
-    -> one primary comparison; the other arms against one of them, adjusted as a family; speed-ups
+    -> one primary comparison; as a family, adjusted: variants against one arm, and those that have
+       controls against each of them; speed-ups
     -> for each a test between seeds, a verdict and its words; and what to keep in mind
 
 Values are of one metric on the test split, lower is better. Seeds are paired by number, and only
@@ -115,9 +116,11 @@ def findings(
 ) -> Findings:
     """What results say about what was declared; without anything declared there is no test.
 
-    Of the primary pair its own p-value decides. All other arms are held against `compare.other`
-    and adjusted by Holm over that family, in which one that is not measured counts as p = 1: no
-    other comparison gains by that. A value that is not a finite number is a failed run's.
+    Of the primary pair its own p-value decides. Variants are held against `compare.other`, and arms
+    that have controls against each of these; a control is held against nothing else, since what it
+    is there to say is how its arm differs from it. All are adjusted by Holm over that family, in
+    which one that is not measured counts as p = 1: no other comparison gains by that. A value that
+    is not a finite number is a failed run's.
     """
     confidence = compare.confidence if compare else 0.95
     summaries = {arm: _summary(arm, results, seeds, confidence) for arm in arms}
@@ -126,7 +129,7 @@ def findings(
         remarks.append("nothing was declared to be compared, so nothing is tested")
         return Findings(None, [], [], list(summaries.values()), remarks)
     family = list(_family(arms, results, compare))
-    pairs = [compare.primary, *((arm, compare.other) for arm in family)]
+    pairs = [compare.primary, *family]
     shared = [tuple(s for s in seeds if all(s in _values(summaries, a) for a in p)) for p in pairs]
     tests = [_test(*both, summaries, compare) for both in zip(pairs, shared, strict=True)]
     adjusted: list[float | None] = [None, *holm([t.p if t else 1.0 for t in tests[1:]])]
@@ -166,16 +169,18 @@ def _values(summaries: Mapping[str, ArmSummary], arm: str) -> dict[int, float]:
     return summaries[arm].values if arm in summaries else {}
 
 
-def _family(arms: Sequence[str], results: Results, compare: Comparison) -> Iterator[str]:
-    """The arms held against `compare.other`: no pair of runs twice, none with itself, and none of
-    the lengths that are there for a speed-up."""
+def _family(arms: Sequence[str], results: Results, compare: Comparison) -> Iterator[Pair]:
+    """What is compared beside the primary pair: no pair of runs twice, none with itself, and none
+    of the lengths that are there for a speed-up."""
     lengths = {arm for several in compare.lengths.values() for arm in several}
     done = {frozenset(map(results.run_by, compare.primary))}
     for arm in arms:
-        pair = frozenset(map(results.run_by, (arm, compare.other)))
-        if len(pair) > 1 and pair not in done and arm not in lengths - set(compare.lengths):
-            done.add(pair)
-            yield arm
+        beside = compare.beside.get(arm)
+        pair = (beside, arm) if beside is not None and beside in arms else (arm, compare.other)
+        runs = frozenset(map(results.run_by, pair))
+        if len(runs) > 1 and runs not in done and arm not in lengths - set(compare.lengths):
+            done.add(runs)
+            yield pair
 
 
 def _test(
@@ -297,15 +302,15 @@ def _remarks_on_tests(
 
 
 def _remarks_on_choice(
-    family: Sequence[str], arms: Sequence[str], results: Results, compare: Comparison
+    family: Sequence[Pair], arms: Sequence[str], results: Results, compare: Comparison
 ) -> Iterator[str]:
     """What was declared and what was not, and arms that are another's double."""
     if family:
         first, second = compare.primary
         yield (
             f"declared ahead is {first} against {second} alone; "
-            f"{counted(len(family), 'other comparison')} with {compare.other}, adjusted by Holm "
-            "together, are exploratory"
+            f"{counted(len(family), 'other comparison')}, adjusted by Holm together, are "
+            "exploratory"
         )
     for arm in arms:
         if (run_by := results.run_by(arm)) != arm:

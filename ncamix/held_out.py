@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ncamix.statistics import Floats, Interval, percentiles, resampled_ratios
+from ncamix.statistics import Floats, Interval, document_difference, resampled_ratios
 
 FEW_DOCUMENTS = 30
 _DRAWN_BY = 0  # the seed of the draws, the same for all studies
@@ -48,7 +48,7 @@ def document_differences(
 
     None where a run has no documents, where they are fewer than two or not the same for all, or
     where their nats are no finite numbers. The value is the mean over seeds of the metric over all
-    documents, the first arm's less the second's; see `statistics.document_interval`. All runs on
+    documents, the first arm's less the second's; see `statistics.document_difference`. All runs on
     the same documents are drawn together, so a study costs no more than a pair.
     """
     remarks, keys = [], [_same(*pair) for pair in pairs]
@@ -69,8 +69,7 @@ def document_differences(
         place = {run: row for row, run in enumerate(runs)}
         for i in of_key:
             a, b = ([place[id(run)] for run in arm] for arm in pairs[i])
-            interval = percentiles(drawn[a].mean(0) - drawn[b].mean(0), confidence)
-            out[i] = float(value[a].mean() - value[b].mean()), interval
+            out[i] = document_difference(value, drawn, a, b, confidence)
     return out, remarks
 
 

@@ -189,35 +189,6 @@ def sd_range(num_values: int, confidence: float = 0.95) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def document_interval(
-    nats_a: Floats,
-    nats_b: Floats,
-    units: Floats,
-    seed: int,
-    confidence: float = 0.95,
-    draws: int = DRAWS,
-) -> tuple[float, Interval]:
-    """How much two arms differ per unit, a - b, and a percentile bootstrap over documents.
-
-    nats_a, nats_b: float64 [documents] or [seeds, documents]; units: [documents], tokens for a
-    loss; bytes for bits per byte, with nats / ln 2 given. The value is the difference of the
-    mean over seeds of sum of nats / sum of units. Documents are drawn anew with replacement, as
-    many as there are, for both arms and all seeds together; the interval lies between the
-    (1 -+ confidence) / 2 quantiles of the difference (Efron 1979). It takes the runs as given: it
-    does not say what other seeds would do.
-    """
-    _check(confidence=confidence)
-    a, b = (np.atleast_2d(np.asarray(x, np.float64)) for x in (nats_a, nats_b))
-    if a.shape[1] != b.shape[1]:
-        raise ValueError("both arms are measured on the same documents")
-    value, drawn = resampled_ratios(np.concatenate([a, b]), units, seed, draws)
-    first, second = slice(0, len(a)), slice(len(a), None)
-    return (
-        float(value[first].mean() - value[second].mean()),
-        percentiles(drawn[first].mean(0) - drawn[second].mean(0), confidence),
-    )
-
-
 def resampled_ratios(
     nats: Floats, units: Floats, seed: int, draws: int = DRAWS
 ) -> tuple[Floats, Floats]:
@@ -247,10 +218,27 @@ def resampled_ratios(
     return nats.sum(1) / units.sum(), (sums[:, :-1] / sums[:, -1:]).T
 
 
-def percentiles(values: Floats, confidence: float = 0.95) -> Interval:
-    """What the middle `confidence` of values lies between."""
-    low, high = np.quantile(values, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return Interval(float(low), float(high), confidence)
+def document_difference(
+    ratios: Floats,
+    drawn: Floats,
+    first: Sequence[int],
+    second: Sequence[int],
+    confidence: float = 0.95,
+) -> tuple[float, Interval]:
+    """How much two arms differ, and a percentile bootstrap over documents.
+
+    ratios, drawn: float64 [runs] and [runs, draws], as `resampled_ratios` gives them. first,
+    second: the rows of each arm's runs. The value is the difference of the means over runs, the
+    first arm's less the second's. Documents are drawn for both arms and all seeds together; the
+    interval lies between the (1 -+ confidence) / 2 quantiles of the difference (Efron 1979). It
+    takes the runs as given: it does not say what other seeds would do.
+    """
+    _check(confidence=confidence)
+    a, b = list(first), list(second)
+    differences = drawn[a].mean(0) - drawn[b].mean(0)
+    low, high = np.quantile(differences, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    interval = Interval(float(low), float(high), confidence)
+    return float(ratios[a].mean() - ratios[b].mean()), interval
 
 
 def finite(values: Sequence[float] | Floats) -> list[float]:

@@ -43,7 +43,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Column:
+class Panel:
     """Rows drawn over one axis. zero: the axis has its 0 marked, and `shade` to either side of it
     is shaded."""
 
@@ -53,43 +53,43 @@ class Column:
     shade: float = 0.0
 
 
-def interval_rows(columns: Sequence[Column], theme: Theme) -> Figure:
-    """Means and their intervals, a row each; the columns have the same rows, named at the left."""
+def interval_rows(panels: Sequence[Panel], theme: Theme) -> Figure:
+    """Means and their intervals, a row each, named at the left; panels one above the other."""
     from matplotlib.ticker import MaxNLocator
 
-    names = [row.name for row in columns[0].rows]
-    left = 16 + min(WIDTH / 3.8, max(map(text_width, names)))
-    shown = [charts.in_lines(name, left - 16) for name in names]
-    words = max((text_width(r.words) for c in columns for r in c.rows), default=0.0)
-    right = 14 + words if words else 8.0
-    room = (WIDTH - left - right - 34 * (len(columns) - 1)) / len(columns)
-    high = (PITCH_OF_TWO if any("\n" in name for name in shown) else PITCH) * len(names)
-    fig = charts.new_figure(high + 66)
-    for number, column in enumerate(columns):
-        place = (left + number * (room + 34), 30, room, high)
-        title = shortened(column.title, room + (right if number == len(columns) - 1 else 20))
-        ax = charts.add_rows(fig, place, len(names), theme, title)
-        _draw_rows(ax, column, theme)
+    rows = [row for panel in panels for row in panel.rows]
+    left = 16 + min(WIDTH / 3.2, max(text_width(row.name) for row in rows))
+    right = 14 + max(text_width(row.words) for row in rows) if any(r.words for r in rows) else 8.0
+    room = WIDTH - left - right
+    shown = [[charts.in_lines(row.name, left - 16) for row in panel.rows] for panel in panels]
+    highs = [
+        (PITCH_OF_TWO if any("\n" in name for name in names) else PITCH) * len(names)
+        for names in shown
+    ]
+    fig, top = charts.new_figure(sum(highs) + 66 * len(panels)), 30.0
+    for panel, names, high in zip(panels, shown, highs, strict=True):
+        title = shortened(panel.title, room + right)
+        ax = charts.add_rows(fig, (left, top, room, high), len(names), theme, title)
+        _draw_rows(ax, panel, theme)
         ax.xaxis.set_major_locator(MaxNLocator(max(2, int(room / 75)), steps=[1, 2, 5, 10]))
         ax.xaxis.set_major_formatter(plain)
         beside: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "va": "center"}
-        for i, row in enumerate(column.rows):
-            if number == 0:
-                size = SMALL if "\n" in shown[i] else TEXT
-                look = {"color": theme.ink, "ha": "right", "fontsize": size, **beside}
-                ax.text(-14 / room, i, shown[i], linespacing=1.15, **look)
-            if number == len(columns) - 1:
-                ax.text(1 + 10 / room, i, row.words, color=theme.muted, **beside)
+        for i, (row, name) in enumerate(zip(panel.rows, names, strict=True)):
+            size = SMALL if "\n" in name else TEXT
+            look = {"color": theme.ink, "ha": "right", "fontsize": size, **beside}
+            ax.text(-14 / room, i, name, linespacing=1.15, **look)
+            ax.text(1 + 10 / room, i, row.words, color=theme.muted, **beside)
+        top += high + 66
     return fig
 
 
-def _draw_rows(ax: Axes, column: Column, theme: Theme) -> None:
-    bounds = [0.0, column.shade, -column.shade] if column.zero else []
-    if column.zero:
-        if column.shade:
-            ax.axvspan(-column.shade, column.shade, color=theme.muted, alpha=0.13, linewidth=0)
+def _draw_rows(ax: Axes, panel: Panel, theme: Theme) -> None:
+    bounds = [0.0, panel.shade, -panel.shade] if panel.zero else []
+    if panel.zero:
+        if panel.shade:
+            ax.axvspan(-panel.shade, panel.shade, color=theme.muted, alpha=0.13, linewidth=0)
         ax.axvline(0, color=theme.muted, linewidth=1.1, zorder=2)
-    for i, row in enumerate(column.rows):
+    for i, row in enumerate(panel.rows):
         colour = row.colour or theme.ink
         spread = np.linspace(-0.24, 0.24, len(row.values)) if len(row.values) > 1 else 0.0
         if row.values:

@@ -16,9 +16,8 @@ from ncamix.findings import Finding
 from ncamix.quantities import counted, format_count
 from ncamix.run_record import Json
 from ncamix.statistics import Interval
-from ncamix.study_record import StudiedRun
+from ncamix.study_record import StudiedRun, StudyRecord
 from ncamix.study_results import (
-    REFERENCE,
     ArmRow,
     StudyResults,
     answer,
@@ -60,10 +59,10 @@ def facts_of(results: StudyResults) -> Json:
         "split": "test",
         "seeds": list(record.seeds),
         "smallest_effect": compare.smallest_effect if compare else None,
-        "primary": _finding_json(found.primary),
         "against": results.reference,
-        "arms": [_row_json(row, results) for row in results.rows],
+        "primary": _finding_json(found.primary) if found.primary else None,
         "comparisons": [_finding_json(finding) for finding in found.others],
+        "arms": [_row_json(row) for row in results.rows],
         "speedups": [
             {
                 "arm": s.arm,
@@ -127,9 +126,7 @@ def _interval_json(interval: Interval | None) -> Json:
     return {"low": interval.low, "high": interval.high, "confidence": interval.confidence}
 
 
-def _finding_json(finding: Finding | None) -> Json | None:
-    if finding is None:
-        return None
+def _finding_json(finding: Finding) -> Json:
     test, documents = finding.test, finding.documents
     return {
         "arm": finding.arm,
@@ -148,7 +145,7 @@ def _finding_json(finding: Finding | None) -> Json | None:
     }
 
 
-def _row_json(row: ArmRow, results: StudyResults) -> Json:
+def _row_json(row: ArmRow) -> Json:
     arm, summary = row.arm, row.summary
     return {
         "arm": arm.name,
@@ -165,8 +162,6 @@ def _row_json(row: ArmRow, results: StudyResults) -> Json:
         "failed": {str(seed): why for seed, why in summary.failed.items()},
         "missing": list(summary.missing),
         "untested": list(row.untested),
-        "finding": _finding_json(row.finding),
-        "verdict": row.verdict,
         "chosen": arm.chosen,
         "num_tokens": arm.num_tokens,
         "natural_tokens": arm.natural_tokens,
@@ -200,49 +195,55 @@ def _run_json(run: StudiedRun) -> Json:
 
 COLUMNS = (
     *("row", "arm", "seed", "point", "state", "metric", "value", "low", "high", "confidence"),
-    *("num_seeds", "against", "difference", "difference_low", "difference_high", "p"),
-    *("p_adjusted", "verdict", "tokens", "natural_tokens", "steps", "fingerprint", "folder"),
-    "command",
+    *("num_seeds", "against", "p", "p_adjusted", "verdict", "tokens", "natural_tokens", "steps"),
+    *("fingerprint", "folder", "command"),
 )
 
 
 def as_csv(results: StudyResults) -> str:
-    """A row for each arm and each run; an arm's value is its mean over seeds."""
+    """A row for each comparison (the primary one first), arm and run; an arm's value is its mean
+    over seeds, and a comparison's the difference."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    for row in (*_arm_lines(results), *_run_lines(results)):
+    lines = (*_comparison_lines(results), *_arm_lines(results), *_run_lines(results))
+    for row in lines:
         writer.writerow({key: "" if value is None else value for key, value in row.items()})
     return buffer.getvalue()
 
 
+def _comparison_lines(results: StudyResults) -> Iterator[Json]:
+    for finding in results.comparisons:
+        test = finding.test
+        yield {
+            "row": "primary" if finding is results.findings.primary else "comparison",
+            "arm": finding.arm,
+            "against": finding.other,
+            "metric": results.record.metric,
+            "value": test.mean if test else None,
+            **_interval_json(test.interval if test else None),
+            "num_seeds": len(finding.seeds),
+            "p": test.p if test else None,
+            "p_adjusted": finding.p_adjusted,
+            "verdict": finding.verdict,
+        }
+
+
 def _arm_lines(results: StudyResults) -> Iterator[Json]:
     for row in results.rows:
-        arm, summary, interval = row.arm, row.summary, row.summary.interval
-        line = {
+        arm, summary = row.arm, row.summary
+        yield {
             "row": "arm",
             "arm": arm.name,
             "point": arm.chosen,
             "metric": results.record.metric,
             "value": summary.mean,
+            **_interval_json(summary.interval),
             "num_seeds": len(summary.values),
-            "verdict": row.verdict,
             "tokens": arm.num_tokens,
             "natural_tokens": arm.natural_tokens,
             "steps": arm.num_steps,
         }
-        if interval:
-            line |= _interval_json(interval)
-        if row.finding and (test := row.finding.test):
-            line |= {
-                "against": row.finding.other,
-                "difference": test.mean,
-                "difference_low": test.interval.low,
-                "difference_high": test.interval.high,
-                "p": test.p,
-                "p_adjusted": row.finding.p_adjusted,
-            }
-        yield line
 
 
 def _run_lines(results: StudyResults) -> Iterator[Json]:
@@ -271,19 +272,17 @@ def _run_lines(results: StudyResults) -> Iterator[Json]:
 
 
 def as_markdown(results: StudyResults) -> str:
-    """The answer and the table of arms, for a README."""
-    record, reference = results.record, results.reference
-    confidence = percent(record.confidence)
-    head = ["arm", f"{unit_of(record.metric)} ({confidence} interval)"]
-    head += [f"difference to {reference}", "p (Holm)", "verdict"] if reference else []
-    head += ["seeds", "tokens"]
-    rows = [
-        _cells(row, reference is not None, len(record.seeds_of(row.arm.name)))
-        for row in results.rows
-        if row.arm.lengthened is None
-    ]
+    """The answer, and tables of what was compared and of the arms, for a README."""
+    record, unit = results.record, unit_of(results.record.metric)
+    how = f"{percent(record.confidence)} interval"
     lines = [f"**{record.name}**: {' '.join(answer(results))}", ""]
-    lines += [_line(head), _line(["---"] + ["---:"] * (len(head) - 1)), *map(_line, rows), ""]
+    if comparisons := results.comparisons:
+        head = ["comparison", f"difference, {unit} ({how})", "p (Holm)", "verdict"]
+        lines += _table(head, [compared(finding) for finding in comparisons])
+        lines += ["\\* declared ahead, and not adjusted.", ""]
+    rows = [row for row in results.rows if row.arm.lengthened is None]
+    head = ["arm", f"{unit} ({how})", *(["tuned"] if record.tuning else []), "seeds", "tokens"]
+    lines += _table(head, [_cells(row, record) for row in rows])
     lines += [speedup.words for speedup in results.findings.speedups]
     if missing := missing_words(record):
         lines.append(f"Unfinished: {'; '.join(missing)}.")
@@ -292,19 +291,26 @@ def as_markdown(results: StudyResults) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _cells(row: ArmRow, compared: bool, num_seeds: int) -> list[str]:
-    summary, finding = row.summary, row.finding
-    done = len(summary.values)
-    cells = [row.arm.name, with_interval(summary.mean, summary.interval)]
-    if compared:
-        test = finding.test if finding else None
-        adjusted = finding.p_adjusted if finding else None
-        cells += [with_interval(test.mean, test.interval, signed=True) if test else "–"]
-        cells += [p_value(adjusted) if adjusted is not None else p_value(test.p) if test else "–"]
-        same = f"same as {row.arm.same_as}" if row.arm.same_as else ""
-        cells.append(same if same and row.verdict != REFERENCE else row.verdict or "–")
-    cells.append(f"{done} of {num_seeds}")
-    return [*cells, format_count(row.arm.num_tokens)]
+def compared(finding: Finding) -> list[str]:
+    """A comparison in cells: of what, by how much, p (with a star if not adjusted), verdict."""
+    what, test, adjusted = f"{finding.arm} − {finding.other}", finding.test, finding.p_adjusted
+    if test is None:
+        return [what, "–", "–", finding.verdict]
+    p = f"{p_value(test.p)}*" if adjusted is None else p_value(adjusted)
+    return [what, with_interval(test.mean, test.interval, signed=True), p, finding.verdict]
+
+
+def _cells(row: ArmRow, record: StudyRecord) -> list[str]:
+    arm, summary = row.arm, row.summary
+    name = f"{arm.name} (plans as {arm.same_as})" if arm.same_as else arm.name
+    cells = [name, with_interval(summary.mean, summary.interval)]
+    cells += [arm.chosen or "–"] if record.tuning else []
+    cells.append(f"{len(summary.values)} of {len(record.seeds_of(arm.name))}")
+    return [*cells, format_count(arm.num_tokens)]
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    return [_line(head), _line(["---"] + ["---:"] * (len(head) - 1)), *map(_line, rows), ""]
 
 
 def _line(cells: list[str]) -> str:

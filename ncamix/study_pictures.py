@@ -18,7 +18,7 @@ from ncamix.run_results import INDUCTION
 from ncamix.study_drawings import (
     ARMS,
     TOGETHER,
-    Column,
+    Panel,
     Row,
     curves,
     interval_rows,
@@ -86,8 +86,8 @@ def _figures(
             for one in cluster.arms
         ]
         title = f"difference to {cluster.reference} ({cluster.what} drawn anew), {unit}"
-        column = Column(title, rows, True, _smallest(record))
-        yield f"redrawn_{i}", "What re-initialising costs", [interval_rows([column], theme)]
+        panel = Panel(title, rows, True, _smallest(record))
+        yield f"redrawn_{i}", "What re-initialising costs", [interval_rows([panel], theme)]
     if results.scalings:
         figure = study_panels.scaling(results.scalings, _level(results), unit, theme)
         yield "scaling", f"{unit} over tokens of automata", [figure]
@@ -152,10 +152,9 @@ def _bands(record: StudyRecord, key: str) -> dict[str, Band]:
 
 
 def draw_findings(results: StudyResults, theme: charts.Theme) -> Figure:
-    """Values of every arm, and differences to the reference beside them."""
-    record, reference = results.record, results.reference
+    """Values of every arm, and below them all that was compared."""
     rows = [row for row in results.rows if row.arm.lengthened is None and not row.arm.same_as]
-    chosen = _chosen(results, theme)
+    chosen, unit = _chosen(results, theme), unit_of(results.record.metric)
     values = [
         Row(
             row.arm.name,
@@ -166,18 +165,18 @@ def draw_findings(results: StudyResults, theme: charts.Theme) -> Figure:
         )
         for row in rows
     ]
-    columns = [Column(unit_of(record.metric), values)]
-    if reference is not None:
-        differences = [_difference(row.arm.name, row.finding, row.verdict, chosen) for row in rows]
-        title = f"difference to {reference}"
-        columns.append(Column(title, differences, True, _smallest(record)))
-    return interval_rows(columns, theme)
+    panels = [Panel(unit, values)]
+    if results.comparisons:
+        differences = [_difference(finding) for finding in results.comparisons]
+        title = f"differences, {unit}; the first comparison was declared ahead"
+        panels.append(Panel(title, differences, True, _smallest(results.record)))
+    return interval_rows(panels, theme)
 
 
-def _difference(arm: str, finding: Finding | None, verdict: str, colours: dict[str, str]) -> Row:
-    test = finding.test if finding else None
+def _difference(finding: Finding) -> Row:
+    test = finding.test
     mean, interval = (test.mean, test.interval) if test else (None, None)
-    return Row(arm, mean, interval, words=verdict, colour=colours.get(arm, ""))
+    return Row(f"{finding.arm} − {finding.other}", mean, interval, words=finding.verdict)
 
 
 def _level(results: StudyResults) -> tuple[str, list[float]] | None:
@@ -190,7 +189,7 @@ def _level(results: StudyResults) -> tuple[str, list[float]] | None:
     return None
 
 
-def _structure(results: StudyResults) -> list[Column]:
+def _structure(results: StudyResults) -> list[Panel]:
     """Epiplexity of the metric's source by arm, in the stage where most of it is trained on."""
     source = results.record.metric.partition("/")[2]
     best: dict[str, Structure] = {}
@@ -215,4 +214,4 @@ def _structure(results: StudyResults) -> list[Column]:
             Row(arm, mean / unit, interval, words="" if len(stages) == 1 else f"in {one.stage}")
         )
     where = f" in stage {stages.pop()}" if len(stages) == 1 else ""
-    return [Column(f"epiplexity of {source}{where}, {name}", rows)]
+    return [Panel(f"epiplexity of {source}{where}, {name}", rows)]

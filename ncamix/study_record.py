@@ -204,6 +204,11 @@ def _comparison(facts: Json) -> Comparison | None:
         compare["against"],
         speedup.get("to"),
         lengths,
+        {
+            name: arm["beside"]
+            for name, arm in arms.items()
+            if arm.get("beside") and not arm.get("lengthened")
+        },
     )
 
 

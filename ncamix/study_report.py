@@ -20,11 +20,10 @@ from ncamix.findings import Findings
 from ncamix.pages import render_page, write_page
 from ncamix.run_record import Json
 from ncamix.several_runs import read_runs
-from ncamix.study_files import as_csv, as_json, as_markdown, p_value, with_interval
+from ncamix.study_files import as_csv, as_json, as_markdown, compared, with_interval
 from ncamix.study_pictures import BIT_UNITS, draw_all, draw_findings
 from ncamix.study_record import StudyRecord, read_study
 from ncamix.study_results import (
-    REFERENCE,
     StudyResults,
     answer,
     missing_words,
@@ -133,10 +132,9 @@ def _page(results: StudyResults) -> Json:
         "states": _counted(run.state for run in runs),
         **_tuned(results),
         "beside": _beside(record),
+        "compared": compared,
         "with_interval": with_interval,
-        "p_value": p_value,
         "bits": _bits,
-        "REFERENCE": REFERENCE,
     }
 
 

@@ -1,6 +1,6 @@
-"""The results of a study: its findings, as a table of arms and in words.
+"""The results of a study: its findings, the values of its arms, and both in words.
 
-    record -> values of finished runs on the test split -> findings -> a row an arm
+    record -> values of finished runs on the test split -> findings; a row an arm
 
 A run that finished without test.json has no value, and nothing else is taken in its place.
 """
@@ -19,19 +19,15 @@ from ncamix.study_record import ArmRecord, StudiedRun, StudyRecord
 from ncamix.study_sources import Frequencies, Structure, frequencies, structures
 from ncamix.verdicts import unit_of
 
-REFERENCE = "reference"
 NAMED = 6  # arms at most that a remark names
 
 
 @dataclass(frozen=True)
 class ArmRow:
-    """An arm in the table. finding: it against the reference, or else the primary comparison; the
-    verdict of the reference is that it is one."""
+    """An arm in the table of values."""
 
     arm: ArmRecord
     summary: ArmSummary
-    finding: Finding | None
-    verdict: str
     untested: tuple[int, ...]  # seeds that finished without test.json
 
 
@@ -50,8 +46,14 @@ class StudyResults:
 
     @property
     def reference(self) -> str | None:
-        """The arm that the others are held against."""
+        """The arm that variants are held against."""
         return self.record.compare.other if self.record.compare else None
+
+    @property
+    def comparisons(self) -> list[Finding]:
+        """All that was compared, the primary comparison first."""
+        primary = self.findings.primary
+        return [*([primary] if primary else []), *self.findings.others]
 
     @property
     def untested(self) -> list[StudiedRun]:
@@ -68,17 +70,14 @@ def results_of(record: StudyRecord) -> StudyResults:
     """What a study's record says of what was declared."""
     found = _found(record)
     summaries = {summary.arm: summary for summary in found.arms}
-    reference = record.compare.other if record.compare else None
     rows = []
     for name, arm in record.arms.items():
-        finding = _of(name, reference, found)
-        verdict = REFERENCE if name == reference else finding.verdict if finding else ""
         untested = tuple(
             seed
             for seed, run in record.finals[name].items()
             if run.state == "finished" and seed not in summaries[name].values
         )
-        rows.append(ArmRow(arm, summaries[name], finding, verdict, untested))
+        rows.append(ArmRow(arm, summaries[name], untested))
     return StudyResults(
         record,
         found,
@@ -120,27 +119,21 @@ def _given(record: StudyRecord) -> Results:
                 given.setdefault("failed", {}).setdefault(arm, {})[seed] = run.why
             if run.state != "finished" or run.result is None:
                 continue
-            result = run.result
+            result, planned = run.result, record.arms[arm]
+            value = result.tested.get(source, {}).get(name)
             figures = {
-                "values": result.tested.get(source, {}).get(name),
+                "values": value if isinstance(value, int | float) else None,
                 "documents": result.documents,
-                CLOCKS[0]: result.natural_tokens,
-                CLOCKS[1]: result.num_tokens,
+                CLOCKS[0]: planned.natural_tokens or None,
+                CLOCKS[1]: planned.num_tokens or None,
             }
-            for kind, value in figures.items():
-                if value is not None:
-                    given.setdefault(kind, {}).setdefault(arm, {})[seed] = value
+            for kind, figure in figures.items():
+                if figure is not None:
+                    given.setdefault(kind, {}).setdefault(arm, {})[seed] = figure
     same = {name: arm.same_as for name, arm in record.arms.items() if arm.same_as is not None}
     tokens = {clock: given.get(clock, {}) for clock in CLOCKS}
     values, documents, failed = (given.get(kind, {}) for kind in ("values", "documents", "failed"))
     return Results(values, documents, failed, tokens, same)
-
-
-def _of(arm: str, reference: str | None, found: Findings) -> Finding | None:
-    """What is found of an arm against the reference, the primary pair's without adjustment."""
-    primary = [found.primary] if found.primary else []
-    several = [f for f in (*primary, *found.others) if f.arm == arm and f.other == reference]
-    return several[0] if several else None
 
 
 # ---- words
@@ -153,7 +146,8 @@ def answer(results: StudyResults) -> list[str]:
         return ["Nothing was declared to be compared before these ran, so nothing is tested."]
     lines = [primary.words]
     for finding in results.findings.others:
-        if finding.arm == primary.arm and finding.test is not None:
+        both = (finding.arm, finding.other)
+        if both == (primary.arm, results.reference) and finding.test is not None:
             lines.append(finding.words)
     return lines
 
@@ -169,7 +163,12 @@ def question(record: StudyRecord) -> str:
         f"with {counted(len(record.seeds), 'seed')}? {compare.smallest_effect:g} would matter."
     )
     if compare.other != second:
-        words += f" All other arms are held against {compare.other}."
+        words += f" Other variants are held against {compare.other}."
+    several = dict.fromkeys(compare.beside.values())
+    if len(several) == 1:
+        words += f" {next(iter(several))} is held against each of its controls."
+    elif several:
+        words += " Variants that have controls are held against each of them."
     return words
 
 

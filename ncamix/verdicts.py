@@ -30,9 +30,10 @@ UNITS = {"loss": "nats per token", "bits_per_byte": "bits per byte", "perplexity
 class Comparison:
     """What was declared before anything ran, as in a study's `compare`.
 
-    against: the arm that all others are held against; None for the second of `primary`.
+    against: the arm that variants are held against; None for the second of `primary`.
     lengths: arm -> the arms of all its lengths, itself among them, whose ends give its speed-up to
     `speedup_to`. Those of other lengths are not compared otherwise.
+    beside: control -> the arm that it stands beside, which is held against it.
     """
 
     primary: tuple[str, str]
@@ -43,10 +44,11 @@ class Comparison:
     against: str | None = None
     speedup_to: str | None = None
     lengths: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    beside: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def other(self) -> str:
-        """The arm that those beside the primary pair are held against."""
+        """The arm that variants are held against."""
         return self.against or self.primary[1]
 
     def level(self, family: int) -> float:

@@ -22,7 +22,7 @@ from ncamix.errors import UserError
 from ncamix.plan import Plan
 from ncamix.sources import open_generator
 from ncamix.streams import slots_of
-from ncamix.text_compilation import TextFacts, prepare_text
+from ncamix.text_compilation import TextFacts, held_out_samples, prepare_text
 from ncamix.training.evaluation import EvaluationSet, evaluate, evaluation_set
 from ncamix.training.loss import ActiveIds
 from ncamix.training.model import CurriculumModel
@@ -51,8 +51,13 @@ def test_a_set_is_evaluated_as_it_would_be_trained(
     plan = pairs_plan(tmp_path, plan_of)
     held = evaluation_set(plan, "answers", FACTS, None)
     folder = cache.entry(plan.sources["answers"].fingerprint) / "validation"
-    tokens, masks = read_samples(folder, 6), read_masks(folder, 6)
-    assert masks is not None and held.num_tokens == masks[:, 1:].sum() < 6 * LENGTH
+    there = held_out_samples(plan.sources["answers"], "validation")
+    assert there > 6, "some samples are passed over"
+    chosen = [i * there // 6 for i in range(6)]
+    tokens, masks = read_samples(folder, there)[chosen], read_masks(folder, there)
+    assert masks is not None
+    masks = masks[chosen]
+    assert held.num_tokens == masks[:, 1:].sum() < 6 * LENGTH
     assert held.num_bytes == (tokens[:, 1:][masks[:, 1:]] != END).sum()
 
     model = CurriculumModel(small(rows=300))

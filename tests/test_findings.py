@@ -143,7 +143,26 @@ def test_all_arms_are_held_against_the_control_once() -> None:
     ]  # fmt: skip
     assert found.primary.p_adjusted is None
     assert any("twin plans as scratch to the last batch" in remark for remark in found.remarks)
-    assert any("3 other comparisons with scratch" in remark for remark in found.remarks)
+    assert any("3 other comparisons, adjusted by Holm" in remark for remark in found.remarks)
+
+
+def test_an_arm_is_held_against_its_controls_and_these_against_nothing_else() -> None:
+    values = {
+        "up": UP, "even": shifted(0.02), "scratch": shifted(0.05), "shuffled": shifted(0.04, 0.001),
+        "text": shifted(-0.01),
+    }  # fmt: skip
+    beside = {"scratch": "up", "shuffled": "up", "text": "gone"}
+    compare = Comparison(
+        ("up", "even"), "bits_per_byte/code", EFFECT, against="scratch", beside=beside
+    )
+    found = findings(Results(values), list(values), SEEDS, compare)
+    assert [(one.arm, one.other) for one in found.others] == [
+        ("up", "scratch"), ("even", "scratch"), ("up", "shuffled"), ("text", "scratch"),
+    ]  # fmt: skip
+    shuffled = found.others[2]
+    assert shuffled.verdict == "better" and shuffled.test is not None
+    assert shuffled.test.mean == pytest.approx(-0.04, abs=0.002)
+    assert shuffled.words.startswith("up is better than shuffled by")
 
 
 def test_without_a_control_others_are_held_against_the_second_of_the_primary() -> None:

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from test_statistics import document_interval
 
 from ncamix.held_out import Documents, document_differences, documents_of
-from ncamix.statistics import document_interval
 
 Arm = list[Documents | None]
 

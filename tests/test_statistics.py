@@ -18,7 +18,7 @@ from scipy import stats
 from ncamix.statistics import (
     Interval,
     detectable_effect,
-    document_interval,
+    document_difference,
     holm,
     largest_sd,
     mean_interval,
@@ -269,6 +269,16 @@ def documents(num: int = 200, seeds: int = 3) -> tuple[np.ndarray, np.ndarray, n
     hard = rng.gamma(20, 0.05, num)  # what a document costs a byte, in every run
     a, b = (sizes * hard * rng.normal(mean, 0.05, (seeds, num)) for mean in (1.0, 0.99))
     return a, b, sizes
+
+
+def document_interval(
+    a: np.ndarray, b: np.ndarray, units: np.ndarray, seed: int, confidence: float = 0.95,
+    draws: int = 10_000,
+) -> tuple[float, Interval]:  # fmt: skip
+    """Of two arms, [seeds, documents] or [documents] each."""
+    a, b = np.atleast_2d(a), np.atleast_2d(b)
+    ratios = resampled_ratios(np.concatenate([a, b]), units, seed, draws)
+    return document_difference(*ratios, range(len(a)), range(len(a), len(a) + len(b)), confidence)
 
 
 def test_the_interval_over_documents_is_scipys_bootstrap() -> None:

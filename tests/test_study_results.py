@@ -14,7 +14,7 @@ from finished_studies import STUDY, Figures, always_finished, write_study
 from ncamix.statistics import mean_interval, paired_test
 from ncamix.study_files import COLUMNS, as_csv, as_json, as_markdown, facts_of, with_interval
 from ncamix.study_record import read_study
-from ncamix.study_results import REFERENCE, StudyResults, answer, missing_words, results_of
+from ncamix.study_results import StudyResults, answer, missing_words, results_of
 from ncamix.study_runs import StudyRun
 
 PLANTED = {"scratch_natural": 0.05, "scratch_natural_plain": 0.05, "shuffled": 0.03}
@@ -56,19 +56,31 @@ def test_the_table_holds_what_runs_came_to_on_the_test_split(tmp_path: Path) -> 
         own = values[row.arm.name]
         assert row.summary.values == own
         assert (row.summary.mean, row.summary.interval) == mean_interval(list(own.values()))
-        if row.arm.name == "scratch_natural":
-            assert row.verdict == REFERENCE and row.finding is None
-            continue
-        assert row.finding is not None and row.finding.other == "scratch_natural"
-        differences = [own[seed] - values["scratch_natural"][seed] for seed in own]
-        assert row.finding.test == paired_test(differences)
-        assert row.finding.p_adjusted is not None
-    assert {
-        row.arm.name: row.verdict for row in found.rows if row.arm.control is None
-    } == dict.fromkeys(("up", "down", "even"), "better")
     first, second = answer(found)
     assert first == found.findings.primary.words  # type: ignore[union-attr]
     assert second.startswith("up is better than scratch_natural")
+
+
+def test_variants_are_held_against_one_arm_and_an_arm_against_its_controls(tmp_path: Path) -> None:
+    found = results(tmp_path)
+    assert found.reference == "scratch_natural"
+    primary, *others = found.comparisons
+    assert (primary.arm, primary.other, primary.p_adjusted) == ("up", "even", None)
+    controls = [name for name, arm in found.record.arms.items() if arm.beside == "up"]
+    assert len(controls) > 3
+    variants = [("down", "scratch_natural"), ("even", "scratch_natural")]
+    assert {(one.arm, one.other) for one in others} == {*variants, *(("up", c) for c in controls)}
+    for one in others:
+        first, second = (
+            next(row.summary.values for row in found.rows if row.arm.name == name)
+            for name in (one.arm, one.other)
+        )
+        assert one.test == paired_test([first[seed] - second[seed] for seed in first])
+        assert one.test is not None and one.p_adjusted is not None
+        assert one.test.p <= one.p_adjusted
+    verdicts = {(one.arm, one.other): one.verdict for one in others}
+    assert verdicts["up", "shuffled"] == verdicts["down", "scratch_natural"] == "better"
+    assert verdicts["up", "shuffled_plain"] != "better", "nothing is planted there"
 
 
 def test_what_was_not_tested_has_no_value_and_nothing_in_its_place(tmp_path: Path) -> None:
@@ -90,7 +102,9 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert not facts["finished"] and facts["missing"] == said
     down = next(arm for arm in facts["arms"] if arm["arm"] == "down")
     assert down["failed"] == {"1": "the loss is not finite in batch 7"}
-    assert down["mean"] is None and down["verdict"] == "not measured"
+    assert down["mean"] is None
+    held = [one["verdict"] for one in facts["comparisons"] if one["arm"] == "down"]
+    assert held == ["not measured"]
     assert any("down, seed 1: failed" in remark for remark in facts["remarks"])
 
 
@@ -115,7 +129,7 @@ def test_one_seed_has_values_and_no_test(tmp_path: Path) -> None:
     found = results(tmp_path, STUDY.replace("seeds: [1, 2, 3, 4, 5]", "seeds: [7]"))
     assert all(row.summary.mean is not None for row in found.rows)
     assert all(row.summary.interval is None for row in found.rows)
-    assert all(row.verdict in ("not measured", REFERENCE) for row in found.rows)
+    assert all(one.verdict == "not measured" for one in found.comparisons)
     assert all(arm["low"] is None for arm in json.loads(as_json(found))["arms"])
 
 
@@ -135,6 +149,9 @@ def test_csv_has_a_row_for_each_arm_and_each_run(tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(as_csv(found))))
     assert tuple(rows[0]) == COLUMNS
     kinds = [row["row"] for row in rows]
+    assert kinds[:2] == ["primary", "comparison"] and kinds.count("comparison") == 6
+    assert (rows[0]["arm"], rows[0]["against"], rows[0]["p_adjusted"]) == ("up", "even", "")
+    assert float(rows[0]["low"]) < float(rows[0]["value"]) < float(rows[0]["high"])
     assert kinds.count("arm") == 7 and kinds.count("run") == 35 and kinds.count("tuning") == 21
     mean = next(row for row in rows if (row["row"], row["arm"]) == ("arm", "down"))
     values = [float(row["value"]) for row in rows if (row["row"], row["arm"]) == ("run", "down")]
@@ -147,9 +164,29 @@ def test_csv_has_a_row_for_each_arm_and_each_run(tmp_path: Path) -> None:
 def test_markdown_is_a_table_with_intervals(tmp_path: Path) -> None:
     text = as_markdown(results(tmp_path))
     table = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(table) == 2 + 7 and len({line.count("|") for line in table}) == 1
-    assert all(" to " in line for line in table[2:])
-    assert text.count("reference") == 1 and "better" in text
+    compared, arms = table[: 2 + 7], table[2 + 7 :]
+    assert compared[2].startswith("| up − even | ") and "*" in compared[2]
+    assert len(arms) == 2 + 7
+    for lines in (compared, arms):
+        assert len({line.count("|") for line in lines}) == 1
+        assert all(" to " in line for line in lines[2:])
+
+
+def test_a_cut_log_changes_no_speedup_and_a_damaged_figure_is_none(tmp_path: Path) -> None:
+    """Tokens of finished runs are those of their plans."""
+    home = write_study(tmp_path, SPEEDUP, figures=Figures(PLANTED), state=always_finished)
+    before = results_of(read_study(home)).findings.speedups
+    (home / "up/1/metrics.jsonl").write_text("")
+    log = home / "up/2/metrics.jsonl"
+    log.write_text(log.read_text()[: log.stat().st_size // 2])
+    (home / "up/3/metrics.jsonl").unlink()
+    assert results_of(read_study(home)).findings.speedups == before
+    test = json.loads((home / "up/4/test.json").read_text())
+    test["sources"]["code"]["bits_per_byte"] = "none"
+    (home / "up/4/test.json").write_text(json.dumps(test))
+    found = results_of(read_study(home))
+    up = next(row for row in found.rows if row.arm.name == "up")
+    assert up.untested == (4,) and sorted(up.summary.values) == [1, 2, 3, 5]
 
 
 def test_speedups_are_told_and_lengths_are_not_compared(tmp_path: Path) -> None:

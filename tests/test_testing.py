@@ -25,7 +25,7 @@ from ncamix.planning import make_plan
 from ncamix.run_folder import RunFolder
 from ncamix.sources import open_generator
 from ncamix.splits import split_of_group
-from ncamix.text_compilation import prepare_text, text_facts, tokenizer_file
+from ncamix.text_compilation import held_out_samples, prepare_text, text_facts, tokenizer_file
 from ncamix.trainer import load_trainer
 from ncamix.training.evaluation import TEST_FIRST, evaluation_set, examination_set
 from ncamix.training.handover import stage_model
@@ -145,19 +145,25 @@ def test_every_evaluated_source_is_tested(tested: Any) -> None:
 
 
 def test_losses_are_those_of_the_documents_themselves(tested: Any) -> None:
-    """The losses of the stream of ids, one after the other, by the model that was handed over."""
+    """Samples from all over the stream of ids, by the model that was handed over; a document that
+    goes on from one to another is one, whatever lies between them."""
     folder, plan, found = tested
     source, facts = plan.sources["words"], facts_of(plan)
-    samples = Compiled(cache.entry(source.fingerprint) / "test").range(0, 20)[0].astype(np.int64)
+    there = held_out_samples(source, "test")
+    assert there > 20, "some samples are passed over"
+    whole = Compiled(cache.entry(source.fingerprint) / "test").range(0, there)[0].astype(np.int64)
+    chosen = [i * there // 20 for i in range(20)]
+    samples = whole[chosen]
     model = CurriculumModel(stage_model(plan, plan.stages[-1], folder))
     batch = {"input_ids": samples[:, :-1], "labels": samples[:, 1:]}
     tensors = {key: torch.from_numpy(value.copy()) for key, value in batch.items()}
     losses = model.eval_losses(tensors, ActiveIds([(0, 257)])).double().flatten().tolist()
     documents, nats = [0.0], iter(losses)
-    for target in samples[:, 1:].ravel().tolist():
-        documents[-1] += next(nats)
-        if target == facts.end_of_text_id:
-            documents.append(0.0)
+    for number, sample in enumerate(whole):
+        for target in sample[1:].tolist():
+            documents[-1] += next(nats) if number in chosen else 0.0
+            if target == facts.end_of_text_id:
+                documents.append(0.0)
     wanted = [total for total in documents if total]
     assert found["sources"]["words"]["documents"]["nats"] == pytest.approx(wanted, rel=1e-4)
     assert found["sources"]["words"]["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)

@@ -11,6 +11,7 @@ over the UTF-8 bytes of its unmasked targets. Of a test, losses are summed by do
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -109,9 +110,20 @@ def examination_set(
     if source.spec.transform is not None:  # its documents are all over each sample
         return held
     joined = not isinstance(source.spec, PairsSource)
-    labels, num_bytes = held.labels(slice(None)), np.array(facts.bytes_per_id)
-    found = documents_of(held.samples, labels, facts.end_of_text_id, joined, num_bytes)
-    return replace(held, documents=found)
+    num_bytes = np.array(facts.bytes_per_id)
+    whole = _read(source, "test", sys.maxsize, facts, data)  # documents go on between the samples
+    labels = np.full((len(whole.samples), source.sequence_length), MASKED)
+    there = evenly(len(held.samples), len(whole.samples))
+    labels[there] = held.labels(slice(None))
+    found = documents_of(whole.samples, labels, facts.end_of_text_id, joined, num_bytes)
+    return replace(held, documents=replace(found, numbers=found.numbers[there]))
+
+
+def evenly(number: int, there: int) -> NDArray[np.int64]:
+    """So many of `there` samples, or all, evenly spread over them: int64 [n], ascending. What is
+    held out lies document by document, and the first samples would be of a few long ones."""
+    count = min(number, there)
+    return np.arange(count, dtype=np.int64) * there // max(1, count)
 
 
 def _made(plan: Plan, source: PlannedSource, first: int, number: int) -> EvaluationSet:
@@ -125,15 +137,15 @@ def _made(plan: Plan, source: PlannedSource, first: int, number: int) -> Evaluat
 def _read(
     source: PlannedSource, split: str, limit: int, facts: TextFacts, data: Path | None
 ) -> EvaluationSet:
-    """The first samples of a text's held-out split, which may have none."""
+    """Samples from all over a text's held-out split, which may have none."""
     if data is None:
         folder, there = cache.entry(source.fingerprint), held_out_samples(source, split)
     else:
         folder, there = data / source.dataset, held_out_in(data, source, split)
     rows = rows_of(source, facts.end_of_text_id)
     samples, masks = np.empty((0, source.sequence_length + 1), np.uint32), None
-    if there:  # limited, since there may be more than the plan's own
-        samples, masks = Compiled(folder / split).range(0, min(limit, there))
+    if there:  # of these alone: a folder may hold more than the plan's own
+        samples, masks = Compiled(folder / split).chosen(evenly(limit, there))
     targets = labels_of(samples.astype(np.int64), rows.loss_start, masks)
     num_bytes = int(np.array(facts.bytes_per_id)[targets[targets != MASKED]].sum())
     return EvaluationSet(source, rows, samples, masks, num_bytes)
