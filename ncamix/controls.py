@@ -163,7 +163,7 @@ def _handed_over(parts: Parts) -> Iterator[str]:
     base = parts.plan.trainer.trainer.optimizer.base_rate()
     gone = {stage.index for stage in parts.before}
     for stage in parts.left:
-        where, is_first = f"stages.{stage.name}", stage == parts.left[0]
+        where, is_first = f"stages.{stage.name}", stage is parts.left[0]
         if stage.index - 1 not in gone:
             continue
         if is_first and stage.enter is not None and stage.enter.optimizer_state == "keep":

@@ -213,7 +213,9 @@ def _lengths(written: Any) -> Lengths:
     if written.get("of") == []:
         refused.add(("of",), "no arm's speed-up is asked for", example)
     if to in of:
-        refused.add(("of", of.index(to)), f"'{to}' is what the others are held against", "name other arms")
+        refused.add(
+            ("of", of.index(to)), f"'{to}' is what the others are held against", "name other arms"
+        )
     refused.stop()
     return Lengths(str(to), of, tuple(sorted({*found, Fraction(1)})))
 
