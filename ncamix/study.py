@@ -198,7 +198,9 @@ def _lengths(written: Any) -> Lengths:
     of = refused.attempt(("of",), _names, written.get("of"), "a list of arms") or ()
     factors = written.get("lengths", ["0.5x", "1x", "2x"])
     found: list[Fraction] = []
-    for i, factor in enumerate(factors if isinstance(factors, list) else [None]):
+    if not isinstance(factors, list):
+        refused.add(("lengths",), "not a list of lengths", "write [0.5x, 1x, 2x]")
+    for i, factor in enumerate(factors if isinstance(factors, list) else ()):
         match = _FACTOR.fullmatch(factor) if isinstance(factor, str) else None
         if match is None or not Fraction(match[1]):
             refused.add(("lengths", i), "not a length", "write 0.5x, 1x or 2x")
@@ -206,8 +208,14 @@ def _lengths(written: Any) -> Lengths:
             refused.add(("lengths", i), "this length stands twice", "keep one of them")
         else:
             found.append(Fraction(match[1]))
-    if len(found) == 1:
-        refused.add(("lengths",), "a speed-up takes two lengths or more", "write [0.5x, 1x, 2x]")
+    if isinstance(factors, list) and len(found) == len(factors) and set(found) <= {Fraction(1)}:
+        refused.add(("lengths",), "a speed-up takes another length", "write [0.5x, 1x, 2x]")
+    if written.get("of") == []:
+        refused.add(("of",), "no arm's speed-up is asked for", example)
+    if to in of:
+        refused.add(
+            ("of", of.index(to)), f"'{to}' is what the others are held against", "name other arms"
+        )
     refused.stop()
     return Lengths(str(to), of, tuple(sorted({*found, Fraction(1)})))
 
@@ -277,7 +285,7 @@ class Compare(Spec):
                     "lengths": {
                         "type": "array",
                         "items": {"type": "string", "pattern": r"^[0-9.]+x$"},
-                        "minItems": 2,
+                        "minItems": 1,
                     },
                 },
                 "additionalProperties": False,

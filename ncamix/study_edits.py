@@ -2,8 +2,9 @@
 
     the record of the last command, the record of this one -> edits.jsonl -> "edits" in study.json
 
-What is decided by a comparison is declared ahead of results. Whoever changes it later may do so, and
-the record tells: each row is what stood there before, and how many runs to compare had finished.
+What a comparison decides by is declared ahead of its results. Whoever changes it later may do so,
+and the record tells: each row is what stood there before, and how many runs to compare had
+finished.
 """
 
 from __future__ import annotations

@@ -15,17 +15,18 @@ from ncamix.arms import Arm, amount, laid_in
 from ncamix.composition import Setting, parse_setting
 from ncamix.controls import (
     Impossible,
+    Uncut,
     control_settings,
     cut,
     has_transition,
     is_natural,
     length_settings,
 )
-from ncamix.errors import Problem, UserError
+from ncamix.errors import UserError
 from ncamix.plan import Plan
 from ncamix.planning import make_plan
 from ncamix.quantities import Quantity, format_count, format_fraction
-from ncamix.study import Controls
+from ncamix.study import Controls, Lengths
 from ncamix.trainer import LoadedTrainer
 from ncamix.variants import LoadedStudy, Variant, variants_of
 from ncamix.waiting import Say, quiet
@@ -36,7 +37,7 @@ PLAIN = "_plain"  # ends the name of a control without the transition
 
 
 def plan_study(loaded: LoadedStudy, say: Say = quiet) -> list[Arm]:
-    """Plan every arm of a study under its trainer, each with the first of the study's seeds.
+    """Plan every arm of a study under its trainer, each with the seed of the base.
 
     All get as many rows of vocabulary as the one that needs most, so that models are of one size,
     and are evaluated at the same intervals in tokens.
@@ -120,12 +121,20 @@ class _Planner:
                 continue
             at = arm.name.removeprefix(arm.written).removeprefix(",")
             for i, kind in enumerate(chosen.use):
-                where = ("controls", "use", i) if self._mapped() else ("controls", i)
-                made += self._control(kind, arm, at, chosen, where, taken)
+                made += self._control(kind, arm, at, chosen, i, taken)
         return made
 
-    def _mapped(self) -> bool:
-        return isinstance(self.loaded.document.tree.plain().get("controls"), dict)
+    def _where(self, kind: int, error: Impossible) -> tuple[str | int, ...]:
+        """Where a study writes what makes a control, the `kind`-th one, impossible."""
+        written = self.loaded.document.tree.plain().get("controls")
+        if written is None:
+            return ()
+        where: tuple[str | int, ...] = ("controls",)
+        if isinstance(error, Uncut):
+            where += () if error.stage is None else ("stage", error.stage)
+        else:
+            where += ("use", kind) if isinstance(written, dict) else (kind,)
+        return where
 
     def _first(self, arms: Sequence[Arm]) -> str:
         """The variant that controls stand beside where none is named: the first of the primary
@@ -157,10 +166,11 @@ class _Planner:
         arm: Arm,
         at: str,
         chosen: Controls,
-        where: tuple[str | int, ...],
+        number: int,
         taken: set[str],
     ) -> list[Arm]:
-        """A control beside an arm, with the arm's transition and without it."""
+        """A control beside an arm, with the arm's transition and without it. number: its place in
+        `use`."""
         assert arm.plan is not None
         found: list[Arm] = []
         for transition in (True, False) if chosen.both else (True,):
@@ -180,10 +190,9 @@ class _Planner:
                 laid = (*arm.laid, *map(parse_setting, settings))
                 item = replace(item, laid=laid, plan=self.plan(laid))
             except Impossible as error:
-                what, remedy = error.args
-                document = self.loaded.document
-                path = where if self.study.controls is not None else ()
-                item = replace(item, problems=(document.problem(path, what, remedy),))
+                where = self._where(number, error)
+                found_here = self.loaded.document.problem(where, error.what, error.remedy)
+                item = replace(item, problems=(found_here,))
             except UserError as error:
                 item = replace(item, problems=tuple(error.problems))
             found.append(item)
@@ -197,36 +206,52 @@ class _Planner:
             return []
         known = {arm.name: arm for arm in arms}
         found = []
-        for name in dict.fromkeys((wanted.to, *wanted.of)):
+        for name, where in self._measured(wanted):
             arm = known.get(name)
             if arm is None or arm.plan is None:
                 continue
+            before = self._before(known.get(arm.beside or name, arm))
             for length in wanted.lengths:
                 if length != 1:
-                    found.append(self._lengthened(arm, length))
+                    found.append(self._lengthened(arm, length, before, where))
         return found
 
-    def _lengthened(self, arm: Arm, length: Fraction) -> Arm:
+    def _measured(self, wanted: Lengths) -> list[tuple[str, tuple[str | int, ...]]]:
+        """The arms that are run at several lengths, and where the study names them."""
+        where = ("compare", "speedup")
+        of = [(name, (*where, "of", i)) for i, name in enumerate(wanted.of)]
+        return [(wanted.to, (*where, "to")), *of]
+
+    def _before(self, arm: Arm) -> tuple[str, ...]:
+        """The pre-pre-training stages of an arm that is no control, if it has some."""
+        with suppress(Impossible):
+            if arm.plan is not None:
+                stages = self.study.controls.stages if self.study.controls else ()
+                return tuple(stage.name for stage in cut(arm.plan, stages).before)
+        return ()
+
+    def _lengthened(
+        self, arm: Arm, length: Fraction, before: Sequence[str], where: tuple[str | int, ...]
+    ) -> Arm:
+        """An arm at another length; `before` stays as it is."""
         assert arm.plan is not None
-        name = f"{arm.name},length={format_fraction(length)}x"
-        stages = self.study.controls.stages if self.study.controls else ()
-        settings = length_settings(arm.plan, length, stages)
-        laid = (*arm.laid, *map(parse_setting, settings))
-        plan, problems = None, tuple[Problem, ...]()
-        try:
-            plan = self.plan(laid)
-        except UserError as error:
-            problems = tuple(error.problems)
-        return replace(
+        item = replace(
             arm,
-            name=name,
-            laid=laid,
-            plan=plan,
+            name=f"{arm.name},length={format_fraction(length)}x",
+            plan=None,
             written="",
             length=length,
             lengthened=arm.name,
-            problems=problems,
         )
+        try:
+            settings = length_settings(arm.plan, length, before)
+            laid = (*arm.laid, *map(parse_setting, settings))
+            return replace(item, laid=laid, plan=self.plan(laid))
+        except Impossible as error:
+            found = self.loaded.document.problem(where, error.what, error.remedy)
+            return replace(item, problems=(found,))
+        except UserError as error:
+            return replace(item, problems=tuple(error.problems))
 
     def _budget(self, plan: Plan, variant: Variant, target: int) -> int | None:
         """Another budget with which a plan has the base's amount to within a batch; None if it has

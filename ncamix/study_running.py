@@ -21,7 +21,7 @@ from rich.console import Console
 
 from ncamix import __version__
 from ncamix.arms import Arm, arm_json, check_compared, laid_in, problems_of, study_facts
-from ncamix.composition import Setting, parse_setting
+from ncamix.composition import Setting
 from ncamix.conducting import OVER, RESULTS, Conductor
 from ncamix.errors import UserError, fail
 from ncamix.files import write_whole
@@ -219,8 +219,7 @@ def open_study(loaded: LoadedStudy, folder: Path, say: Say) -> Agenda:
 
 def _check_settings(loaded: LoadedStudy) -> None:
     """Refuse `--set seed=...`, which the seed of every run would override."""
-    for written in loaded.settings:
-        setting = parse_setting(written) if isinstance(written, str) else written
+    for setting in loaded.settings:
         if setting.path[0] == "seed":
             remedy = "leave it out, and write the seeds to compare with under `seeds` in the study"
             raise setting.refused(0, "every run of a study has a seed of its own", remedy)
@@ -241,6 +240,7 @@ def train_study(
         UserError: the folder is not a study's or is being worked in, or a text cannot be compiled.
     """
     with held_study(agenda.folder, shard, identity(agenda.loaded)):
+        agenda = _with_exact_lengths(agenda, console)
         mine = agenda.share(shard)
         if any(
             state_to_train(run, agenda.folder) not in RESULTS
@@ -252,6 +252,16 @@ def train_study(
             _train(agenda, make_workers(), ranks, mine, console)
         write_record(agenda)
         return _finish(agenda, mine, console)
+
+
+def _with_exact_lengths(agenda: Agenda, console: Console) -> Agenda:
+    """The agenda once texts are compiled, if a stage's length counts their epochs: controls are as
+    long as the arms that they stand beside."""
+    if not any(plan_of(arm).estimated for arm in agenda.arms.values()):
+        return agenda
+    with WaitingIfLong(console) as say:
+        _prepare_texts(agenda, say)
+        return open_study(agenda.loaded, agenda.folder, say)
 
 
 def _train(

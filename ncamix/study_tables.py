@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ncamix.arms import Arm, against, amount, tokens_of
+from ncamix.composition import Setting
 from ncamix.controls import is_natural
+from ncamix.plan import Plan
 from ncamix.plan_tables import add_row, new_table
 from ncamix.quantities import counted, format_count, format_fraction
-from ncamix.variants import LoadedStudy, shared
+from ncamix.variants import LoadedStudy, applicable, shared
 
 EXPECTED = ("declared but never used", "is not used")  # of remarks: no news of an arm
 
@@ -50,6 +51,12 @@ def study_table(arms: Sequence[Arm]) -> Table:
     return table
 
 
+def _num_tuned(plan: Plan, points: Iterable[Sequence[Setting]]) -> int:
+    """Points that are different ones to an arm, which may lack what some of them change."""
+    curriculum = plan.curriculum.curriculum
+    return len({tuple(map(str, applicable(point, curriculum))) for point in points})
+
+
 def study_words(loaded: LoadedStudy, arms: Sequence[Arm]) -> list[str]:
     """What a study comes to, a line each."""
     study = loaded.study
@@ -59,10 +66,14 @@ def study_words(loaded: LoadedStudy, arms: Sequence[Arm]) -> list[str]:
     runs, seeds = counted(len(plans) * num_seeds, "run"), counted(num_seeds, "seed")
     lines = [f"{runs} with {seeds}: {format_count(tokens)} tokens"]
     if study.tune:
-        points = prod(map(len, study.tune.settings.values()))
-        tuned = sum(bool(a.plan) and not a.same_as and a.lengthened is None for a in arms)
-        tuning = counted(tuned * points * len(study.tune.seeds), "run")
-        settings = counted(points, "setting")
+        points = loaded.tuning_points().values()
+        tuned = sum(
+            _num_tuned(arm.plan, points)
+            for arm in arms
+            if arm.plan and not arm.same_as and arm.lengthened is None
+        )
+        tuning = counted(tuned * len(study.tune.seeds), "run")
+        settings = counted(len(points), "setting")
         lines.append(f"before that, {tuning} to tune {settings} of every arm, on validation")
     if study.compare:
         first, second = study.compare.primary

@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ncamix.composition import Setting, settings_of
+from ncamix.composition import Setting, parse_setting, settings_of
 from ncamix.curriculum import Curriculum
 from ncamix.errors import Problem, UserError, nearest
 from ncamix.library import find
 from ncamix.loading import LoadedCurriculum, load_curriculum
+from ncamix.paths import anchored
 from ncamix.reading import Document, Tree, read_document
 from ncamix.schedule import is_name
 from ncamix.study import Match, Study
@@ -65,7 +66,7 @@ class LoadedStudy:
     document: Document
     base: Path
     trainer: Path
-    settings: tuple[str | Setting, ...] = ()
+    settings: tuple[Setting, ...] = ()
     under: str | None = None  # the trainer, where it is named in place of the study's own
 
     @property
@@ -102,12 +103,19 @@ def load_study(
 ) -> LoadedStudy:
     """Read and check a study and all that it names.
 
-    trainer: a name, instead of the study's own. settings: of every variant, as `--set` takes them.
+    trainer: a name, instead of the study's own. settings: of every variant, as `--set` takes them,
+    relative paths from where the user is; runs start in the study's folder, and get absolute ones.
     Raises UserError with every problem found.
     """
     document = read_document(file)
     study, problems = examine(Study, document)
     part = study or _readable_part(document)
+    laid: list[Setting] = []
+    for written in settings:
+        try:
+            laid.append(anchored(parse_setting(written), Path.cwd()))
+        except UserError as error:
+            problems += error.problems
     problems += _cross_check(part, document)
     files: list[Path] = []
     for key, folder in (("base", "curricula"), ("trainer", "trainers")):
@@ -124,7 +132,7 @@ def load_study(
             problems.append(missing)
     if problems or len(files) < 2:
         raise UserError(in_order(problems))
-    loaded = LoadedStudy(part, document, files[0], files[1], tuple(settings), trainer)
+    loaded = LoadedStudy(part, document, files[0], files[1], tuple(laid), trainer)
     problems = _faults(loaded)
     if problems:
         raise UserError(in_order(problems))
@@ -230,6 +238,9 @@ def _cross_check(study: Study, document: Document) -> list[Problem]:
                 what = f"the seed {seed} is tuned with and compared with"
                 bad(("tune", "seeds", i), what, "tune with seeds that are not among `seeds`")
     written = document.tree.value
+    if study.tune and ("compare" not in written or written["compare"].value is None):
+        what = "nothing says by which figure it is tuned"
+        bad(("tune",), what, "add `compare:`, whose metric judges points, too")
     if not any(key in written and written[key].value for key in ("variants", "grid")):
         bad(("variants",), "nothing is compared", "add `variants:` or `grid:`")
     num_variants = max(1, len(study.variants)) * prod(map(len, study.grid.values()))

@@ -3,15 +3,19 @@ else, to the batch."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from plan_files import TRAINER
 
-from ncamix.arms import Arm, study_json, tokens_of
+from ncamix.arms import Arm, problems_of, study_json, tokens_of
+from ncamix.controls import is_natural
+from ncamix.origins import Origin
 from ncamix.plan import Plan
 from ncamix.study import CONTROLS
 from ncamix.study_plan import plan_study, planned_run
+from ncamix.study_tables import study_words
 from ncamix.variants import LoadedStudy, load_study
 
 BASE = """\
@@ -200,6 +204,180 @@ def test_refused_controls(tmp_path: Path, body: str, path: str, what: str) -> No
     assert any(p.path == path and what in p.what for p in found), [str(p) for p in found]
 
 
+LENGTHS = "compare: {primary: [up, text], metric: loss/notes, smallest_effect: 0.1, speedup: "
+SIMPLE = "  - {name: automata, duration: 30%, mixture: {simple: 1}}\n"
+NOTES = "  - {name: text, duration: rest, mixture: {notes: 1}}\n"
+
+
+def with_stages(*stages: str) -> str:
+    """The base with other stages."""
+    head, tail = BASE.split("stages:\n")
+    return f"{head}stages:\n{''.join(stages)}evaluate:{tail.split('evaluate:')[1]}"
+
+
+def drawn(arm: Arm) -> dict[str, dict[str, int]]:
+    """Samples of each source in each stage."""
+    return {s.name: {n: k for n, k in s.counts.items() if k} for s in plan_of(arm).stages}
+
+
+def test_what_begins_where_the_automata_ended_keeps_its_rate(tmp_path: Path) -> None:
+    """Without them nothing is kept or continued; the rate that they reached stays."""
+    warm = SIMPLE.replace("}}", "}, optimizer: {lr: {peak: 1x, decay: cosine, floor: 0.2x}}}")
+    more = "enter: {optimizer_state: keep}, optimizer: {lr: {start: continue, decay: linear}}"
+    text = NOTES.replace("}}", f"}}, {more}}}")
+    body = "variants: {up: {}}\ncontrols: {use: [scratch_natural, scratch_steps, text]}\n"
+    arms = arms_of(tmp_path, body, with_stages(warm, text))
+
+    def rates(name: str) -> list[float]:
+        stage = plan_of(arms[name]).stages[-1]
+        return [stage.rate.at(i) for i in range(stage.num_batches)]
+
+    assert rates("up")[0] == pytest.approx(0.2e-3, rel=0.02)
+    for name in ("scratch_natural", "text", "text_plain"):
+        assert rates(name) == pytest.approx(rates("up"))
+    assert rates("scratch_steps")[0] == pytest.approx(0.2e-3, rel=0.02)
+    assert plan_of(arms["scratch_natural"]).stages[0].enter.optimizer_state == "fresh"  # type: ignore[union-attr]
+    assert plan_of(arms["text"]).stages[1].enter.optimizer_state == "keep"  # type: ignore[union-attr]
+
+    # where another stage is left before, its rate is not taken for that of the automata
+    slow = SIMPLE.replace("}}", "}, optimizer: {lr: {peak: 0.5x}}}")
+    first = "  - {name: first, duration: 20%, mixture: {notes: 1}}\n"
+    named = body.replace("use:", "stage: automata, use:")
+    arms = arms_of(tmp_path, named, with_stages(first, slow, text))
+    assert rates("up")[0] == pytest.approx(0.5e-3, rel=0.02)
+    assert rates("scratch_natural") == pytest.approx(rates("up"))
+    assert plan_of(arms["scratch_natural"]).stages[1].enter.optimizer_state == "keep"  # type: ignore[union-attr]
+
+
+def test_automata_amid_texts_are_controlled_for_by_name(tmp_path: Path) -> None:
+    sources = "sources:\n  other: {kind: text, files: [notes/1*.txt], repeat: free}\n"
+    first = "  - {name: first, duration: 20%, mixture: {other: 1}}\n"
+    text = NOTES.replace("}}", "}, enter: {reinitialize: [embeddings], spare: [nca]}}")
+    base = with_stages(first, SIMPLE, text).replace("sources:\n", sources)
+    use = "use: [scratch_natural, scratch_total, text, dyck_nested], transition: same"
+    arms = arms_of(
+        tmp_path, f"variants: {{up: {{}}}}\ncontrols: {{stage: automata, {use}}}\n", base
+    )
+    begun = {"first": {"other": 80}}
+    assert {name: drawn(arm) for name, arm in arms.items()} == {
+        "up": {**begun, "automata": {"simple": 120}, "text": {"notes": 200}},
+        "scratch_natural": {**begun, "text": {"notes": 200}},
+        "scratch_total": {**begun, "text": {"notes": 320}},
+        "text": {**begun, "automata": {"notes": 120}, "text": {"notes": 200}},
+        "dyck_nested": {**begun, "automata": {"control_dyck_nested": 120}, "text": {"notes": 200}},
+    }
+    spared = {name: plan_of(arm).stages[-1].enter.spare for name, arm in arms.items()}  # type: ignore[union-attr]
+    assert spared == {**dict.fromkeys(arms, ()), "up": ("nca",)}
+
+
+def test_what_is_replayed_is_drawn_anew_where_nothing_drew_it(tmp_path: Path) -> None:
+    more = "draw: {simple: replay}, enter: {reinitialize: [embeddings], spare: [nca]}"
+    text = NOTES.replace("{notes: 1}}", f"{{notes: 3, simple: 1}}, {more}}}")
+    arms = arms_of(tmp_path, "variants: {up: {}}\n" + ALL, with_stages(SIMPLE, text))
+    for name, arm in arms.items():
+        last = plan_of(arm).stages[-1]
+        again = arm.control in (None, "shuffled", "permuted")
+        assert last.replayed == ({"simple": 120} if again else {}), name
+        if arm.control != "scratch_total" and arm.control != "scratch_steps":
+            assert drawn(arm)["text"] == {"notes": 210, "simple": 70}
+        if arm.transition:  # automata are trained behind it, so their rows are spared still
+            assert last.enter is not None and last.enter.spare == ("nca",)
+
+
+def test_rows_are_spared_between_automata_as_long_as_there_are_any(tmp_path: Path) -> None:
+    more = (
+        "  - {name: more, duration: 10%, mixture: {rich: 1}, enter: {reinitialize: [embeddings], "
+    )
+    text = NOTES.replace("}}", "}, enter: {reinitialize: [embeddings]}}")
+    base = with_stages(SIMPLE, more + "spare: [nca]}}\n", text)
+    arms = arms_of(tmp_path, "variants: {up: {}}\n" + ALL, base)
+    for name, arm in arms.items():
+        kept = {s.name: s.enter.spare for s in plan_of(arm).stages if s.enter is not None}
+        scratch, in_place = (
+            arm.control and "scratch" in arm.control,
+            arm.control
+            not in (
+                None,
+                "shuffled",
+                "permuted",
+            ),
+        )
+        assert kept.get("more") == (None if scratch else () if in_place else ("nca",)), name
+
+
+def test_text_beside_automata_stays_beside_what_stands_in_their_place(tmp_path: Path) -> None:
+    mixed = "  - {name: mixed, duration: 30%, mixture: {simple: 3, notes: 1}}\n"
+    body = (
+        "variants: {up: {}}\ncontrols: {stage: mixed, use: [scratch_natural, text, noise_zipf]}\n"
+    )
+    arms = arms_of(tmp_path, body, with_stages(mixed, NOTES))
+    assert {name: drawn(arm).get("mixed") for name, arm in arms.items()} == {
+        "up": {"notes": 30, "simple": 90},
+        "scratch_natural": None,
+        "text": {"notes": 120},
+        "noise_zipf": {"notes": 30, "control_noise_zipf": 90},
+    }
+
+
+def test_automata_behind_the_text_are_no_natural_stage(tmp_path: Path) -> None:
+    """Neither more tokens nor another length of the text changes them."""
+    text, last = NOTES.replace("rest", "50%"), SIMPLE.replace("automata", "last")
+    body = "variants: {up: {}}\ncontrols: [scratch_total, text]\n" + LENGTHS
+    body += "{to: up, of: [text, scratch_total], lengths: [0.5x]}}\n"
+    arms = arms_of(tmp_path, body, with_stages(SIMPLE, text, last.replace("30%", "rest")))
+    assert {name: stages(arm) for name, arm in arms.items()} == {
+        "up": {"automata": 30, "text": 50, "last": 20},
+        "scratch_total": {"text": 80, "last": 20},
+        "text": {"automata": 30, "text": 50, "last": 20},
+        "up,length=0.5x": {"automata": 30, "text": 25, "last": 20},
+        "text,length=0.5x": {"automata": 30, "text": 25, "last": 20},
+        "scratch_total,length=0.5x": {"text": 40, "last": 20},
+    }
+
+
+@pytest.mark.parametrize(
+    ("controls", "made", "path", "what"),
+    [
+        ("[text, shuffled]", NOTES, "controls", "before the first of natural text, 'text'"),
+        ("[text]", SIMPLE.replace("30%", "rest"), "controls", "text comes behind 'automata'"),
+        ("{stage: text, use: [text]}", SIMPLE + NOTES, "controls.stage", "comes behind 'text'"),
+        (
+            "{stage: [automata, txt], use: text}",
+            SIMPLE + NOTES,
+            "controls.stage.1",
+            "there is no stage 'txt'",
+        ),
+    ],
+)
+def test_a_curriculum_that_cannot_be_cut_says_so_once(
+    tmp_path: Path, controls: str, made: str, path: str, what: str
+) -> None:
+    body = f"variants: {{up: {{}}}}\ncontrols: {controls}\n"
+    arms = plan_study(load(tmp_path, body, with_stages(made)))
+    (problem,) = problems_of(arms)
+    assert (problem.path, problem.line) == (path, 7) and problem.column and problem.remedy
+    assert what in problem.what
+    assert all(arm.plan is None for arm in arms if arm.control)
+
+
+def test_another_length_of_what_has_no_text_is_refused(tmp_path: Path) -> None:
+    last = "  - {name: last, duration: rest, mixture: {simple: 1}}\n"
+    body = "variants: {up: {}, text: {stages.last.batch_size: 2}}\n" + LENGTHS
+    loaded = load(tmp_path, body + "{to: up, of: text}}\n", with_stages(last))
+    found = problems_of(plan_study(loaded))
+    assert [p.path for p in found] == ["compare.speedup.to", "compare.speedup.of"]
+    assert all("no stage of natural text could be longer" in p.what for p in found)
+
+
+def test_what_begins_with_other_weights_is_not_natural(tmp_path: Path) -> None:
+    """What they have seen is not known."""
+    plan = plan_of(arms_of(tmp_path, "variants: {up: {}}\n", with_stages(NOTES))["up"])
+    assert is_natural(plan)
+    weights = Origin("runs/other/automata", tmp_path / "weights.pt", "", (), ())
+    begun = replace(plan.stages[0], origin=weights)
+    assert not is_natural(replace(plan, stages=(begun,)))
+
+
 def test_controls_that_cannot_be_made_say_why(tmp_path: Path) -> None:
     taken = "variants: {up: {}, text: {stages.late.batch_size: 4}}\ncontrols: [text]\n"
     arms = plan_study(load(tmp_path, taken))
@@ -235,6 +413,7 @@ def test_a_point_about_a_stage_that_an_arm_lacks_leaves_it_as_it_is(tmp_path: Pa
     body = "variants: {up: {}}\ncontrols: [scratch_natural]\n"
     body += "tune: {stages.automata.optimizer.lr.peak: [0.1x, 1x], stages.late.optimizer.lr: "
     body += "[0.5x, 1x], seeds: [9]}\n"
+    body += "compare: {primary: [up, scratch_natural], metric: loss/notes, smallest_effect: 0.1}\n"
     loaded = load(tmp_path, body)
     arms = {arm.name: arm for arm in plan_study(loaded)}
     points = loaded.tuning_points()
@@ -243,3 +422,5 @@ def test_a_point_about_a_stage_that_an_arm_lacks_leaves_it_as_it_is(tmp_path: Pa
         plans = [planned_run(loaded, arms[name], 9, point) for point in points.values()]
         assert len({plan.fingerprint for plan in plans}) == different
         assert {plan.seeds.init for plan in plans} == {9}
+    words = study_words(loaded, list(arms.values()))
+    assert "before that, 6 runs to tune 4 settings of every arm, on validation" in words

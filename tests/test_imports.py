@@ -46,7 +46,7 @@ trainer
 controls curriculum
 study
 references
-loading schema
+loading paths schema
 variants
 counting mixture proportions
 apportionment rates durations entering origins

@@ -73,6 +73,26 @@ def test_values_are_exact(tmp_path: Path) -> None:
         ("effect: 0.01", "effect: 0", "compare.smallest_effect", "not above 0"),
         (", smallest_effect: 0.01", "", "compare.smallest_effect", "missing"),
         ("metric:", "metrics:", "compare.metrics", "unknown key 'metrics'"),
+        ("0.01}", "0.01, speedup: {to: up, of: []}}", "compare.speedup.of", "no arm's speed-up"),
+        ("0.01}", "0.01, speedup: {to: up, of: up}}", "compare.speedup.of", "held against"),
+        (
+            "0.01}",
+            "0.01, speedup: {to: up, of: [less, up]}}",
+            "compare.speedup.of.1",
+            "'up' is what the others are held against",
+        ),
+        (
+            "0.01}",
+            "0.01, speedup: {to: up, of: less, lengths: [1x]}}",
+            "compare.speedup.lengths",
+            "takes another length",
+        ),
+        (
+            "0.01}",
+            "0.01, speedup: {to: up, of: less, lengths: 2x}}",
+            "compare.speedup.lengths",
+            "not a list of lengths",
+        ),
     ],
 )
 def test_refused_studies(tmp_path: Path, old: str, new: str, path: str, what: str) -> None:
@@ -80,6 +100,13 @@ def test_refused_studies(tmp_path: Path, old: str, new: str, path: str, what: st
     found = problems(load, tmp_path, STUDY.replace(old, new))
     assert (path, True) in [(p.path, what in p.what) for p in found]
     assert all(p.line and p.remedy for p in found)
+
+
+def test_one_other_length_is_enough_for_a_speed_up(tmp_path: Path) -> None:
+    text = STUDY.replace("0.01}", "0.01, speedup: {to: up, of: less, lengths: [0.5x]}}")
+    compare = load(tmp_path, text).compare
+    assert compare is not None and compare.speedup is not None
+    assert compare.speedup.lengths == (Fraction(1, 2), Fraction(1))
 
 
 def test_every_mistake_is_found(tmp_path: Path) -> None:

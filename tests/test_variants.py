@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from plan_files import TRAINER, curriculum, problem, problems, stage
+from plan_files import SOURCES, TRAINER, curriculum, problem, problems, stage
 from test_study import STUDY
 
+from ncamix.composition import Setting, parse_setting
+from ncamix.planning import make_plan
 from ncamix.variants import LoadedStudy, load_study, variants_of
 
 BASE = curriculum(
     stage("{simple: 1}", "50%", "one") + stage("{rich: 1}", name="two"),
     rest="evaluate: {sources: [simple]}\n",
 )
+UNTUNED = "".join(line for line in STUDY.splitlines(True) if not line.startswith("tune:"))
 
 
 def load(folder: Path, text: str, base: str = BASE) -> LoadedStudy:
@@ -53,11 +56,11 @@ def test_a_grid_is_every_combination(tmp_path: Path) -> None:
 
 
 def test_a_grid_alone_names_its_points(tmp_path: Path) -> None:
-    text = STUDY.split("variants:")[0] + "grid: {stages.one.duration: [10%, 20%]}\n"
+    text = UNTUNED.split("variants:")[0] + "grid: {stages.one.duration: [10%, 20%]}\n"
     loaded = load(tmp_path, text)
     assert list(variants_of(loaded)) == ["duration=10%", "duration=20%"]
     bands = "grid: {sources.rich.band: [{gzip: [0.3, 0.4]}, {gzip: [0.4, 0.5]}]}\n"
-    loaded = load(tmp_path, STUDY.split("variants:")[0] + bands)
+    loaded = load(tmp_path, UNTUNED.split("variants:")[0] + bands)
     assert list(variants_of(loaded)) == ["band=1", "band=2"]
 
 
@@ -105,6 +108,56 @@ def test_what_a_variant_breaks_elsewhere_names_the_variant(tmp_path: Path) -> No
     assert (found.file, found.path) == (str(tmp_path / "base.yaml"), "stages.two.mixture.rich")
 
 
+@pytest.mark.parametrize("end", ["", "compare: null\n"])
+def test_what_is_tuned_needs_a_figure_to_tune_by(tmp_path: Path, end: str) -> None:
+    found = problem(load, tmp_path, STUDY.split("compare:")[0] + end)
+    assert (found.path, found.line) == ("tune", 6)
+    assert found.what == "nothing says by which figure it is tuned"
+
+
+def test_paths_on_the_command_line_start_where_the_user_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the study start at the study, and its runs are started there."""
+    for folder, text in (("studies", "beside the study"), ("here", "where I am")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "notes.txt").write_text(f"{text}\n" * 500)
+    notes = "  notes: {kind: text, files: [none.txt], repeat: free}\n"
+    base = curriculum(stage("{notes: 1}"), SOURCES + notes, "tokenizer: bytes\n")
+    study = f"{UNTUNED.split('variants:')[0]}variants: {{up: {{}}, set: VARIANT}}\n"
+    study = study.replace("VARIANT", "{sources.notes.files: [notes.txt]}")
+    load_here = load(tmp_path / "studies", study, base)
+    monkeypatch.chdir(tmp_path / "here")
+    written = "sources.notes.files=[notes.txt]"
+    loaded = load_study("../studies/s.yaml", None, [written])
+
+    def read(made: LoadedStudy, *settings: str | Setting) -> list[str]:
+        plan = make_plan(*made.load(map(parse, settings)))
+        text = plan.sources["notes"].text
+        assert text is not None
+        return [file.path.read_text().splitlines()[0] for file in text.files]
+
+    def parse(setting: str | Setting) -> Setting:
+        return parse_setting(setting) if isinstance(setting, str) else setting
+
+    assert read(loaded) == ["where I am"]
+    assert read(load_here, *variants_of(load_here)["set"].settings) == ["beside the study"]
+    # so do its runs, which are told in words, in the study's folder
+    monkeypatch.chdir(tmp_path / "studies")
+    (word,) = map(str, loaded.settings)
+    assert read(load_here, word) == ["where I am"]
+    (word,) = map(str, variants_of(load_here)["set"].settings)
+    assert read(load_here, word) == ["beside the study"]
+
+
+def test_a_wrong_setting_of_the_command_line_is_told_with_the_rest(tmp_path: Path) -> None:
+    load(tmp_path, STUDY)
+    (tmp_path / "s.yaml").write_text(STUDY.replace("base.yaml", "bse.yaml"))
+    found = problems(load_study, tmp_path / "s.yaml", None, ["seed", "trainer=cpu"])
+    assert [(p.file, p.path) for p in found[:2]] == [("--set", ""), ("--set", "trainer")]
+    assert [p.path for p in found[2:]] == ["base"]
+
+
 def test_mistakes_of_the_base_come_first(tmp_path: Path) -> None:
     found = problems(load, tmp_path, STUDY, BASE.replace("duration: rest", "duration: rst"))
     assert [p.file for p in found] == [str(tmp_path / "base.yaml")]
@@ -124,7 +177,7 @@ def test_every_mistake_is_found_at_once(tmp_path: Path) -> None:
 
 
 def test_something_is_compared_but_not_too_much(tmp_path: Path) -> None:
-    empty = STUDY.split("variants:")[0]
+    empty = UNTUNED.split("variants:")[0]
     assert problem(load, tmp_path, empty).what == "nothing is compared"
     assert problem(load, tmp_path, empty + "variants: {}\n").what == "nothing is compared"
     many = ", ".join(map(str, range(2, 50)))
