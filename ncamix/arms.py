@@ -90,7 +90,7 @@ def check_compared(loaded: LoadedStudy, arms: Sequence[Arm]) -> list[Problem]:
 
 
 def against(loaded: LoadedStudy, arms: Sequence[Arm]) -> str | None:
-    """The arm that all others are compared with: as written, else the control from scratch with
+    """The arm that variants are compared with: as written, else the control from scratch with
     equal natural tokens, else a variant of natural text alone."""
     compare = loaded.study.compare
     if compare is not None and compare.against is not None:

@@ -129,7 +129,8 @@ def measured(
     else:
         said = (
             f"{ratio:.2f}x ({percent(confidence)} interval {interval.low:.2f}x to "
-            f"{interval.high:.2f}x; paired t over logarithms, {some}{counted(num_seeds, 'seed')})"
+            f"{interval.high:.2f}x; paired t over logarithms, not adjusted, "
+            f"{some}{counted(num_seeds, 'seed')})"
         )
         if interval.low <= 1:
             said += ", so no speed-up is shown" if interval.holds(1) else ", which is slower"

@@ -137,6 +137,10 @@ def _tuning(written: Any) -> Tuning:
     for path, values in settings.items():
         if not isinstance(values, list) or len(values) < 2:
             refused.add((path,), "the values to try are a list of two or more", "write [0.5x, 1x]")
+            continue
+        for i, value in enumerate(values):
+            if value in values[:i]:
+                refused.add((path, i), f"{value} stands twice", "keep one of them")
     if not settings:
         refused.add((), "nothing is tuned", example)
     if written.get("on", "validation") != "validation":
@@ -253,7 +257,7 @@ class Compare(Spec):
     """What is decided, fixed before anything runs: two variants, a metric, the smallest difference
     of it that would matter."""
 
-    primary: tuple[str, str] = Field(description="The two variants that the study is about.")
+    primary: tuple[str, str] = Field(description="The two arms that the study is about.")
     metric: Annotated[
         Metric,
         PlainValidator(_metric),
@@ -264,7 +268,7 @@ class Compare(Spec):
     )
     against: str | None = Field(
         None,
-        description="The arm that all others are compared with: by default the control "
+        description="The arm that variants are compared with: by default the control "
         "scratch_natural, or a variant of natural text alone.",
     )
     confidence: Annotated[float, PlainValidator(_share), WithJsonSchema(_SHARE_FORM)] = Field(
@@ -298,7 +302,7 @@ class Compare(Spec):
     @classmethod
     def _pair(cls, written: Any) -> Any:
         if not isinstance(written, list) or len(written) != 2 or written[0] == written[1]:
-            raise refuse("two variants are compared", "write [up, even]")
+            raise refuse("two different arms are compared", "write [up, even]")
         return tuple(written)
 
 

@@ -22,6 +22,7 @@ from ncamix.study_results import (
     StudyResults,
     answer,
     design_remarks,
+    edit_remarks,
     missing_words,
     question,
     tuning_remarks,
@@ -119,6 +120,7 @@ def facts_of(results: StudyResults) -> Json:
         "remarks": [
             *found.remarks,
             *design_remarks(record),
+            *edit_remarks(record),
             *tuning_remarks(results),
             *record.remarks,
         ],

@@ -26,7 +26,7 @@ from ncamix.errors import UserError
 from ncamix.plan import Plan
 from ncamix.planning import make_plan
 from ncamix.quantities import Quantity, format_count, format_fraction
-from ncamix.study import Controls, Lengths
+from ncamix.study import Controls
 from ncamix.trainer import LoadedTrainer
 from ncamix.variants import LoadedStudy, Variant, variants_of
 from ncamix.waiting import Say, quiet
@@ -206,21 +206,16 @@ class _Planner:
             return []
         known = {arm.name: arm for arm in arms}
         found = []
-        for name, where in self._measured(wanted):
+        for i, name in enumerate(wanted.of):
             arm = known.get(name)
             if arm is None or arm.plan is None:
                 continue
             before = self._before(known.get(arm.beside or name, arm))
             for length in wanted.lengths:
                 if length != 1:
+                    where = ("compare", "speedup", "of", i)
                     found.append(self._lengthened(arm, length, before, where))
         return found
-
-    def _measured(self, wanted: Lengths) -> list[tuple[str, tuple[str | int, ...]]]:
-        """The arms that are run at several lengths, and where the study names them."""
-        where = ("compare", "speedup")
-        of = [(name, (*where, "of", i)) for i, name in enumerate(wanted.of)]
-        return [(wanted.to, (*where, "to")), *of]
 
     def _before(self, arm: Arm) -> tuple[str, ...]:
         """The pre-pre-training stages of an arm that is no control, if it has some."""

@@ -27,6 +27,7 @@ from ncamix.study_results import (
     StudyResults,
     answer,
     design_remarks,
+    edit_remarks,
     missing_words,
     question,
     results_of,
@@ -123,6 +124,7 @@ def _page(results: StudyResults) -> Json:
         "remarks": [
             *_remarks(found),
             *design_remarks(record),
+            *edit_remarks(record),
             *tuning_remarks(results),
             *record.remarks,
         ],

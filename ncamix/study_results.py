@@ -8,16 +8,17 @@ A run that finished without test.json has no value, and nothing else is taken in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ncamix.findings import ArmSummary, Finding, Findings, Results, findings
 from ncamix.quantities import counted
+from ncamix.run_record import Json
 from ncamix.speedups import CLOCKS
 from ncamix.study_effects import Redrawing, Scaling, Tuned, redrawings, scalings, tuned_arms
 from ncamix.study_record import ArmRecord, StudiedRun, StudyRecord
 from ncamix.study_sources import Frequencies, Structure, frequencies, structures
-from ncamix.verdicts import unit_of
+from ncamix.verdicts import NO_NATURAL, UNTUNED, unit_of
 
 NAMED = 6  # arms at most that a remark names
 
@@ -91,22 +92,13 @@ def results_of(record: StudyRecord) -> StudyResults:
 
 
 def _found(record: StudyRecord) -> Findings:
-    """What is found of every arm. Other lengths of the arm that a speed-up is to are there to be
-    looked at, not compared; of several runs nothing is."""
+    """What is found of every arm. Of several runs that are no study's, nothing is compared."""
     given = _given(record)
-    told = record.compare.lengths.values() if record.compare else ()
-    lengths = {arm for arms in told for arm in arms}
-    aside = [n for n, arm in record.arms.items() if arm.lengthened and n not in lengths]
-    if not record.facts:
-        aside = list(record.arms)
-    compared = [name for name in record.arms if name not in aside]
-    seeds = {name: record.seeds_of(name) for name in aside}
-    alone = [findings(given, [name], seeds[name], None).arms[0] for name in aside]
-    if not compared:
-        remarks = [f"{arm.arm}, seed {s}: {why}" for arm in alone for s, why in arm.failed.items()]
-        return Findings(None, [], [], alone, remarks)
-    found = findings(given, compared, record.seeds, record.compare)
-    return replace(found, arms=[*found.arms, *alone])
+    if record.facts:
+        return findings(given, list(record.arms), record.seeds, record.compare)
+    alone = [findings(given, [name], record.seeds_of(name), None).arms[0] for name in record.arms]
+    remarks = [f"{arm.arm}, seed {s}: {why}" for arm in alone for s, why in arm.failed.items()]
+    return Findings(None, [], [], alone, remarks)
 
 
 def _given(record: StudyRecord) -> Results:
@@ -198,16 +190,33 @@ def design_remarks(record: StudyRecord) -> list[str]:
     """What a study's design leaves open, whatever came out."""
     remarks = []
     if record.facts and record.tuning is None:
-        remarks.append(
-            "nothing was tuned: all arms have the same learning rate, which may suit one of them "
-            "better than another"
-        )
+        remarks.append(UNTUNED)
     alone = [arm for arm in record.arms.values() if 0 < arm.natural_tokens == arm.num_tokens]
     if record.compare and not alone:
-        remarks.append(
-            "no arm trains on natural sources alone: whether automata help at all stays open"
-        )
+        remarks.append(NO_NATURAL)
     return remarks
+
+
+def edit_remarks(record: StudyRecord) -> list[str]:
+    """What was declared otherwise until runs had finished: whoever declares a comparison after its
+    results may have chosen by them."""
+    edits = record.facts.get("edits", [])
+    remarks = []
+    for edit, later in zip(edits, [*edits, record.facts][1:], strict=True):
+        if edit["num_finished"] > 0:
+            was = ", ".join(_otherwise(edit, later))
+            runs = counted(edit["num_finished"], "run")
+            remarks.append(f"declared anew on {edit['when'][:10]}, with {runs} finished: was {was}")
+    return remarks
+
+
+def _otherwise(before: Json, after: Json) -> list[str]:
+    """What a declaration said that the next one says otherwise."""
+    told = [f"seeds {before['seeds']}"] if before["seeds"] != after["seeds"] else []
+    was, now = before["compare"], after["compare"] or {}
+    if was is None:
+        return [*told, "nothing compared"]
+    return told + [f"{key} {was[key]}" for key in was if was[key] != now.get(key)]
 
 
 def tuning_remarks(results: StudyResults) -> list[str]:

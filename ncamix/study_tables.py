@@ -15,6 +15,7 @@ from ncamix.plan import Plan
 from ncamix.plan_tables import add_row, new_table
 from ncamix.quantities import counted, format_count, format_fraction
 from ncamix.variants import LoadedStudy, applicable, shared
+from ncamix.verdicts import NO_NATURAL, UNTUNED
 
 EXPECTED = ("declared but never used", "is not used")  # of remarks: no news of an arm
 
@@ -81,14 +82,23 @@ def study_words(loaded: LoadedStudy, arms: Sequence[Arm]) -> list[str]:
             f"compares {first} with {second} by {study.compare.metric}; "
             f"{format_fraction(study.compare.smallest_effect)} would matter"
         )
-        to = against(loaded, arms)
-        others = f"all others with {to}" if to else f"all others with {second}"
-        if {arm.name for arm in arms} - {first, second}:
-            lines.append(f"{others}, adjusted for how many they are")
+        if others := _others(against(loaded, arms) or second, arms, (first, second)):
+            lines.append(f"{' and '.join(others)}, adjusted for how many they are")
     if study.controls is None and any(arm.control for arm in arms):
         lines.append("the controls are there unasked: `controls:` names others, [] none")
     if not any(arm.plan is not None and is_natural(arm.plan) for arm in arms):
-        lines.append(
-            "no arm trains on natural sources alone: whether automata help at all stays open"
-        )
+        lines.append(NO_NATURAL)
+    if study.tune is None:
+        lines.append(UNTUNED)
+    return lines
+
+
+def _others(to: str, arms: Sequence[Arm], primary: Sequence[str]) -> list[str]:
+    """What is compared beside the primary pair, in words."""
+    lines = []
+    variants = [arm.name for arm in arms if arm.control is None and arm.lengthened is None]
+    if any(name != to and {name, to} != set(primary) for name in variants):
+        lines.append(f"the variants with {to}")
+    for name in dict.fromkeys(arm.beside for arm in arms if arm.control is not None):
+        lines.append(f"{name} with each of its controls")
     return lines

@@ -24,6 +24,10 @@ from ncamix.statistics import power as power_of
 
 VERDICTS = ("better", "worse", "no difference shown", "underpowered", "not measured")
 UNITS = {"loss": "nats per token", "bits_per_byte": "bits per byte", "perplexity": "of perplexity"}
+UNTUNED = (  # what a study's design leaves open, before it runs and after
+    "nothing is tuned: a learning rate that all arms share may suit one of them better than another"
+)
+NO_NATURAL = "no arm trains on natural sources alone: whether automata help at all stays open"
 
 
 @dataclass(frozen=True)

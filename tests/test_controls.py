@@ -17,6 +17,7 @@ from ncamix.study import CONTROLS
 from ncamix.study_plan import plan_study, planned_run
 from ncamix.study_tables import study_words
 from ncamix.variants import LoadedStudy, load_study
+from ncamix.verdicts import NO_NATURAL, UNTUNED
 
 BASE = """\
 ncamix: 1
@@ -177,8 +178,6 @@ def test_other_lengths_scale_the_natural_stages_alone(tmp_path: Path) -> None:
     arms = arms_of(tmp_path, body)
     lengths = {name: stages(arm) for name, arm in arms.items() if arm.lengthened}
     assert lengths == {
-        "scratch_natural,length=0.5x": {"text": 16, "late": 9},
-        "scratch_natural,length=2x": {"text": 66, "late": 36},
         "up,length=0.5x": {"automata": 30, "text": 16, "late": 9},
         "up,length=2x": {"automata": 30, "text": 66, "late": 36},
     }
@@ -329,7 +328,6 @@ def test_automata_behind_the_text_are_no_natural_stage(tmp_path: Path) -> None:
         "up": {"automata": 30, "text": 50, "last": 20},
         "scratch_total": {"text": 80, "last": 20},
         "text": {"automata": 30, "text": 50, "last": 20},
-        "up,length=0.5x": {"automata": 30, "text": 25, "last": 20},
         "text,length=0.5x": {"automata": 30, "text": 25, "last": 20},
         "scratch_total,length=0.5x": {"text": 40, "last": 20},
     }
@@ -365,7 +363,7 @@ def test_another_length_of_what_has_no_text_is_refused(tmp_path: Path) -> None:
     body = "variants: {up: {}, text: {stages.last.batch_size: 2}}\n" + LENGTHS
     loaded = load(tmp_path, body + "{to: up, of: text}}\n", with_stages(last))
     found = problems_of(plan_study(loaded))
-    assert [p.path for p in found] == ["compare.speedup.to", "compare.speedup.of"]
+    assert [p.path for p in found] == ["compare.speedup.of"]
     assert all("no stage of natural text could be longer" in p.what for p in found)
 
 
@@ -423,4 +421,19 @@ def test_a_point_about_a_stage_that_an_arm_lacks_leaves_it_as_it_is(tmp_path: Pa
         assert len({plan.fingerprint for plan in plans}) == different
         assert {plan.seeds.init for plan in plans} == {9}
     words = study_words(loaded, list(arms.values()))
-    assert "before that, 6 runs to tune 4 settings of every arm, on validation" in words
+    assert "before that, 8 runs to tune 4 settings of every arm, on validation" in words
+
+
+def test_what_is_compared_beside_the_primary_pair_is_told(tmp_path: Path) -> None:
+    body = "variants: {up: {}, down: {stages.automata.transform: reverse}}\ncontrols: CONTROLS\n"
+    body += "compare: {primary: [up, TO], metric: loss/notes, smallest_effect: 0.1}\n"
+
+    def words(controls: str, to: str) -> list[str]:
+        loaded = load(tmp_path, body.replace("CONTROLS", controls).replace("TO", to))
+        return study_words(loaded, plan_study(loaded))
+
+    both = "the variants with scratch_natural and up with each of its controls"
+    assert f"{both}, adjusted for how many they are" in words("[scratch_natural, text]", "down")
+    alone = words("[]", "down")
+    assert not any("adjusted" in line for line in alone)
+    assert NO_NATURAL in alone and UNTUNED in alone

@@ -22,6 +22,8 @@ import pytest
 from processes import free_port, output_of, started
 
 from ncamix.loading import load_curriculum
+from ncamix.statistics import Interval
+from ncamix.study_files import with_interval
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -114,6 +116,35 @@ def test_the_curriculum_that_is_shipped_follows_from_what_was_measured() -> None
     written = example("05_matching_a_corpus/matched").curriculum(measured, "python-stdlib")
     assert written == (folder / "matched.yaml").read_text()
     assert "matched" in load_curriculum(folder / "matched.yaml").curriculum.sources
+
+
+def interval_of(figures: Any) -> Interval:
+    return Interval(figures["low"], figures["high"], figures["confidence"])
+
+
+STUDIES = sorted(path.parent.name for path in EXAMPLES.glob("*/study.yaml"))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_page_of_a_study_holds_what_its_runs_came_to(name: str) -> None:
+    """Tables of a finished study stand in its page, and say what its figures do."""
+    made = EXAMPLES / name / "results"
+    tables, found = (made / "results.md").read_text(), results(f"{name}/results/results.json")
+    page = (EXAMPLES / name / "README.md").read_text()
+    assert found["finished"] is True and found["missing"] == found["untested"] == []
+    assert "(results/findings.png)" in page
+    blocks = [block for block in tables.split("\n\n") if block.startswith("| ")]
+    assert len(blocks) == 2 and all(block.strip() in page for block in blocks)
+    assert all(sentence in tables for sentence in found["answer"])
+    rows = [row.strip("| ").split(" | ") for block in blocks for row in block.splitlines()[2:]]
+    cells = {row[0]: row[1:] for row in rows if row[0]}
+    for arm in found["arms"]:
+        assert cells[arm["arm"]][0] == with_interval(arm["mean"], interval_of(arm))
+        assert sorted(map(int, arm["values"])) == found["seeds"]
+    for finding in [found["primary"], *found["comparisons"]]:
+        shown = cells[f"{finding['arm']} − {finding['other']}"]
+        assert shown[0] == with_interval(finding["difference"], interval_of(finding), signed=True)
+        assert shown[2] == finding["verdict"]
 
 
 # ---- 01_first_run
@@ -435,7 +466,7 @@ def test_the_main_study_at_a_reduced_size(run: Run, tmp_path: Path, own_cache: P
 
 
 @pytest.mark.parametrize(
-    ("name", "runs"), [("02_mixed_bands", 80), ("03_reinit_ablation", 35), ("04_alphabets", 45)]
+    ("name", "runs"), [("02_mixed_bands", 88), ("03_reinit_ablation", 35), ("04_alphabets", 45)]
 )
 def test_studies_are_planned(
     run: Run, tmp_path: Path, own_cache: Path, name: str, runs: int

@@ -94,7 +94,7 @@ def test_words_of_a_speedup_in_every_seed() -> None:
     assert found.words == (
         "Speed-up of up to where scratch ends (nats per token on code), in natural tokens: "
         f"{found.ratio:.2f}x (95% interval {low:.2f}x to {high:.2f}x; "
-        "paired t over logarithms, 3 seeds)."
+        "paired t over logarithms, not adjusted, 3 seeds)."
     )
     assert found.interval.low > 1
     unsure = told(ends(2.1, 1.9, 1.8), ends(2.1, 2.05, 1.8), num_seeds=3)

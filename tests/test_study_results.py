@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,14 @@ from finished_studies import STUDY, Figures, always_finished, write_study
 from ncamix.statistics import mean_interval, paired_test
 from ncamix.study_files import COLUMNS, as_csv, as_json, as_markdown, facts_of, with_interval
 from ncamix.study_record import read_study
-from ncamix.study_results import StudyResults, answer, design_remarks, missing_words, results_of
+from ncamix.study_results import (
+    StudyResults,
+    answer,
+    design_remarks,
+    edit_remarks,
+    missing_words,
+    results_of,
+)
 from ncamix.study_runs import StudyRun
 
 PLANTED = {"scratch_natural": 0.05, "scratch_natural_plain": 0.05, "shuffled": 0.03}
@@ -177,7 +185,24 @@ def test_what_a_design_leaves_open_is_said(tmp_path: Path) -> None:
     plain = "\n".join(line for line in STUDY.splitlines() if not line.startswith("tune:"))
     plain = plain.replace("[scratch_natural, shuffled]", "[shuffled]")
     tuning, alone = design_remarks(results(tmp_path / "plain", plain).record)
-    assert tuning.startswith("nothing was tuned") and alone.startswith("no arm trains on natural")
+    assert tuning.startswith("nothing is tuned") and alone.startswith("no arm trains on natural")
+
+
+def test_what_was_declared_otherwise_while_runs_finished_is_said(tmp_path: Path) -> None:
+    record = results(tmp_path).record
+    assert edit_remarks(record) == []
+    before = {**record.facts["compare"], "smallest_effect": 0.05}
+    rows = [
+        {"compare": None, "seeds": [1, 2, 3, 4, 5], "num_finished": 0, "when": "2026-01-01T01:00"},
+        {"compare": before, "seeds": [1, 2], "num_finished": 7, "when": "2026-01-02T01:00"},
+    ]
+    edited = replace(record, facts={**record.facts, "edits": rows})
+    assert edit_remarks(edited) == [
+        "declared anew on 2026-01-02, with 7 runs finished: was seeds [1, 2], smallest_effect 0.05"
+    ]
+    rows[0]["num_finished"] = 1
+    was = "declared anew on 2026-01-01, with 1 run finished: was seeds [1, 2, 3, 4, 5], nothing"
+    assert edit_remarks(edited)[0].startswith(was)
 
 
 def test_a_cut_log_changes_no_speedup_and_a_damaged_figure_is_none(tmp_path: Path) -> None:
@@ -199,8 +224,8 @@ def test_a_cut_log_changes_no_speedup_and_a_damaged_figure_is_none(tmp_path: Pat
 
 def test_speedups_are_told_and_lengths_are_not_compared(tmp_path: Path) -> None:
     found = results(tmp_path, SPEEDUP)
-    lengths = {"up,length=0.5x", "scratch_natural,length=0.5x"}
-    assert lengths <= set(found.record.arms)
+    lengths = {"up,length=0.5x"}
+    assert lengths == {name for name, arm in found.record.arms.items() if arm.lengthened}
     assert not lengths & {finding.arm for finding in found.findings.others}
     summaries = {row.arm.name: row.summary for row in found.rows}
     assert all(summaries[name].interval is not None for name in lengths)
