@@ -91,8 +91,9 @@ def study(
     """
     from ncamix.plans import find_study
     from ncamix.shares import Shard, parse_shard
+    from ncamix.study_agenda import open_study
     from ncamix.study_forecast import forecast_study
-    from ncamix.study_running import check_place, make_workers, open_study, train_study
+    from ncamix.study_running import check_place, make_workers, train_study
     from ncamix.variants import load_study
 
     console = Console()

@@ -20,7 +20,7 @@ from ncamix.jobs import local_capacity
 from ncamix.library import has_gpu
 from ncamix.plan import Plan
 from ncamix.quantities import counted, format_count, format_seconds
-from ncamix.study_running import Agenda, plan_of
+from ncamix.study_agenda import Agenda, plan_of
 from ncamix.study_runs import StudyRun, shared_tokens, state_of, tested_value
 from ncamix.study_tables import print_study
 from ncamix.waiting import Waiting

@@ -20,6 +20,7 @@ from ncamix.quantities import format_fraction
 from ncamix.run_record import Json, by_name
 from ncamix.run_results import RunResult, natural_sources, read_result, tested_sources
 from ncamix.study_runs import (
+    RECORD,
     State,
     StudyRun,
     final_value,
@@ -30,7 +31,6 @@ from ncamix.study_runs import (
 )
 from ncamix.verdicts import Comparison
 
-RECORD = "study.json"
 CONTROLS = {
     "scratch_natural": "from scratch, as many natural tokens",
     "scratch_total": "from scratch, as many tokens in all",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # a report reads the record of runs, and needs nothing that p
     from ncamix.forking import Stages
     from ncamix.plan import Plan
 
+RECORD = "study.json"  # in a study's folder: what is compared, and its runs
 FAILED = "failed.json"  # in a run's folder: why it ended in an error
 TUNING = "tuning"  # the folder of runs to tune with
 

@@ -107,6 +107,7 @@ measure
 study_runs
 conducting shares study_progress
 study_locks study_edits
+study_agenda
 run_results
 study_record
 several_runs over_seeds

@@ -14,7 +14,8 @@ from warm_workers import WarmWorkers
 
 from ncamix.jobs import Job
 from ncamix.shares import Shard
-from ncamix.study_running import Agenda, open_study, train_study
+from ncamix.study_agenda import Agenda, open_study
+from ncamix.study_running import train_study
 from ncamix.study_runs import StudyRun, is_finished, state_of
 from ncamix.variants import load_study
 from ncamix.waiting import quiet

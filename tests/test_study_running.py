@@ -17,7 +17,8 @@ from ncamix.errors import UserError
 from ncamix.jobs import Done, Job
 from ncamix.run_folder import TEST
 from ncamix.shares import Shard
-from ncamix.study_running import Agenda, check_place, open_study, train_study
+from ncamix.study_agenda import Agenda, open_study
+from ncamix.study_running import check_place, train_study
 from ncamix.study_runs import StudyRun, state_of
 from ncamix.variants import load_study
 from ncamix.waiting import quiet
