@@ -122,7 +122,7 @@ def interval_of(figures: Any) -> Interval:
     return Interval(figures["low"], figures["high"], figures["confidence"])
 
 
-STUDIES = sorted(path.parent.name for path in EXAMPLES.glob("*/study.yaml"))
+STUDIES = sorted(path.parent.parent.name for path in EXAMPLES.glob("*/results/results.json"))
 
 
 @pytest.mark.parametrize("name", STUDIES)
