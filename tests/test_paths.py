@@ -15,7 +15,7 @@ from ncamix.paths import anchored
     ("written", "made"),
     [
         ("sources.a.files=[x.txt, 'y/**/*.py', /z.txt, ~/w.txt]",
-         "sources.a.files=[/at/x.txt, \"/at/y/**/*.py\", /z.txt, \"~/w.txt\"]"),
+         "sources.a.files=[/at/x.txt, /at/y/**/*.py, /z.txt, \"~/w.txt\"]"),
         ("sources.a.files=x.txt", "sources.a.files=/at/x.txt"),
         ("sources.a.files=[python-stdlib]", "sources.a.files=[python-stdlib]"),
         ("sources.a={kind: text, files: [x.txt]}", "sources.a={kind: text, files: [/at/x.txt]}"),

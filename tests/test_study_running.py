@@ -187,8 +187,14 @@ def test_a_run_to_tune_with_that_diverges_counts_as_infinitely_bad(studied: Stud
 
 
 def test_other_lengths_are_of_their_arms_share(studied: Studied) -> None:
+    notes = "  notes: {kind: text, files: [notes.txt], repeat: free}\nstages:"
+    last = "  - {name: last, duration: 40%, mixture: {notes: 1}}\nevaluate"
+    base = BASE.replace("stages:", notes).replace("evaluate", last) + "tokenizer: bytes\n"
+    (studied.folder / "base.yaml").write_text(base)
+    (studied.folder / "notes.txt").write_text("a line of notes\n" * 500)
     speedup = "speedup: {to: down, of: [up], lengths: [0.5x, 1x, 2x]}"
-    studied.write(STUDY.replace("smallest_effect", f"{speedup}, smallest_effect"))
+    text = STUDY.replace("smallest_effect", f"{speedup}, smallest_effect")
+    studied.write(f"{text}controls: []\n")
     assert any(arm.lengthened == "up" for arm in studied.agenda().arms.values())
     parts = [studied(shard=Shard(n, 2)) for n in (1, 2)]
     assert all(parts) and not set(parts[0]) & set(parts[1])
