@@ -21,11 +21,9 @@ from ncamix.study_results import (
     ArmRow,
     StudyResults,
     answer,
-    design_remarks,
-    edit_remarks,
     missing_words,
     question,
-    tuning_remarks,
+    study_remarks,
 )
 from ncamix.verdicts import figures, percent, unit_of
 
@@ -117,13 +115,7 @@ def facts_of(results: StudyResults) -> Json:
             {"source": f.label, "exponent": f.exponent[0], **_interval_json(f.exponent[1])}
             for f in results.frequencies
         ],
-        "remarks": [
-            *found.remarks,
-            *design_remarks(record),
-            *edit_remarks(record),
-            *tuning_remarks(results),
-            *record.remarks,
-        ],
+        "remarks": [*found.remarks, *study_remarks(results)],
         "runs": [_run_json(run) for run in record.runs],
     }
 

@@ -26,17 +26,14 @@ from ncamix.study_record import StudyRecord, read_study
 from ncamix.study_results import (
     StudyResults,
     answer,
-    design_remarks,
-    edit_remarks,
     missing_words,
     question,
     results_of,
-    tuning_remarks,
+    study_remarks,
 )
-from ncamix.verdicts import VERDICTS, percent, unit_of
+from ncamix.verdicts import NO_NEWS, VERDICTS, percent, unit_of
 
 PAGE, RESULTS = "study.html", "results.json"
-_NO_NEWS = ("declared but never used", "is not used")  # ends of remarks that say nothing of an arm
 
 
 def write_study_report(
@@ -121,13 +118,7 @@ def _page(results: StudyResults) -> Json:
             for finding in (found.primary, *found.others)
             if finding is not None and finding.documents is not None
         ],
-        "remarks": [
-            *_remarks(found),
-            *design_remarks(record),
-            *edit_remarks(record),
-            *tuning_remarks(results),
-            *record.remarks,
-        ],
+        "remarks": [*_remarks(found), *study_remarks(results)],
         "colours": colours,
         "charts": draw_all(results, colours),
         "formula": FORMULA,
@@ -216,7 +207,7 @@ def _warnings(record: StudyRecord) -> list[tuple[str, str]]:
     found: dict[str, list[str]] = {}
     for name, arm in record.arms.items():
         for warning in arm.warnings if arm.same_as is None else ():
-            if warning.endswith(_NO_NEWS):
+            if warning.endswith(NO_NEWS):
                 continue
             found.setdefault(warning, []).append(name)
     everywhere = sum(arm.same_as is None for arm in record.arms.values())

@@ -186,6 +186,17 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
 
 
+def study_remarks(results: StudyResults) -> list[str]:
+    """What its readers should know beside what was found."""
+    record = results.record
+    return [
+        *design_remarks(record),
+        *edit_remarks(record),
+        *tuning_remarks(results),
+        *record.remarks,
+    ]
+
+
 def design_remarks(record: StudyRecord) -> list[str]:
     """What a study's design leaves open, whatever came out."""
     remarks = []

@@ -15,9 +15,7 @@ from ncamix.plan import Plan
 from ncamix.plan_tables import add_row, new_table
 from ncamix.quantities import counted, format_count, format_fraction
 from ncamix.variants import LoadedStudy, applicable, shared
-from ncamix.verdicts import NO_NATURAL, UNTUNED
-
-EXPECTED = ("declared but never used", "is not used")  # of remarks: no news of an arm
+from ncamix.verdicts import NO_NATURAL, NO_NEWS, UNTUNED
 
 
 def print_study(loaded: LoadedStudy, arms: Sequence[Arm], console: Console) -> None:
@@ -28,7 +26,7 @@ def print_study(loaded: LoadedStudy, arms: Sequence[Arm], console: Console) -> N
     for line in study_words(loaded, arms):
         console.print(Text(line, "dim"))
     remarks = {
-        arm.name: [text for text in arm.plan.warnings if not text.endswith(EXPECTED)]
+        arm.name: [text for text in arm.plan.warnings if not text.endswith(NO_NEWS)]
         for arm in arms
         if arm.plan and not arm.same_as
     }

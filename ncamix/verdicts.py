@@ -28,6 +28,7 @@ UNTUNED = (  # what a study's design leaves open, before it runs and after
     "nothing is tuned: a learning rate that all arms share may suit one of them better than another"
 )
 NO_NATURAL = "no arm trains on natural sources alone: whether automata help at all stays open"
+NO_NEWS = ("declared but never used", "is not used")  # ends of remarks that say nothing of an arm
 
 
 @dataclass(frozen=True)
