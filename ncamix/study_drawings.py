@@ -20,6 +20,7 @@ from ncamix.multiples import SMALL, Limits, multiples
 from ncamix.over_seeds import Band
 from ncamix.quantities import format_count
 from ncamix.statistics import Interval
+from ncamix.verdicts import with_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 TOGETHER = 4  # arms that may share a panel
 PITCH, PITCH_OF_TWO = 25.0, 31.0  # points, of rows with names of one line and of two
+SQUEEZED = 0.3  # of an axis: rows within no more than this part of it can hardly be told apart
 ARMS = (COOL[0], WARM[0], COOL[2], WARM[1], COOL[3], WARM[2])
 
 
@@ -54,7 +56,9 @@ class Panel:
 
 
 def interval_rows(panels: Sequence[Panel], theme: Theme) -> Figure:
-    """Means and their intervals, a row each, named at the left; panels one above the other."""
+    """Means and their intervals, a row each, named at the left; panels one above the other. A row
+    that lies so far off that the others could not be told apart is written at its end of the axis.
+    """
     from matplotlib.ticker import MaxNLocator
 
     rows = [row for panel in panels for row in panel.rows]
@@ -84,29 +88,65 @@ def interval_rows(panels: Sequence[Panel], theme: Theme) -> Figure:
 
 
 def _draw_rows(ax: Axes, panel: Panel, theme: Theme) -> None:
-    bounds = [0.0, panel.shade, -panel.shade] if panel.zero else []
+    marked = [0.0, panel.shade, -panel.shade] if panel.zero else []
+    extents = {i: reach for i, row in enumerate(panel.rows) if (reach := _reach(row))}
+    far = _far_off(extents, marked)
+    low, high = _span([*marked, *(x for i in extents.keys() - far for x in extents[i])])
+    margin = 0.06 * (high - low) or abs(high) * 0.05 or 1.0
+    ax.set_xlim(low - margin, high + margin)
     if panel.zero:
         if panel.shade:
             ax.axvspan(-panel.shade, panel.shade, color=theme.muted, alpha=0.13, linewidth=0)
         ax.axvline(0, color=theme.muted, linewidth=1.1, zorder=2)
     for i, row in enumerate(panel.rows):
         colour = row.colour or theme.ink
+        if i in far:
+            above, said = extents[i][0] > high, with_interval(row.mean, row.interval, panel.zero)
+            at, side = (0.99, "right") if above else (0.01, "left")
+            words = f"{said} →" if above else f"← {said}"
+            place: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "va": "center"}
+            ax.text(at, i, words, ha=side, color=colour, fontsize=SMALL, **place)
+            continue
         spread = np.linspace(-0.24, 0.24, len(row.values)) if len(row.values) > 1 else 0.0
         if row.values:
             ax.plot(row.values, i + spread, ".", color=colour, markersize=4, alpha=0.45)
         if row.interval is not None:
             ends = (row.interval.low, row.interval.high)
             ax.plot(ends, (i, i), color=colour, linewidth=2.2, solid_capstyle="butt", zorder=4)
-            bounds += ends
         if row.mean is not None:
             inside = colour if row.interval is not None else "none"  # hollow: of one seed
             look: dict[str, Any] = {"markersize": 6, "markerfacecolor": inside, "zorder": 5}
             ax.plot([row.mean], [i], "o", color=colour, **look)
-        bounds += [x for x in (*row.values, row.mean) if x is not None]
-    found = [x for x in bounds if math.isfinite(x)]
-    low, high = (min(found), max(found)) if found else (0.0, 1.0)
-    margin = 0.06 * (high - low) or abs(high) * 0.05 or 1.0
-    ax.set_xlim(low - margin, high + margin)
+
+
+def _reach(row: Row) -> Limits | None:
+    """From the lowest to the highest of what a row shows; None if that is nothing."""
+    ends = (row.interval.low, row.interval.high) if row.interval is not None else ()
+    found = [x for x in (*row.values, row.mean, *ends) if x is not None and math.isfinite(x)]
+    return _span(found) if found else None
+
+
+def _span(values: Sequence[float]) -> Limits:
+    return (min(values), max(values)) if values else (0.0, 1.0)
+
+
+def _far_off(extents: Mapping[int, Limits], marked: Sequence[float]) -> set[int]:
+    """Rows, a quarter of them at most, without which the others and what is marked need no more
+    than a part of the axis (SQUEEZED), and that lie wholly outside of it."""
+
+    def span(rows: set[int]) -> Limits:
+        return _span([*marked, *(x for row in rows for x in extents[row])])
+
+    left = set(extents)
+    low, high = span(left)
+    for _ in range(len(extents) // 4):
+        left.remove(min(left, key=lambda row: np.ptp(span(left - {row}))))
+        least, most = span(left)
+        far = set(extents) - left
+        if most - least <= SQUEEZED * (high - low):
+            outside = all(extents[row][0] > most or extents[row][1] < least for row in far)
+            return far if outside else set()
+    return set()
 
 
 def plain(value: float, _: object = None) -> str:

@@ -25,7 +25,7 @@ from ncamix.study_results import (
     question,
     study_remarks,
 )
-from ncamix.verdicts import figures, percent, unit_of
+from ncamix.verdicts import percent, unit_of, with_interval
 
 
 def as_json(results: StudyResults) -> str:
@@ -315,18 +315,6 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-
-def with_interval(value: float | None, interval: Interval | None, signed: bool = False) -> str:
-    """`1.234 (1.220 to 1.248)`; the value alone where a single seed gives no interval."""
-    if value is None:
-        return "–"
-    sign = "+" if signed and value > 0 else ""
-    if interval is None:
-        return f"{sign}{value:.4g}".replace("-", "−")
-    shown = (figures(x, interval) for x in (value, interval.low, interval.high))
-    mean, low, high = (text.replace("-", "−") for text in shown)
-    return f"{sign}{mean} ({low} to {high})"
 
 
 def p_value(p: float) -> str:

@@ -20,7 +20,7 @@ from ncamix.findings import Findings
 from ncamix.pages import render_page, write_page
 from ncamix.run_record import Json
 from ncamix.several_runs import read_runs
-from ncamix.study_files import as_csv, as_json, as_markdown, compared, with_interval
+from ncamix.study_files import as_csv, as_json, as_markdown, compared
 from ncamix.study_pictures import BIT_UNITS, draw_all, draw_findings
 from ncamix.study_record import StudyRecord, read_study
 from ncamix.study_results import (
@@ -31,7 +31,7 @@ from ncamix.study_results import (
     results_of,
     study_remarks,
 )
-from ncamix.verdicts import NO_NEWS, VERDICTS, percent, unit_of
+from ncamix.verdicts import NO_NEWS, VERDICTS, percent, unit_of, with_interval
 
 PAGE, RESULTS = "study.html", "results.json"
 

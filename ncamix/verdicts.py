@@ -179,6 +179,18 @@ def figures(value: float, interval: Interval) -> str:
     return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
+def with_interval(value: float | None, interval: Interval | None, signed: bool = False) -> str:
+    """`1.234 (1.220 to 1.248)`; the value alone where a single seed gives no interval."""
+    if value is None:
+        return "–"
+    sign = "+" if signed and value > 0 else ""
+    if interval is None:
+        return f"{sign}{value:.4g}".replace("-", "−")
+    shown = (figures(x, interval) for x in (value, interval.low, interval.high))
+    mean, low, high = (text.replace("-", "−") for text in shown)
+    return f"{sign}{mean} ({low} to {high})"
+
+
 def _p(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3g}"
 

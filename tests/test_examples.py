@@ -23,7 +23,7 @@ from processes import free_port, output_of, started
 
 from ncamix.loading import load_curriculum
 from ncamix.statistics import Interval
-from ncamix.study_files import with_interval
+from ncamix.verdicts import with_interval
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"

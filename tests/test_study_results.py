@@ -13,7 +13,7 @@ import pytest
 from finished_studies import STUDY, Figures, always_finished, write_study
 
 from ncamix.statistics import mean_interval, paired_test
-from ncamix.study_files import COLUMNS, as_csv, as_json, as_markdown, facts_of, with_interval
+from ncamix.study_files import COLUMNS, as_csv, as_json, as_markdown, facts_of
 from ncamix.study_record import read_study
 from ncamix.study_results import (
     StudyResults,
@@ -24,6 +24,7 @@ from ncamix.study_results import (
     results_of,
 )
 from ncamix.study_runs import StudyRun
+from ncamix.verdicts import with_interval
 
 PLANTED = {"scratch_natural": 0.05, "scratch_natural_plain": 0.05, "shuffled": 0.03}
 SPEEDUP = STUDY.replace(
