@@ -145,6 +145,9 @@ def test_the_page_of_a_study_holds_what_its_runs_came_to(name: str) -> None:
         shown = cells[f"{finding['arm']} − {finding['other']}"]
         assert shown[0] == with_interval(finding["difference"], interval_of(finding), signed=True)
         assert shown[2] == finding["verdict"]
+    for drawn in found["redrawn"]:
+        difference = with_interval(drawn["difference"], interval_of(drawn), signed=True)
+        assert f"| {drawn['drawn']} | {difference} |" in page
 
 
 # ---- 01_first_run
