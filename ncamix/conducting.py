@@ -22,6 +22,7 @@ from ncamix.forking import drop_checkpoints, finished_stages, fork
 from ncamix.jobs import Done, Job, Workers, is_held
 from ncamix.locks import lock_own
 from ncamix.plan import Plan
+from ncamix.quantities import counted
 from ncamix.run_folder import TEST
 from ncamix.study_runs import FAILED, State, StudyRun, state_of, state_to_train
 
@@ -84,6 +85,19 @@ class Conductor:
         Raises:
             UserError: a run has ended since a disk is full, as those after it would.
         """
+        try:
+            self._conduct(pending, progress)
+        except KeyboardInterrupt:
+            if self.running:
+                runs = counted(len(self.running), "run")
+                self.say(f"stopping: waiting for {runs} to save their state")
+            raise
+
+    def _conduct(
+        self,
+        pending: Callable[[], Sequence[StudyRun]],
+        progress: Callable[[Sequence[StudyRun]], None],
+    ) -> None:
         queue = self._add(pending())
         while queue or self.running:
             for run in queue:

@@ -42,11 +42,12 @@ def find(folder: str, name: str, beside: Path | None = None) -> Path:
         raise fail(
             f"'{name}' is {kind}, and a {what} is a YAML file", _way_out(candidates[0], what)
         )
-    known = sorted({p.stem for where in (near, shipped(folder)) for p in where.glob("*.y*ml")})
-    way_out = nearest(Path(name).stem, known, "known ones")
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        way_out = f"{_looked_in(candidates[0])}; {way_out}"
-    raise fail(f"no such {what}: '{name}'", way_out)
+    is_path = name.endswith((".yaml", ".yml")) or "/" in name
+    looked = f"{_looked_in(candidates[0])}; " if is_path else ""
+    places = (shipped(folder),) if is_path else (near, shipped(folder))
+    known = sorted({p.stem for where in places for p in where.glob("*.y*ml")})
+    way_out = nearest("" if "did you mean" in looked else Path(name).stem, known, "known ones")
+    raise fail(f"no such {what}: '{name}'", looked + way_out)
 
 
 def _looked_in(path: Path) -> str:

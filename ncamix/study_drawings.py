@@ -8,7 +8,7 @@ the arm that they are held against in grey behind each.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -216,14 +216,17 @@ def _with_room(low: float, high: float) -> Limits:
     return low - room, high + room
 
 
-def later(bands: Mapping[str, Band], share: float = 0.2) -> Limits:
+def later(bands: Mapping[str, Band], chosen: Set[str], share: float = 0.2) -> Limits:
     """Limits that show the later part of curves that fall steeply at first: from `share` of the
-    natural tokens on."""
+    natural tokens on. Arms that are not `chosen` may be cut off above, where they are worse, and
+    never below."""
     low, high = math.inf, -math.inf
-    for band in bands.values():
+    for arm, band in bands.items():
         late = band.natural >= share * band.natural[-1]
         values = np.concatenate([band.mean[late], band.low[late], band.high[late]])
-        low, high = min(low, float(np.nanmin(values))), max(high, float(np.nanmax(values)))
+        low = min(low, float(np.nanmin(values)))
+        if arm in chosen or not chosen & bands.keys():
+            high = max(high, float(np.nanmax(values)))
     return _with_room(low, high)
 
 

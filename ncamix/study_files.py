@@ -270,6 +270,11 @@ def _run_lines(results: StudyResults) -> Iterator[Json]:
 
 # ---- Markdown
 
+NOTE = (  # under a table of comparisons
+    "Lower is better. \\* declared ahead, and not adjusted; the p of all others is adjusted by "
+    "Holm, and decides their verdicts; every interval is of its comparison alone."
+)
+
 
 def as_markdown(results: StudyResults) -> str:
     """The answer, and tables of what was compared and of the arms, for a README."""
@@ -279,7 +284,7 @@ def as_markdown(results: StudyResults) -> str:
     if comparisons := results.comparisons:
         head = ["comparison", f"difference, {unit} ({how})", "p (Holm)", "verdict"]
         lines += _table(head, [compared(finding) for finding in comparisons])
-        lines += ["\\* declared ahead, and not adjusted.", ""]
+        lines += [NOTE, ""]
     rows = [row for row in results.rows if row.arm.lengthened is None]
     head = ["arm", f"{unit} ({how})", *(["tuned"] if record.tuning else []), "seeds", "tokens"]
     lines += _table(head, [_cells(row, record) for row in rows])

@@ -60,7 +60,7 @@ def _figures(
     chosen = _chosen(results, theme)
     bands = _bands(record, "curve")
     if bands:
-        limits = later({arm: band for arm, band in bands.items() if arm in chosen} or bands)
+        limits = later(bands, chosen.keys())
         for clock, natural in (("natural", True), ("all", False)):
             if natural and not any(band.natural[-1] for band in bands.values()):
                 continue
@@ -165,7 +165,7 @@ def draw_findings(results: StudyResults, theme: charts.Theme) -> Figure:
         )
         for row in rows
     ]
-    panels = [Panel(unit, values)]
+    panels = [Panel(f"{unit}; lower is better", values)]
     if results.comparisons:
         differences = [_difference(finding) for finding in results.comparisons]
         title = f"differences, {unit}; the first comparison was declared ahead"

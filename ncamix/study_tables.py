@@ -15,7 +15,7 @@ from ncamix.plan import Plan
 from ncamix.plan_tables import add_row, new_table
 from ncamix.quantities import counted, format_count, format_fraction
 from ncamix.variants import LoadedStudy, applicable, shared
-from ncamix.verdicts import NO_NATURAL, NO_NEWS, UNTUNED
+from ncamix.verdicts import NO_NATURAL, NO_NEWS, UNTUNED, power_words
 
 
 def print_study(loaded: LoadedStudy, arms: Sequence[Arm], console: Console) -> None:
@@ -84,6 +84,8 @@ def study_words(loaded: LoadedStudy, arms: Sequence[Arm]) -> list[str]:
             lines.append(f"{' and '.join(others)}, adjusted for how many they are")
     if study.controls is None and any(arm.control for arm in arms):
         lines.append("the controls are there unasked: `controls:` names others, [] none")
+    if study.compare and num_seeds < 2:
+        lines += power_words(num_seeds, float(study.compare.smallest_effect), "")
     if not any(arm.plan is not None and is_natural(arm.plan) for arm in arms):
         lines.append(NO_NATURAL)
     if study.tune is None:

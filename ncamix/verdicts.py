@@ -201,8 +201,11 @@ def _power_at_sd(lead: str, num_pairs: int, sd: float, level: float, compare: Co
     found = power_of(smallest, sd, num_pairs, level)
     effect = detectable_effect(sd, num_pairs, wanted, level)
     how = "more than" if effect > smallest else "no more than"
+    adjusted = ""
+    if level - compare.confidence > 1e-9:
+        adjusted = f" and the {100 * (1 - level):.2g}% of the adjustment's first step"
     words = (
-        f"{lead} ({sd:.3g}), {counted(num_pairs, 'seed')} find {effect:.3g} "
+        f"{lead} ({sd:.3g}){adjusted}, {counted(num_pairs, 'seed')} find {effect:.3g} "
         f"{unit_of(compare.metric)} or more with power {wanted:g}, {how} what would matter; "
         f"{smallest:g} they find with power {found:.2f}"
     )

@@ -159,6 +159,18 @@ def test_what_begins_alike_is_trained_once_and_the_others_go_on_from_it(study: S
     assert "b, seed 1: goes on from a, seed 1 after x" in study.said
 
 
+def test_who_stops_a_study_is_told_what_is_waited_for(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(seconds: float) -> list[Done]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study.hand, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        study.conduct(all_of(given(study, run("a", "x"), run("b", "y"))))
+    assert study.said == ["stopping: waiting for 2 runs to save their state"]
+
+
 def test_another_run_is_trained_while_one_waits(study: Study) -> None:
     runs = given(study, run("a", "x", "p"), run("b", "x", "q"), run("c", "y", "r"))
     study.conduct(all_of(runs))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
 from ncamix import charts
+from ncamix.over_seeds import Band
 from ncamix.statistics import Interval
-from ncamix.study_drawings import Panel, Row, interval_rows
+from ncamix.study_drawings import Panel, Row, interval_rows, later
 
 
 def drawn(rows: Sequence[Row], zero: bool = False) -> tuple[Axes, set[float], list[str]]:
@@ -61,3 +63,14 @@ def test_rows_without_figures_take_no_part() -> None:
     _, heights, _ = drawn([Row("nothing", None, None), *NEAR, row("far", 2.5)])
     assert heights == {1, 2, 3}
     assert drawn([Row("nothing", None, None)])[1] == set()
+
+
+def test_curves_may_be_cut_off_where_they_are_worse_and_never_where_they_are_better() -> None:
+    def band(*values: float) -> Band:
+        mean, tokens = np.array(values), np.arange(len(values)) * 100.0
+        return Band(tokens, tokens, mean, mean - 0.1, mean + 0.1, 5)
+
+    bands = {"first": band(9, 4, 3), "better": band(9, 3, 2), "worse": band(9, 8, 7)}
+    low, high = later(bands, {"first"})
+    assert 1.7 < low < 1.9 and 4.1 < high < 4.3
+    assert later(bands, set())[1] > 8

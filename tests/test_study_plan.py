@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ncamix.arms import Arm, check_compared, problems_of, study_json, tokens_of
 from ncamix.study_plan import plan_study
-from ncamix.study_tables import study_table
+from ncamix.study_tables import study_table, study_words
 from ncamix.variants import LoadedStudy, load_study
 
 BATCH = 4 * 64  # tokens; the trainer's budget is a hundred of them
@@ -59,6 +59,16 @@ variants:
     notes = {n: tokens_of(i.plan)["notes"] for n, i in made.items() if i.plan}
     assert notes["natural"] == notes["up"] == 64 * BATCH
     assert notes["total"] == 80 * BATCH
+
+
+def test_one_seed_tests_nothing_and_the_plan_says_so(tmp_path: Path) -> None:
+    body = "variants: {up: {}, down: {stages.one.transform: reverse}}\n"
+    none = "1 seed: no test is possible, so no difference can be shown"
+    compare = "compare: {primary: [up, down], metric: loss/simple, smallest_effect: 0.1}\n"
+    loaded = load(tmp_path, body + compare)
+    assert none in study_words(loaded, plan_study(loaded))
+    loaded = load(tmp_path, body)
+    assert none not in study_words(loaded, plan_study(loaded))
 
 
 def test_a_point_of_the_grid_is_matched_to_the_base_at_that_point(tmp_path: Path) -> None:

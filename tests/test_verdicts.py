@@ -97,6 +97,7 @@ def test_words_of_no_difference() -> None:
     assert under.startswith("underpowered: up - even is 0.001 bits per byte on code (95% interval ")
     assert "The interval reaches beyond +-0.01, what would matter." in under
     assert f"find {detectable_effect(0.02, 5):.3g} bits per byte on code or more" in under
+    assert "At the sd seen (0.02), 5 seeds" in under
     assert f"0.01 they find with power {power(0.01, 0.02, 5):.2f}" in under
     needed = int(re.findall(r"about (\d+) seeds would with 0.8", under)[0])
     assert power(0.01, 0.02, needed) >= 0.8 > power(0.01, 0.02, needed - 1)
@@ -112,6 +113,7 @@ def test_in_a_family_the_adjusted_p_decides() -> None:
     assert "By itself it leaves out 0, but not after the adjustment." in words
     strict = 1 - 0.05 / 4
     assert f"0.01 they find with power {power(0.01, 0.006, 5, strict):.2f}" in words
+    assert "At the sd seen (0.006) and the 1.2% of the adjustment's first step, 5 seeds" in words
 
 
 def test_before_anything_runs_effects_are_told_in_sds() -> None:
