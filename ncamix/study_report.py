@@ -92,7 +92,9 @@ def _page(results: StudyResults) -> Json:
     record, found = results.record, results.findings
     colours = charts.source_colours(record.kinds())
     places = {name: i for i, name in enumerate(record.arms)}
-    runs = [run for run in record.runs if not run.run.tuning]
+    firsts = {run.path: run for run in reversed(record.runs)}  # what several arms plan is one run
+    each = list(reversed(firsts.values()))
+    runs = [run for run in each if not run.run.tuning]
     runs.sort(key=lambda run: (places.get(run.run.arm, len(places)), run.run.seed))
     lines = [_sentence(line) for line in answer(results)]
     return {
@@ -110,7 +112,7 @@ def _page(results: StudyResults) -> Json:
             len(record.seeds_of(name)) for name, arm in record.arms.items() if not arm.same_as
         ),
         "missing": missing_words(record),
-        "failed": [run for run in record.runs if run.state in ("failed", "diverged")],
+        "failed": [run for run in each if run.state in ("failed", "diverged")],
         "rows": [row for row in results.rows if row.arm.lengthened is None],
         "lengths": [row for row in results.rows if row.arm.lengthened is not None],
         "documents": [
@@ -124,7 +126,7 @@ def _page(results: StudyResults) -> Json:
         "formula": FORMULA,
         "paper": PAPER,
         "runs": runs,
-        "tuning_runs": [run for run in record.runs if run.run.tuning],
+        "tuning_runs": [run for run in each if run.run.tuning],
         "devices": _counted(run.result.device for run in runs if run.result and run.result.device),
         "versions": _versions(record),
         "warnings": _warnings(record),

@@ -146,6 +146,22 @@ def test_many_arms_with_long_names(tmp_path: Path) -> None:
     assert set(widest) == {"960"}, "no picture is wider than the page"
 
 
+def test_what_several_arms_plan_is_counted_once(tmp_path: Path) -> None:
+    def state(run: StudyRun) -> str:
+        return "missing" if run.arm.startswith("from") and run.seed == 2 else "finished"
+
+    twin = MANY.replace("  from_high_to_low:", "  twin: {}\n  from_high_to_low:", 1)
+    home = write_study(tmp_path, twin, state=state)
+    record = read_study(home)
+    twins = [arm for arm in record.arms.values() if arm.same_as]
+    assert len(twins) == 8
+    num = 2 * (len(record.arms) - len(twins))
+    _, page = read_page(write_study_report(home)[0])
+    told = re.search(r"(\d+) of (\d+) runs to compare are finished", page.text)
+    assert told and tuple(map(int, told.groups())) == (num - 16, num)
+    assert f"{num} runs, {num - 16} finished, 16 missing" in page.text
+
+
 def test_names_are_escaped(tmp_path: Path) -> None:
     base = BASE.replace("  simple:", "  s&<b>:").replace("simple:", "s&<b>:")
     home = write_study(tmp_path, STUDY, figures=Figures(documents=0))
