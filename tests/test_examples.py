@@ -137,7 +137,7 @@ def test_the_page_of_a_study_holds_what_its_runs_came_to(name: str) -> None:
     assert len(blocks) == 2 and all(block.strip() in page for block in blocks)
     assert all(sentence in tables for sentence in found["answer"])
     rows = [row.strip("| ").split(" | ") for block in blocks for row in block.splitlines()[2:]]
-    cells = {row[0]: row[1:] for row in rows if row[0]}
+    cells = {row[0].partition(" (plans as ")[0]: row[1:] for row in rows if row[0]}
     for arm in found["arms"]:
         assert cells[arm["arm"]][0] == with_interval(arm["mean"], interval_of(arm))
         assert sorted(map(int, arm["values"])) == found["seeds"]
@@ -148,6 +148,12 @@ def test_the_page_of_a_study_holds_what_its_runs_came_to(name: str) -> None:
     for drawn in found["redrawn"]:
         difference = with_interval(drawn["difference"], interval_of(drawn), signed=True)
         assert f"| {drawn['drawn']} | {difference} |" in page
+    scaled: dict[str, list[Any]] = {}
+    for point in sorted(found["scaling"], key=lambda point: point["tokens"]):
+        scaled.setdefault(point["alphabet"], []).append(point)
+    for alphabet, points in scaled.items() if any(len(p) > 1 for p in scaled.values()) else ():
+        cells_of = [with_interval(point["mean"], interval_of(point)) for point in points]
+        assert f"| {' | '.join([alphabet, *cells_of])} |" in page
 
 
 # ---- 01_first_run
