@@ -44,7 +44,8 @@ def find(folder: str, name: str, beside: Path | None = None) -> Path:
         )
     is_path = name.endswith((".yaml", ".yml")) or "/" in name
     looked = f"{_looked_in(candidates[0])}; " if is_path else ""
-    places = (shipped(folder),) if is_path else (near, shipped(folder))
+    told = candidates[0].parent if is_path else None  # its files are named already
+    places = [where for where in (near, shipped(folder)) if where != told]
     known = sorted({p.stem for where in places for p in where.glob("*.y*ml")})
     way_out = nearest("" if "did you mean" in looked else Path(name).stem, known, "known ones")
     raise fail(f"no such {what}: '{name}'", looked + way_out)

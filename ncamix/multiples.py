@@ -61,6 +61,11 @@ class Panel:
         low, high = self.y_limits
         return self.top + (high - np.asarray(y, np.float64)) / (high - low) * self.height
 
+    def note(self, words: str, **look: Any) -> None:
+        """Write a few words into the upper right corner."""
+        at = (self.left + self.width, self.top + 6)
+        self.ax.text(*at, words, ha="right", va="center", fontsize=SMALL, **look)
+
     def _cut(self, *drawn: Artist) -> None:
         from matplotlib.patches import Rectangle
 

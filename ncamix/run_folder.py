@@ -254,7 +254,8 @@ def cut_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; none if it is missing. A torn last row does not count."""
+    """The rows of a JSON-lines file; none if it is missing. A torn row does not count, nor does one
+    that is no object."""
     return list(_rows(path))
 
 
@@ -262,7 +263,9 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     with suppress(FileNotFoundError), path.open(encoding="utf-8") as file:
         for line in file:
             with suppress(ValueError):
-                yield json.loads(line)
+                row = json.loads(line)
+                if isinstance(row, dict):
+                    yield row
 
 
 def _lines_backwards(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

@@ -225,7 +225,7 @@ def write_record(agenda: Agenda) -> None:
         runs.append({**run.as_json(), "command": command(run, base, trainer, out)})
     file = folder / RECORD
     facts = study_facts(loaded, list(agenda.arms.values()))
-    edits = edits_of(folder, read_json(file), facts)
+    edits = edits_of(folder, read_json(file), {**facts, "arms": arms})
     record = {**facts, "version": __version__, "edits": edits, "arms": arms, "runs": runs}
     text = json.dumps(record, indent=1).encode()
     if not file.is_file() or file.read_bytes() != text:

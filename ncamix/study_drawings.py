@@ -202,6 +202,8 @@ def curves(
             for name, of, colour in drawn:
                 panel.band(over[name], of.low, of.high, color=colour, alpha=0.25)
                 panel.line(over[name], of.mean, color=colour, linewidth=1.3)
+            if band.mean[-1] > y_limits[1]:
+                panel.note(f"ends at {band.mean[-1]:.3g} ↑", color=own)
         figures.append(fig)
     return figures
 

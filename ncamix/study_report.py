@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ncamix import charts
 from ncamix.epiplexity import FORMULA, PAPER
+from ncamix.errors import fail
 from ncamix.files import write_drawn
 from ncamix.findings import Findings
 from ncamix.pages import render_page, write_page
@@ -34,6 +35,7 @@ from ncamix.study_results import (
 from ncamix.verdicts import NO_NEWS, VERDICTS, percent, unit_of, with_interval
 
 PAGE, RESULTS = "study.html", "results.json"
+PICTURES = (".png", ".svg", ".pdf")  # that --plot names; .png without a suffix
 
 
 def write_study_report(
@@ -60,6 +62,9 @@ def write_comparison(folders: Sequence[Path], out: Path, plot: Path | None = Non
 
 
 def _write(results: StudyResults, out: Path, plot: Path | None, way_out: str) -> list[Path]:
+    if plot is not None and plot.suffix not in ("", *PICTURES):
+        what = f"--plot {plot}: no picture of that sort is drawn"
+        raise fail(what, f"let its name end with {', '.join(PICTURES)}")
     files = {
         PAGE: render_page("study.html.j2", _page(results)),
         RESULTS: as_json(results).encode(),

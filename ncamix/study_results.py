@@ -15,6 +15,7 @@ from ncamix.findings import ArmSummary, Finding, Findings, Results, findings
 from ncamix.quantities import counted
 from ncamix.run_record import Json
 from ncamix.speedups import CLOCKS
+from ncamix.study_edits import declared_in
 from ncamix.study_effects import Redrawing, Scaling, Tuned, redrawings, scalings, tuned_arms
 from ncamix.study_record import ArmRecord, StudiedRun, StudyRecord
 from ncamix.study_sources import Frequencies, Structure, frequencies, structures
@@ -215,7 +216,7 @@ def edit_remarks(record: StudyRecord) -> list[str]:
     remarks = []
     for edit, later in zip(edits, [*edits, record.facts][1:], strict=True):
         if edit["num_finished"] > 0:
-            was = ", ".join(_otherwise(edit, later))
+            was = ", ".join(_otherwise(declared_in(edit), declared_in(later)))
             runs = counted(edit["num_finished"], "run")
             remarks.append(f"declared anew on {edit['when'][:10]}, with {runs} finished: was {was}")
     return remarks
@@ -224,7 +225,19 @@ def edit_remarks(record: StudyRecord) -> list[str]:
 def _otherwise(before: Json, after: Json) -> list[str]:
     """What a declaration said that the next one says otherwise."""
     told = [f"seeds {before['seeds']}"] if before["seeds"] != after["seeds"] else []
+    arms, others = before.get("arms", {}), after.get("arms", {})
+    common = [name for name in arms if name in others]
+    changed = [name for name in common if arms[name] != others[name]]
+    if changed:
+        several = changed if len(changed) <= NAMED else [f"{len(changed)} of {len(common)} arms"]
+        told.append(f"{', '.join(several)} planned otherwise")
+    tuning = before.get("tuning")
+    if before.keys() & after.keys() >= {"tuning"} and tuning != after["tuning"]:
+        points = f"{', '.join(tuning['points'])} with seeds {tuning['seeds']}" if tuning else ""
+        told.append(f"tuned over {points}" if tuning else "not tuned")
     was, now = before["compare"], after["compare"] or {}
+    if was == now or (was is None and not now):
+        return told
     if was is None:
         return [*told, "nothing compared"]
     return told + [f"{key} {was[key]}" for key in was if was[key] != now.get(key)]

@@ -7,6 +7,7 @@ What is missing is seen in the study's folder, so a rerun goes on where the last
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from ncamix.variants import LoadedStudy
 from ncamix.waiting import Say, Waiting, WaitingIfLong
 
 REPORT, RESULTS_FILE = "study.html", "results.json"
-_REPORTED = ".reported"  # what the report is of
+_REPORTED, _REPORT_LOCK = ".reported", ".report.lock"  # what the report is of; who draws it
 
 
 def train_study(
@@ -130,17 +131,19 @@ def _finish(agenda: Agenda, mine: Mine, console: Console) -> int:
 
     folder = agenda.folder
     runs = {run.fingerprint: run for run in agenda.expected()}.values()
-    states = {run.folder: state_to_train(run, folder) for run in runs}
-    tested = {run.folder: _digest(folder / run.folder / TEST) for run in runs}
-    facts = {"states": states, "tested": tested, "record": (folder / RECORD).read_text()}
-    digest = fingerprint(facts)
-    report, mark = folder / REPORT, folder / _REPORTED
-    if not report.is_file() or not mark.is_file() or mark.read_text() != digest:
-        from ncamix.study_report import write_study_report
+    with (folder / _REPORT_LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another share may draw it: the later one knows more
+        states = {run.folder: state_to_train(run, folder) for run in runs}
+        tested = {run.folder: _digest(folder / run.folder / TEST) for run in runs}
+        facts = {"states": states, "tested": tested, "record": (folder / RECORD).read_text()}
+        digest = fingerprint(facts)
+        report, mark = folder / REPORT, folder / _REPORTED
+        if not report.is_file() or not mark.is_file() or mark.read_text() != digest:
+            from ncamix.study_report import write_study_report
 
-        with Waiting(console, "drawing the report"):
-            write_study_report(folder)
-        write_whole(mark, digest.encode())
+            with Waiting(console, "drawing the report"):
+                write_study_report(folder)
+            write_whole(mark, digest.encode())
     for run in runs:
         if states[run.folder] in ("failed", "diverged"):
             say(f"{run.name}: {states[run.folder]}: {why_failed(run, folder)}")

@@ -283,6 +283,12 @@ def written(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
+def test_rows_that_are_no_objects_are_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"batch": 1}\n[]\n3\nnull\n\0\0\n{"batch": 2}\n')
+    assert read_rows(path) == [{"batch": 1}, {"batch": 2}]
+
+
 @pytest.mark.parametrize("torn", ["", '{"batch": 5, "lo', '{"batch": 5}', "\n"])
 @pytest.mark.parametrize("kept", [0, 3, 5])
 def test_rows_are_cut_and_a_torn_last_one_is_dropped(tmp_path: Path, torn: str, kept: int) -> None:

@@ -72,3 +72,22 @@ def test_an_edit_is_told_once(tmp_path: Path) -> None:
 
 def test_a_key_that_ncamix_did_not_know_before_is_no_edit(tmp_path: Path) -> None:
     assert edits_of(tmp_path, declared(), declared(another=3)) == []
+
+
+def test_arms_and_tuning_are_declared_too(tmp_path: Path) -> None:
+    def record(arms: dict[str, str], points: tuple[str, ...] = ("lr=1x",)) -> dict[str, Any]:
+        tuning = {"seeds": [101], "metric": "loss/hum", "points": {name: [] for name in points}}
+        facts = {name: {"fingerprint": of, "settings": []} for name, of in arms.items()}
+        return {**declared(), "arms": facts, "tuning": tuning}
+
+    first = record({"up": "a", "even": "b"})
+    more = record({"up": "a", "even": "b", "down": "c"})
+    assert edits_of(tmp_path, first, more) == [] == edits_of(tmp_path, more, first)
+    other = record({"up": "z", "even": "b"})
+    (row,) = edits_of(tmp_path, first, other)
+    assert row["arms"] == {"up": "a", "even": "b"}
+    wider = record({"up": "z", "even": "b"}, ("lr=1x", "lr=2x"))
+    _, row = edits_of(tmp_path, other, wider)
+    assert row["tuning"] == {"seeds": [101], "points": ["lr=1x"]}
+    assert edits_of(tmp_path, wider, wider)[1:] == [row]
+    assert len(edits_of(tmp_path, wider, {**wider, "tuning": None})) == 3

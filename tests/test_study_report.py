@@ -99,6 +99,16 @@ def test_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize("name", ["picture.gif", "findings.jpg", "table.md", "of.v2"])
+def test_a_picture_of_no_known_sort_is_refused_before_a_file_is_written(
+    tmp_path: Path, name: str
+) -> None:
+    home = write_study(tmp_path, STUDY)
+    found = problem(write_study_report, home, tmp_path / "out", tmp_path / name)
+    assert name in found.what and ".svg" in found.remedy
+    assert not (tmp_path / "out").exists() and not (tmp_path / name).exists()
+
+
 def test_an_unfinished_study_says_what_is_missing(tmp_path: Path) -> None:
     def state(run: StudyRun) -> str:
         if run.tuning:

@@ -8,11 +8,13 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from finished_studies import STUDY, Figures, always_finished, write_study
 
 from ncamix.statistics import mean_interval, paired_test
+from ncamix.study_edits import declared_in
 from ncamix.study_files import COLUMNS, as_csv, as_json, as_markdown, facts_of
 from ncamix.study_record import read_study
 from ncamix.study_results import (
@@ -204,6 +206,26 @@ def test_what_was_declared_otherwise_while_runs_finished_is_said(tmp_path: Path)
     rows[0]["num_finished"] = 1
     was = "declared anew on 2026-01-01, with 1 run finished: was seeds [1, 2, 3, 4, 5], nothing"
     assert edit_remarks(edited)[0].startswith(was)
+
+
+def test_arms_and_tuning_that_were_others_are_said(tmp_path: Path) -> None:
+    record = results(tmp_path).record
+    tuning = {"seeds": [9], "points": ["lr=0.1x"]}
+    own = {name: arm["fingerprint"] for name, arm in record.facts["arms"].items()}
+    row = {**declared_in(record.facts), "num_finished": 3, "when": "2026-01-01T01:00"}
+
+    def said(**before: Any) -> str:
+        facts = {**record.facts, "edits": [{**row, **before}]}
+        (remark,) = edit_remarks(replace(record, facts=facts))
+        return remark.partition("finished: was ")[2]
+
+    assert said(arms={**own, "up": "another"}) == "up planned otherwise"
+    assert (
+        said(arms=dict.fromkeys(own, "others"))
+        == f"{len(own)} of {len(own)} arms planned otherwise"
+    )
+    assert said(tuning=tuning) == "tuned over lr=0.1x with seeds [9]"
+    assert said(tuning=None) == "not tuned"
 
 
 def test_a_cut_log_changes_no_speedup_and_a_damaged_figure_is_none(tmp_path: Path) -> None:
