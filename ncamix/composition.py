@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ncamix.errors import Problem, UserError, nearest
-from ncamix.library import find
+from ncamix.library import SORTS, find, not_taken, sort_of
 from ncamix.reading import Document, parse_tree, read_document
 from ncamix.rendering import flow, quoted, render
 from ncamix.tree import SETTING, Origin, Place, Tree
@@ -118,6 +118,10 @@ def _chain(file: Path, folder: str) -> list[Document]:
                 raise UserError(extends.problem(what, "write some of them as one", path))
             chain.append(read_document(shown))
             seen.append(base)
+            sort, wanted = sort_of(chain[-1].tree.value), SORTS[folder]
+            if sort not in ("", wanted):
+                what, way_out = not_taken(extends.value, sort, wanted), f"extend a {wanted}"
+                raise UserError(extends.problem(what, way_out, path))
     except UserError as error:
         before = [problem for document in chain for problem in document.problems]
         raise UserError([*before, *error.problems]) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from ncamix.errors import fail, nearest
@@ -20,6 +21,19 @@ def shipped(folder: str) -> Path:
     """The folder of shipped YAML: inside an installed package, beside it in a checkout."""
     inside = _PACKAGE / folder
     return inside if inside.is_dir() else _PACKAGE.parent / folder
+
+
+def sort_of(keys: Collection[str]) -> str:
+    """What a file is by its keys: "curriculum", "trainer" or "study"; empty if they do not tell."""
+    if "base" in keys and "stages" not in keys:
+        return "study"
+    told = [sort for key, sort in (("stages", "curriculum"), ("model", "trainer")) if key in keys]
+    return told[0] if len(told) == 1 else ""
+
+
+def not_taken(name: str, sort: str, wanted: str) -> str:
+    """What is wrong where a file of one sort is named in the place of another."""
+    return f"'{name}' is a {sort}, and this takes a {wanted}"
 
 
 def find(folder: str, name: str, beside: Path | None = None) -> Path:

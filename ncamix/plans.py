@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ncamix.errors import Problem, UserError, fail, nearest
-from ncamix.library import choose_trainer, find
+from ncamix.library import SORTS, choose_trainer, find, not_taken, sort_of
 from ncamix.loading import LoadedCurriculum, load_curriculum
 from ncamix.plan import Plan
 from ncamix.planning import make_plan
@@ -38,22 +38,23 @@ def plans_named(
         try:
             return load_curriculum(find("curricula", name), settings)
         except UserError:
-            if _is_other(find("curricula", name), "model"):
-                what = f"'{name}' is a trainer, and this takes a curriculum"
-                raise fail(what, f"name a curriculum, and this one as --trainer {name}") from None
-            if study_file(name) is None:
+            sort = _sort_of(find("curricula", name))
+            if sort not in ("trainer", "study"):
                 raise
-            what, way_out = f"'{name}' is a study, and this takes a curriculum", "name its base"
-            raise fail(what, f"{way_out}; `ncamix plan {name}` plans all of its variants") from None
+            way_out = f"name its base; `ncamix plan {name}` plans all of its variants"
+            if sort == "trainer":
+                way_out = f"name a curriculum, and this one as --trainer {name}"
+            raise fail(not_taken(name, sort, "curriculum"), way_out) from None
 
     def load_under(file: Path) -> LoadedTrainer:
         try:
             return load_trainer(file, settings)
         except UserError:
-            if not _is_other(file, "stages"):
+            sort = _sort_of(file)
+            if sort in ("", "trainer"):
                 raise
-            what = f"--trainer {trainer} names a curriculum, and takes a trainer"
-            raise fail(what, "name the curriculum first, without an option") from None
+            what = f"--trainer {trainer} names a {sort}, and takes a trainer"
+            raise fail(what, f"name the {sort} first, without an option") from None
 
     loaded = [attempt(load, name) for name in curricula]
     trainer_file, why = choose_trainer(trainer)
@@ -64,23 +65,19 @@ def plans_named(
     return plans, why
 
 
-def _is_other(file: Path, key: str) -> bool:
-    """Whether a file has the key that tells its sort, `model` or `stages`, and not the other."""
+def _sort_of(file: Path) -> str:
     try:
-        keys = read_document(file).tree.value
-    except UserError:
-        return False
-    return {"model", "stages"} & keys.keys() == {key}
+        return sort_of(read_document(file).tree.value)
+    except UserError:  # which is said when the file is read for what it is
+        return ""
 
 
 def study_file(name: str) -> Path | None:
-    """The file that a name means, if that is a study: it has a base, and no stages of its own."""
-    try:
+    """The file that a name means, if that is a study."""
+    with suppress(UserError):
         file = find("curricula", name)
-        keys = read_document(file).tree.value
-    except UserError:  # which is said when the file is read for what it is
-        return None
-    return file if "base" in keys and "stages" not in keys else None
+        return file if _sort_of(file) == "study" else None
+    return None
 
 
 def find_study(name: str) -> Path:
@@ -88,14 +85,14 @@ def find_study(name: str) -> Path:
     found = study_file(name)
     if found is not None:
         return found
-    for folder, sort in (("curricula", "curriculum"), ("trainers", "trainer")):
-        keys: Collection[str] = ()
+    for folder in SORTS:
+        sort = ""
         with suppress(UserError):
-            file = find(folder, name)
-            keys = read_document(file).tree.value.keys()
-        if {"stages", "model"} & set(keys):
-            what = f"'{name}' is a {sort}, and this takes a study"
-            raise fail(what, "write a study with it as its base: ncamix help studies")
+            sort = _sort_of(find(folder, name))
+        if sort:
+            role = "base" if sort == "curriculum" else "trainer"
+            way_out = f"write a study with it as its {role}: ncamix help studies"
+            raise fail(not_taken(name, sort, "study"), way_out)
     if not Path(name).is_file():
         there = sorted(str(p) for p in Path().glob("*.y*ml") if study_file(str(p)) is not None)
         raise fail(f"no such study: '{name}'", nearest(name, there, "studies here"))

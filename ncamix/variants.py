@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
@@ -20,8 +21,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from ncamix.composition import Setting, parse_setting, settings_of
 from ncamix.curriculum import Curriculum
-from ncamix.errors import Problem, UserError, nearest
-from ncamix.library import find
+from ncamix.errors import Problem, UserError, fail, nearest
+from ncamix.library import SORTS, find, not_taken, sort_of
 from ncamix.loading import LoadedCurriculum, load_curriculum
 from ncamix.paths import anchored
 from ncamix.reading import Document, Tree, read_document
@@ -122,9 +123,9 @@ def load_study(
         chosen = trainer if key == "trainer" else None
         try:
             if chosen is not None:
-                files.append(find(folder, chosen))
+                files.append(_find(folder, chosen))
             elif getattr(part, key) is not None:
-                files.append(find(folder, getattr(part, key), document.folder_of((key,))))
+                files.append(_find(folder, getattr(part, key), document.folder_of((key,))))
         except UserError as error:
             missing = error.problems[0]
             if chosen is None:
@@ -137,6 +138,17 @@ def load_study(
     if problems:
         raise UserError(in_order(problems))
     return loaded
+
+
+def _find(folder: str, name: str, beside: Path | None = None) -> Path:
+    """The file that a study means. Raises UserError if there is none, or it is of another sort."""
+    file, wanted = find(folder, name, beside), SORTS[folder]
+    sort = ""
+    with suppress(UserError):  # which is said when the file is read for what it is
+        sort = sort_of(read_document(file).tree.value)
+    if sort not in ("", wanted):
+        raise fail(not_taken(name, sort, wanted), f"name a {wanted}: ncamix help studies")
+    return file
 
 
 def variants_of(loaded: LoadedStudy) -> dict[str, Variant]:

@@ -79,6 +79,14 @@ def test_trainers_vary_too_and_paths_start_at_the_study(tmp_path: Path) -> None:
     [
         ("base: base.yaml", "base: bse.yaml", "base", "no such curriculum: 'bse.yaml'"),
         ("trainer: small.yaml", "trainer: cpuu", "trainer", "no such trainer: 'cpuu'"),
+        ("base: base.yaml", "base: small.yaml", "base", "'small.yaml' is a trainer, and"),
+        ("base: base.yaml", "base: s.yaml", "base", "'s.yaml' is a study, and"),
+        (
+            "trainer: small.yaml",
+            "trainer: base.yaml",
+            "trainer",
+            "'base.yaml' is a curriculum",
+        ),
         ("stages.one: null", "stages.on: null", "stages.on", "there is no stage 'on'"),
         ("stages.one: null", "source.rich: null", "source", "there is no 'source' here"),
         ("up: {}", "up: {sources.simpl.patch: 2}", "sources.simpl", "no source 'simpl'"),
