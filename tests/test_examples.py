@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from processes import free_port, output_of, started
+from processes import SECONDS, free_port, output_of, started
 
 from ncamix.loading import load_curriculum
 from ncamix.statistics import Interval
@@ -57,11 +57,13 @@ def results(name: str) -> Any:
 def run() -> Run:
     """Runs a command in a folder, as a shell of this environment would; what it prints."""
 
-    def run(*command: str, folder: Path, status: int = 0, **variables: str) -> str:
+    def run(
+        *command: str, folder: Path, status: int = 0, seconds: float = SECONDS, **variables: str
+    ) -> str:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         env = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         process = started(command, folder, env | variables)
-        said = output_of(process)
+        said = output_of(process, seconds)
         assert process.returncode == status, said
         return said
 
@@ -459,11 +461,11 @@ def rows_of_code(folder: Path) -> None:
     (folder / "build/code.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_main_study_at_a_reduced_size(run: Run, tmp_path: Path, own_cache: Path) -> None:
     folder = copy_of("02_mixed_bands", tmp_path)
     rows_of_code(folder)
-    said = run("ncamix", "study", "reduced.yaml", folder=folder)
+    said = run("ncamix", "study", "reduced.yaml", folder=folder, seconds=700)
     assert "12 runs are over" in said
     made = folder / "runs/mixed_bands_reduced"
     page = (made / "study.html").read_text()
