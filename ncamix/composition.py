@@ -89,6 +89,15 @@ def compose(
     return Document(chain[0].file, text, tree, tuple(problems), tuple(laid))
 
 
+def sort_at(file: Path) -> str:
+    """What a file is by its keys, as `sort_of` says; empty, too, if it cannot be read, which is
+    said when it is read for what it is."""
+    try:
+        return sort_of(read_document(file).tree.value)
+    except UserError:
+        return ""
+
+
 def _remark(files: list[str], settings: list[str]) -> str:
     lines = [f"composed of {', which extends '.join(files)}", *(f"{SETTING} {s}" for s in settings)]
     return "".join(f"# {line if line.isprintable() else quoted(line)}\n" for line in lines)

@@ -7,12 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ncamix.composition import sort_at
 from ncamix.errors import Problem, UserError, fail, nearest
-from ncamix.library import SORTS, choose_trainer, find, not_taken, sort_of
+from ncamix.library import SORTS, choose_trainer, find, not_taken
 from ncamix.loading import LoadedCurriculum, load_curriculum
 from ncamix.plan import Plan
 from ncamix.planning import make_plan
-from ncamix.reading import read_document
 from ncamix.trainer import LoadedTrainer, load_trainer
 from ncamix.waiting import Say
 
@@ -38,7 +38,7 @@ def plans_named(
         try:
             return load_curriculum(find("curricula", name), settings)
         except UserError:
-            sort = _sort_of(find("curricula", name))
+            sort = sort_at(find("curricula", name))
             if sort not in ("trainer", "study"):
                 raise
             way_out = f"name its base; `ncamix plan {name}` plans all of its variants"
@@ -50,7 +50,7 @@ def plans_named(
         try:
             return load_trainer(file, settings)
         except UserError:
-            sort = _sort_of(file)
+            sort = sort_at(file)
             if sort in ("", "trainer"):
                 raise
             what = f"--trainer {trainer} names a {sort}, and takes a trainer"
@@ -65,18 +65,11 @@ def plans_named(
     return plans, why
 
 
-def _sort_of(file: Path) -> str:
-    try:
-        return sort_of(read_document(file).tree.value)
-    except UserError:  # which is said when the file is read for what it is
-        return ""
-
-
 def study_file(name: str) -> Path | None:
     """The file that a name means, if that is a study."""
     with suppress(UserError):
         file = find("curricula", name)
-        return file if _sort_of(file) == "study" else None
+        return file if sort_at(file) == "study" else None
     return None
 
 
@@ -88,7 +81,7 @@ def find_study(name: str) -> Path:
     for folder in SORTS:
         sort = ""
         with suppress(UserError):
-            sort = _sort_of(find(folder, name))
+            sort = sort_at(find(folder, name))
         if sort:
             role = "base" if sort == "curriculum" else "trainer"
             way_out = f"write a study with it as its {role}: ncamix help studies"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
@@ -19,10 +18,10 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ncamix.composition import Setting, parse_setting, settings_of
+from ncamix.composition import Setting, parse_setting, settings_of, sort_at
 from ncamix.curriculum import Curriculum
 from ncamix.errors import Problem, UserError, fail, nearest
-from ncamix.library import SORTS, find, not_taken, sort_of
+from ncamix.library import SORTS, find, not_taken
 from ncamix.loading import LoadedCurriculum, load_curriculum
 from ncamix.paths import anchored
 from ncamix.reading import Document, Tree, read_document
@@ -143,9 +142,7 @@ def load_study(
 def _find(folder: str, name: str, beside: Path | None = None) -> Path:
     """The file that a study means. Raises UserError if there is none, or it is of another sort."""
     file, wanted = find(folder, name, beside), SORTS[folder]
-    sort = ""
-    with suppress(UserError):  # which is said when the file is read for what it is
-        sort = sort_of(read_document(file).tree.value)
+    sort = sort_at(file)
     if sort not in ("", wanted):
         raise fail(not_taken(name, sort, wanted), f"name a {wanted}: ncamix help studies")
     return file
